@@ -1,0 +1,114 @@
+"""Argument checks shared by the package; the wording of the errors lives here and nowhere else."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+
+def check_xyz(name: str, xyz: Tensor, letters: str = "(B, N, 3)") -> None:
+    """Raise unless ``xyz`` is a floating point tensor of shape ``letters`` with at least one point."""
+    if not isinstance(xyz, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(xyz).__name__}; convert with torch.as_tensor"
+        )
+    if xyz.ndim == 2 and xyz.shape[-1] == 3:
+        raise ValueError(
+            f"{name} must have shape {letters}, got {tuple(xyz.shape)}; "
+            f"add a batch axis with {name}[None]"
+        )
+    if xyz.ndim != 3 or xyz.shape[-1] != 3:
+        raise ValueError(f"{name} must have shape {letters}, got {tuple(xyz.shape)}")
+    if not xyz.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point, got {xyz.dtype}; convert with {name}.float()"
+        )
+    if xyz.shape[1] == 0:
+        raise ValueError(f"{name} has no points (shape {tuple(xyz.shape)}); drop empty clouds first")
+
+
+def check_features(name: str, features: Tensor, like: Tensor | None = None) -> None:
+    """Raise unless ``features`` is (B, N, C), with the B and N of ``like`` where one is given."""
+    if features.ndim != 3:
+        raise ValueError(f"{name} must have shape (B, N, C), got {tuple(features.shape)}")
+    if like is not None and features.shape[:2] != like.shape[:2]:
+        raise ValueError(
+            f"{name} must have B, N = {tuple(like.shape[:2])} as the points, "
+            f"got {tuple(features.shape[:2])}"
+        )
+
+
+def check_pair(query: Tensor, points: Tensor) -> None:
+    """Raise unless ``query`` (B, S, 3) and ``points`` (B, N, 3) belong together."""
+    check_xyz("query", query, "(B, S, 3)")
+    check_xyz("points", points)
+    if query.shape[0] != points.shape[0]:
+        raise ValueError(
+            f"query and points must have the same B, got {query.shape[0]} and {points.shape[0]}"
+        )
+    if query.device != points.device:
+        raise ValueError(
+            f"query and points must be on one device, got {query.device} and {points.device}; "
+            "move one with .to()"
+        )
+
+
+def check_lengths(lengths: Tensor | None, xyz: Tensor) -> None:
+    """Raise unless ``lengths`` is (B,) integers in 1..N; the values are read on the CPU only."""
+    if lengths is None:
+        return
+    batch, num_points = xyz.shape[:2]
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
+    if lengths.is_floating_point() or lengths.dtype.itemsize == 1:
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}; convert with .long()")
+    if lengths.device != xyz.device:
+        raise ValueError(
+            f"lengths must be on {xyz.device} as the points, got {lengths.device}; move it with .to()"
+        )
+    # Reading values of a device tensor would stall the stream; there the caller vouches for them.
+    if lengths.device.type == "cpu" and not bool(((lengths >= 1) & (lengths <= num_points)).all()):
+        raise ValueError(
+            f"lengths must be between 1 and N={num_points}, got {lengths.tolist()}; "
+            "drop empty clouds first"
+        )
+
+
+def check_mask(mask: Tensor | None, features: Tensor) -> None:
+    """Raise unless ``mask`` is (B, N) bool for ``features`` (B, N, ...)."""
+    if mask is None:
+        return
+    if mask.shape != features.shape[:2]:
+        raise ValueError(
+            f"mask must have shape (B, N) = {tuple(features.shape[:2])}, got {tuple(mask.shape)}"
+        )
+    if str(mask.dtype) != "torch.bool":
+        raise TypeError(f"mask must be bool with True for a real point, got {mask.dtype}")
+
+
+def check_range(name: str, value: int, low: int, high: int, high_name: str = "") -> None:
+    """Raise unless ``low <= value <= high``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if not low <= value <= high:
+        limit = f"{high_name}={high}" if high_name else str(high)
+        raise ValueError(f"{name} must be between {low} and {limit}, got {value}")
+
+
+def check_at_least(name: str, value: float, low: float) -> None:
+    """Raise unless ``value >= low``."""
+    if not value >= low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless ``value > 0``."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise unless ``value`` is one of ``choices``; the message lists them."""
+    known: Sequence[object] = list(choices)
+    if value not in known:
+        listed = ", ".join(repr(choice) for choice in known)
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")

@@ -1,0 +1,43 @@
+"""Choosing a device and seeding."""
+
+import torch
+
+from ea_pointcloud._checks import check_choice
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """``"auto"`` is CUDA where there is a usable GPU, else the CPU; anything else is taken as is.
+
+    Raises:
+        ValueError: if the device is unknown or not there.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}") from error
+    check_choice("device type", resolved.type, ("cpu", "cuda"))
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} was asked for, but no GPU is usable; take 'cpu'")
+    return resolved
+
+
+def generator_for(device: torch.device, *seeds: int) -> torch.Generator:
+    """A generator on ``device`` whose stream depends on all of ``seeds``, in order."""
+    return torch.Generator(device).manual_seed(mix_seeds(*seeds))
+
+
+def mix_seeds(*seeds: int) -> int:
+    """One 63-bit seed from several; neighbouring inputs give unrelated seeds.
+
+    Reference:
+        The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), once per input.
+    """
+    state = 0
+    for seed in seeds:
+        state = (state + seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1

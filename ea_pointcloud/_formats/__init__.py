@@ -1,0 +1,1 @@
+"""One file per family of formats: bytes to raw arrays and back; units and checks are in ``io``."""

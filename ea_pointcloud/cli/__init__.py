@@ -1,0 +1,28 @@
+"""The console command ``ea-pointcloud``: one file a command, heavy imports inside the commands."""
+
+import sys
+
+import typer
+
+from ea_pointcloud.cli import classify, evaluate, info, train
+
+app = typer.Typer(
+    name="ea-pointcloud",
+    help="Classify point clouds and meshes with external attention: train, evaluate, predict.",
+    epilog="Start with: ea-pointcloud train procedural",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (info, train, evaluate, classify):
+    app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
+
+
+def main() -> None:
+    """Run the command line; what a user can get wrong ends in one line and exit status 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)

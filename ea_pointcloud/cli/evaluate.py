@@ -1,0 +1,76 @@
+"""``ea-pointcloud evaluate``: the protocol's figures for a run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ea_pointcloud.training.evaluate import RunReport
+
+NAME = "evaluate"
+EXAMPLES = """Examples:
+
+ea-pointcloud evaluate runs/modelnet10-seed0 --split test
+
+ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
+"""
+
+
+def run(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of 'train'.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Measure a run: validation-selected, last epoch, and with votes."""
+    from ea_pointcloud._checks import check_choice
+    from ea_pointcloud._device import resolve_device
+    from ea_pointcloud.training.evaluate import evaluate_run
+
+    check_choice("--split", split, ("train", "val", "test"))
+    report = evaluate_run(run_folder, split, resolve_device(device))
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        _print_tables(report, run_folder)
+
+
+def _print_tables(report: "RunReport", run_folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    votes, first = report.recipe.eval.votes, report.reports[0]
+    table = Table(title=f"{run_folder}: {first.split} split, {first.shapes} shapes")
+    table.add_column("weights chosen by")
+    for heading in ("overall accuracy", "mean class accuracy", f"overall, {votes} votes"):
+        table.add_column(heading, justify="right")
+    for row, name in zip(report.reports, ("validation (primary)", "last epoch"), strict=True):
+        voted = "-" if row.voted_accuracy is None else f"{row.voted_accuracy:.4f}"
+        table.add_row(name, f"{row.overall_accuracy:.4f}", f"{row.mean_class_accuracy:.4f}", voted)
+    if report.legacy_accuracy is not None:
+        table.add_row("test (legacy, as most papers)", f"{report.legacy_accuracy:.4f}", "-", "-")
+    console.print(table)
+
+    classes = Table(title="validation-selected, by class")
+    classes.add_column("class")
+    classes.add_column("accuracy", justify="right")
+    classes.add_column("taken for instead")
+    names = list(first.class_accuracy)
+    for index, (name, value) in enumerate(first.class_accuracy.items()):
+        mistakes = sorted(
+            ((count, names[other]) for other, count in enumerate(first.confusion[index])
+             if other != index and count),
+            reverse=True,
+        )  # fmt: skip
+        shown = ", ".join(f"{other} {count}" for count, other in mistakes[:4])
+        classes.add_row(name, f"{value:.3f}", shown)
+    console.print(classes)
+    console.print(
+        f"{report.parameters:,} parameters, {report.macs / 1e6:.0f} M MACs a cloud of "
+        f"{report.recipe.data.num_points} points; {first.clouds_per_second:.0f} clouds/s on "
+        f"{report.device}, batch {report.batch_size}; seed {report.recipe.trainer.seed}"
+    )

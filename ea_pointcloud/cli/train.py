@@ -1,0 +1,56 @@
+"""``ea-pointcloud train``: a recipe into a run folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "train"
+EXAMPLES = """Examples:
+
+ea-pointcloud train procedural
+
+ea-pointcloud train modelnet10 data.root=~/data trainer.epochs=100 --run runs/longer
+
+ea-pointcloud train modelnet10 --resume runs/longer
+"""
+
+
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a packaged recipe, or the path of a .yaml file.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to replace.")
+    ] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", help="Run folder; runs/RECIPE-seedN without it.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the stopped run in this folder.")
+    ] = None,
+) -> None:
+    """Train a recipe."""
+    from ea_pointcloud.training.recipe import list_recipes, load_recipe
+
+    if resume is not None and run_folder is not None:
+        raise ValueError("--run names a new run and --resume a stopped one; give one of them")
+    resolved = load_recipe(recipe, overrides)
+
+    # Only now the libraries that take seconds: an error in the recipe shows at once.
+    import logging
+
+    from ea_pointcloud._device import resolve_device
+    from ea_pointcloud.training.fit import load_run_recipe, train
+
+    if resume is not None:
+        # Overrides given when the run was started need not be repeated.
+        stored = load_run_recipe(resume)
+        resolved = stored if not overrides else resolved
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    folder = resume or run_folder or Path("runs") / f"{Path(recipe).stem}-seed{resolved.trainer.seed}"
+    device = resolve_device(resolved.trainer.device)
+    typer.echo(f"training {recipe} on {device} into {folder}", err=True)
+    train(resolved, folder, resume=resume is not None)
+    known = "" if recipe in list_recipes() else f" ({recipe})"
+    typer.echo(f"done{known}; next: ea-pointcloud evaluate {folder} --split test", err=True)

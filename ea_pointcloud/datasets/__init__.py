@@ -1,0 +1,6 @@
+"""Data sets: files on disk, or generated shapes, as tensors."""
+
+from ea_pointcloud.datasets.modelnet import ModelNet
+from ea_pointcloud.datasets.procedural import ProceduralShapes
+
+__all__ = ["ModelNet", "ProceduralShapes"]

@@ -1,0 +1,159 @@
+"""ModelNet in the published HDF5 layout, with any number of classes."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.datasets._files import find_folder
+from ea_pointcloud.ops import gather_points
+from ea_pointcloud.transforms import choose_points
+
+SPLITS = ("train", "val", "test", "trainval")
+NAMES_FILE = "shape_names.txt"
+_SPLIT_SEED = 0  # fixed for good: another value would be another val set
+
+
+class ModelNet(Dataset[dict[str, Tensor]]):
+    """ModelNet40, or any set in the layout of ``modelnet40_ply_hdf5_2048``, held in memory.
+
+    The folder holds ``shape_names.txt``, ``train_files.txt``, ``test_files.txt`` and the HDF5 files
+    they list, each with ``data`` (n, 2048, 3) and ``label`` (n, 1). The published train split is
+    divided once and for all, class by class, into train and val; ``"trainval"`` is all of it.
+
+    Args:
+        root: data root or the folder itself; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
+        name: the folder is ``<name>_ply_hdf5_2048``.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
+        num_points: points kept of each cloud, 0 for all.
+        point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
+            farthest point sampling (``"fps"``).
+        val_fraction: share of each class of the published train split that goes to val.
+
+    Attributes:
+        xyz: (n, N, 3) float32, y up, in the unit sphere.
+        label: (n,) int64.
+        class_names: in the order of the labels.
+
+    Raises:
+        FileNotFoundError: if the folder or a listed file is missing.
+        ValueError: if an argument is impossible or a file does not hold what the layout promises.
+
+    Reference:
+        Wu et al., 3D ShapeNets, CVPR 2015; layout of Qi et al., PointNet, CVPR 2017.
+    """
+
+    up_axis: ClassVar[str] = "y"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        name: str = "modelnet40",
+        split: str = "train",
+        num_points: int = 0,
+        point_choice: str = "first",
+        val_fraction: float = 0.1,
+    ) -> None:
+        check_choice("split", split, SPLITS)
+        check_at_least("num_points", num_points, 0)
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}")
+        self.name = name
+        self.split = split
+        self.folder = find_folder(root, f"{name}_ply_hdf5_2048", NAMES_FILE)
+        names = (self.folder / NAMES_FILE).read_text().split()
+        if not names:
+            raise ValueError(f"{self.folder / NAMES_FILE} names no class; download it again")
+        self.class_names = tuple(names)
+        self.xyz, self.label = self._read("test" if split == "test" else "train")
+        if split in ("train", "val"):
+            is_val = stratified_mask(self.label, val_fraction)
+            chosen = is_val if split == "val" else ~is_val
+            self.xyz, self.label = self.xyz[chosen], self.label[chosen]
+        if num_points:
+            self.xyz = _reduce(self.xyz, num_points, point_choice)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
+        """One sample, or a whole batch where ``index`` is a list or tensor."""
+        return {"xyz": self.xyz[index], "label": self.label[index]}
+
+    def __repr__(self) -> str:
+        return (
+            f"ModelNet({self.name!r}, split={self.split!r}, shapes={len(self)}, "
+            f"points={self.xyz.shape[1]}, classes={len(self.class_names)})"
+        )
+
+    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+        listing = self.folder / f"{part}_files.txt"
+        if not listing.is_file():
+            raise FileNotFoundError(f"no {listing}; the folder is incomplete, download it again")
+        # The published lists name paths on their author's disk; only the file names matter.
+        files = [self.folder / Path(line).name for line in listing.read_text().split()]
+        if not files:
+            raise ValueError(f"{listing} lists no file; download it again")
+        parts = [_read_h5(path, len(self.class_names)) for path in files]
+        return torch.cat([xyz for xyz, _ in parts]), torch.cat([label for _, label in parts])
+
+
+def stratified_mask(label: Tensor, fraction: float) -> Tensor:
+    """(n,) bool, True for the share of each class that goes to val; the same at every call.
+
+    A class with at least two samples has at least one on either side.
+    """
+    generator = torch.Generator().manual_seed(_SPLIT_SEED)
+    mask = torch.zeros(len(label), dtype=torch.bool)
+    for value in label.unique():
+        members = (label == value).nonzero().flatten()
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        order = torch.randperm(len(members), generator=generator)
+        mask[members[order[:count]]] = True
+    return mask
+
+
+def _reduce(xyz: Tensor, num_points: int, point_choice: str) -> Tensor:
+    if num_points > xyz.shape[1]:
+        raise ValueError(
+            f"num_points must be at most the {xyz.shape[1]} points stored, got {num_points}"
+        )
+    generator = torch.Generator().manual_seed(_SPLIT_SEED)
+    chunks = [
+        gather_points(chunk, choose_points(chunk, num_points, point_choice, generator=generator))
+        for chunk in xyz.split(256)
+    ]
+    return torch.cat(chunks)
+
+
+def _read_h5(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
+    import h5py
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}, which its list names; download the data set again")
+    try:
+        with h5py.File(path, "r") as file:
+            data, label = file["data"][:], file["label"][:]
+    except (OSError, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read as HDF5 with 'data' and 'label' ({error}); download it again"
+        ) from error
+    xyz = torch.from_numpy(data).float()
+    labels = torch.from_numpy(label.astype("int64")).flatten()
+    if xyz.ndim != 3 or xyz.shape[-1] != 3 or len(xyz) != len(labels):
+        raise ValueError(
+            f"{path} must hold data (n, N, 3) and label (n, 1), "
+            f"got {tuple(data.shape)} and {tuple(label.shape)}"
+        )
+    if not bool(xyz.isfinite().all()):
+        raise ValueError(f"{path} holds coordinates that are not finite; download it again")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"{path} has labels from {int(labels.min())} to {int(labels.max())}, but {NAMES_FILE} "
+            f"names {num_classes} classes; the files do not belong together"
+        )
+    return xyz, labels

@@ -1,0 +1,60 @@
+"""The external attention point transformer for classifying whole clouds."""
+
+import torch
+from torch import Tensor, nn
+
+from ea_pointcloud.models.config import ClassifierConfig
+from ea_pointcloud.models.encoder import PointEncoder
+from ea_pointcloud.models.hub import DataSpec, PretrainedModel
+from ea_pointcloud.nn import LinearNorm
+
+
+class EAClassifier(PretrainedModel):
+    """Name the class of each cloud in a batch.
+
+    Expects clouds as ``data_spec`` says: centred, in the unit sphere, ``up_axis`` up, about
+    ``num_points`` points. :class:`~ea_pointcloud.Predictor` brings any cloud there.
+
+    Args:
+        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
+        data_spec: class names and the form of the input; placeholders without it.
+
+    Shape:
+        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
+
+    Reference:
+        Guo et al. 2021, arXiv 2105.02358 (external attention) and arXiv 2012.09688 (backbone).
+    """
+
+    config_class = ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig, data_spec: DataSpec | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.data_spec = data_spec or DataSpec.unnamed(config.num_classes)
+        if len(self.data_spec.class_names) != config.num_classes:
+            raise ValueError(
+                f"data_spec must name num_classes={config.num_classes} classes, "
+                f"got {len(self.data_spec.class_names)}"
+            )
+        self.encoder = PointEncoder(config)
+        layers: list[nn.Module] = []
+        width = config.fuse_channels * (2 if config.pooling == "max_mean" else 1)
+        # As published: only the first layer of the head goes without a bias.
+        for index, channels in enumerate(config.head_channels):
+            layers += [
+                LinearNorm(width, channels, activation=nn.LeakyReLU(0.2), bias=index > 0),
+                nn.Dropout(config.dropout),
+            ]
+            width = channels
+        self.head = nn.Sequential(*layers, nn.Linear(width, config.num_classes))
+
+    def forward(
+        self, xyz: Tensor, features: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """Classify; softmax of the result gives probabilities in the order of ``class_names``."""
+        token = self.encoder(xyz, features, mask=mask)  # (B, S, C)
+        pooled = token.amax(1)
+        if self.config.pooling == "max_mean":
+            pooled = torch.cat([pooled, token.mean(1)], dim=-1)
+        return self.head(pooled)

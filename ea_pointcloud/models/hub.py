@@ -1,0 +1,206 @@
+"""Weights on disk and on the Hugging Face hub: safetensors beside a JSON that explains them.
+
+A folder of weights holds ``model.safetensors`` and ``config.json`` (architecture, configuration,
+class names, and the form of the input). Nothing in it is pickled, so loading runs no code.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from typing_extensions import Self
+
+from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.transforms import AXES, POINT_CHOICES
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT_VERSION = 1
+NORMALIZATIONS = ("unit_sphere",)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What the numbers going into and coming out of a model mean.
+
+    Args:
+        class_names: in the order of the logits.
+        up_axis: ``"x"``, ``"y"`` or ``"z"``, up in the training clouds.
+        normalization: ``"unit_sphere"``: mean at the origin, farthest point at distance 1.
+        num_points: points a cloud was reduced to in training.
+        point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
+    """
+
+    class_names: tuple[str, ...]
+    up_axis: str = "y"
+    normalization: str = "unit_sphere"
+    num_points: int = 1024
+    point_choice: str = "random"
+
+    def __post_init__(self) -> None:
+        """Check the values; a list of names (from JSON) becomes a tuple."""
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names must differ from each other, got {self.class_names}")
+        check_choice("up_axis", self.up_axis, AXES)
+        check_choice("normalization", self.normalization, NORMALIZATIONS)
+        check_choice("point_choice", self.point_choice, POINT_CHOICES)
+        check_at_least("num_points", self.num_points, 1)
+
+    @classmethod
+    def unnamed(cls, num_classes: int) -> Self:
+        """Placeholder names ``class_0``, ``class_1``, ..."""
+        return cls(tuple(f"class_{index}" for index in range(num_classes)))
+
+
+class PretrainedModel(nn.Module):
+    """A network that saves itself with its configuration and comes back from one folder.
+
+    Subclasses set ``config_class`` and take ``(config, data_spec)``.
+    """
+
+    config_class: ClassVar[Any]
+    config: Any
+    data_spec: DataSpec
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the weights and their description to ``folder``, all of it or nothing.
+
+        An existing folder of weights is replaced; any other existing folder is an error.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        if folder.exists() and not (folder / CONFIG_FILE).is_file() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder} exists and holds no {CONFIG_FILE}; choose another folder for the weights"
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+            save_file(tensors, staging / WEIGHTS_FILE)
+            (staging / CONFIG_FILE).write_text(json.dumps(self._description(), indent=2) + "\n")
+            staging.chmod(0o755)  # mkdtemp's folders are private
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None) -> Self:
+        """Load a model, in evaluation mode and on the CPU.
+
+        Args:
+            name_or_path: a folder written by :meth:`save_pretrained`, or ``"user/name"`` on the
+                Hugging Face hub.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            FileNotFoundError: if there is no such folder or it holds no weights.
+            ValueError: if the files do not belong to this class or to each other.
+        """
+        from safetensors.torch import load_file
+
+        folder = resolve_weights(name_or_path, revision=revision)
+        description = read_description(folder)
+        if description["architecture"] != cls.__name__:
+            raise ValueError(
+                f"{folder / CONFIG_FILE} describes {description['architecture']}, "
+                f"not {cls.__name__}; load it with {description['architecture']}.from_pretrained"
+            )
+        unknown = set(description["config"]) - {field.name for field in fields(cls.config_class)}
+        if unknown:
+            raise ValueError(
+                f"{folder / CONFIG_FILE} has unknown settings {sorted(unknown)}; "
+                "it was written by a newer version, upgrade ea-pointcloud"
+            )
+        model = cls(cls.config_class(**description["config"]), DataSpec(**description["data"]))
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except Exception as error:
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} does not fit its {CONFIG_FILE} ({error}); "
+                "copy the folder again"
+            ) from error
+        return model.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the folder of :meth:`save_pretrained` to the Hugging Face hub; returns its URL."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "weights")
+            api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "weights")
+        return str(url)
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "architecture": type(self).__name__,
+            "config": asdict(self.config),
+            "data": asdict(self.data_spec),
+        }
+
+
+def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """The local folder of weights: itself, ``best`` inside a run folder, or a download.
+
+    Raises:
+        FileNotFoundError: if nothing is found.
+    """
+    path = Path(name_or_path)
+    for folder in (path, path / "best"):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    if path.exists():
+        raise FileNotFoundError(
+            f"{path} holds no trained weights (no {CONFIG_FILE}, no best/{CONFIG_FILE}); "
+            "give a folder written by save_pretrained or a run folder of 'ea-pointcloud train'"
+        )
+    name = str(name_or_path)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"no folder {path}; give a folder of weights, a run folder, or USER/NAME on the hub"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE])
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no folder {path}, and {name} could not be downloaded from the hub ({error})"
+        ) from error
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The checked content of a weights folder's ``config.json``.
+
+    Raises:
+        ValueError: if it is not one of ours or from a newer version.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        description = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); copy the folder again") from error
+    missing = {"format_version", "architecture", "config", "data"} - set(description)
+    if missing:
+        raise ValueError(f"{path} lacks {sorted(missing)}; it was not written by ea-pointcloud")
+    if description["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {description['format_version']}, this version reads up to "
+            f"{FORMAT_VERSION}; upgrade ea-pointcloud"
+        )
+    return description

@@ -1,0 +1,118 @@
+"""Blocks of the point transformer: attention with a position embedding, neighbour embedding."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention, SelfAttention
+from ea_pointcloud.nn.norm import PointBatchNorm
+from ea_pointcloud.ops import farthest_point_sample, gather_points, knn
+
+ATTENTION = ("external", "multihead_external", "self", "offset")
+
+
+class AttentionBlock(nn.Module):
+    """One attention layer of the backbone, whichever attention it uses.
+
+    The position embedding is added to the input first, as in the published update of PCT. The four
+    kinds share this interface, so the paper's comparison runs in one backbone.
+
+    Args:
+        channels: C.
+        attention: ``"external"``, ``"multihead_external"``, ``"self"`` or ``"offset"``.
+        memory_size: M of the external kinds.
+        heads: H of ``"multihead_external"``.
+        norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
+
+    Shape:
+        features, position: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        attention: str = "external",
+        memory_size: int = 64,
+        heads: int = 8,
+        norm: str = "double",
+    ) -> None:
+        super().__init__()
+        check_choice("attention", attention, ATTENTION)
+        self.outer_norm = None
+        if attention == "external":
+            self.attention = ExternalAttention(channels, memory_size=memory_size, norm=norm)
+        elif attention == "multihead_external":
+            self.attention = MultiHeadExternalAttention(
+                channels, heads=heads, memory_size=memory_size, norm=norm
+            )
+            self.outer_norm = PointBatchNorm(channels)  # this kind brings no residual of its own
+        else:
+            self.attention = SelfAttention(channels, offset=attention == "offset")
+
+    def forward(self, features: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Add the position embedding, attend, close the residual."""
+        features = features + position
+        attended = self.attention(features, mask)
+        if self.outer_norm is None:
+            return attended
+        return F.relu(features + self.outer_norm(attended, mask))
+
+
+class NeighborEmbedding(nn.Module):
+    """Sample centres, look at the nearest neighbours of each, keep the strongest response.
+
+    Farthest point sampling picks S centres; two layers read ``concat[neighbour - centre, centre]``
+    features of the K nearest points, and a maximum over the neighbours remains. The first linear
+    layer commutes with the gather, ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the N
+    points instead of the S * K pairs: the same function for S * K / N times less work.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C of the centres.
+        num_centers: S.
+        num_neighbors: K; smaller clouds use all their points.
+
+    Shape:
+        xyz (B, N, 3), features (B, N, C_in) -> xyz (B, S, 3), features (B, S, C_out);
+        lengths: (B,) valid points of each padded cloud.
+
+    Reference:
+        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, section 3.4.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, num_centers: int, num_neighbors: int
+    ) -> None:
+        super().__init__()
+        self.num_centers = num_centers
+        self.num_neighbors = num_neighbors
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.pair_norm = PointBatchNorm(out_channels)
+        self.mix = nn.Linear(out_channels, out_channels, bias=False)
+        self.mix_norm = PointBatchNorm(out_channels)
+
+    def forward(
+        self, xyz: Tensor, features: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the centres and their features."""
+        # From the point farthest from the origin: the result does not depend on the points' order.
+        start = xyz.square().sum(-1)
+        if lengths is not None:
+            padding = lengths.new_ones(xyz.shape[:2]).cumsum(1) > lengths[:, None]
+            start = start.masked_fill(padding, -1.0)
+        center = farthest_point_sample(
+            xyz, self.num_centers, lengths=lengths, start=start.argmax(1)
+        )
+        center_xyz = gather_points(xyz, center)
+        _, neighbor = knn(
+            center_xyz, xyz, min(self.num_neighbors, xyz.shape[1]), lengths=lengths
+        )
+        to_neighbor, to_center = self.pair.weight.chunk(2, dim=1)  # A, B
+        pairs = gather_points(F.linear(features, to_neighbor), neighbor)  # (B, S, K, C)
+        own = F.linear(gather_points(features, center), to_center - to_neighbor)  # (B, S, C)
+        pairs = F.relu(self.pair_norm(pairs + own[:, :, None]))
+        mixed = self.mix_norm(self.mix(pairs))
+        # ReLU commutes with the maximum: after it, it touches K times fewer values. max(), whose
+        # gradient goes to one winner, has a far cheaper backward than amax().
+        return center_xyz, F.relu(mixed.max(2).values)

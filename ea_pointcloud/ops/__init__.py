@@ -1,0 +1,23 @@
+"""Functions on tensors of points: sampling, neighbours, gathering, external attention."""
+
+from ea_pointcloud.ops.attention import external_attention
+from ea_pointcloud.ops.gather import gather_points, interpolate_features
+from ea_pointcloud.ops.neighbors import ball_query, knn
+from ea_pointcloud.ops.sampling import (
+    farthest_point_sample,
+    random_point_sample,
+    sample_surface,
+    voxel_sample,
+)
+
+__all__ = [
+    "ball_query",
+    "external_attention",
+    "farthest_point_sample",
+    "gather_points",
+    "interpolate_features",
+    "knn",
+    "random_point_sample",
+    "sample_surface",
+    "voxel_sample",
+]

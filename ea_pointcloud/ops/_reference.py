@@ -1,0 +1,138 @@
+"""The operators in plain PyTorch: readable, on every device, and the oracle for all others.
+
+Coordinates come as float32. A squared distance is ``((dx*dx) + (dy*dy)) + (dz*dz)``, computed on
+separate coordinate planes with one rounding a step, so that every implementation can repeat it bit
+for bit. Points past ``lengths`` and points that are not finite are never returned.
+"""
+
+import torch
+from torch import Tensor
+
+# Rows of distances handled at a time: 8 MB of float32 stay in cache, and N never meets S in memory.
+_CHUNK_ELEMENTS = 2**21
+
+
+def farthest_point_sample(
+    xyz: Tensor, num_samples: int, lengths: Tensor | None, start: Tensor
+) -> Tensor:
+    """See :func:`ea_pointcloud.ops.farthest_point_sample`."""
+    batch, num_points = xyz.shape[:2]
+    x, y, z = _planes(xyz)  # (B, N) each
+    valid = _valid(xyz, lengths)
+    # Picked, padded and non-finite points stand at -1, below every distance of a point to pick.
+    farthest = torch.where(valid, torch.inf, -1.0)
+    last = torch.where(valid.gather(1, start[:, None]), start[:, None], _first(valid))  # (B, 1)
+    order = torch.empty(batch, min(num_samples, num_points), dtype=torch.long, device=xyz.device)
+    total, term = torch.empty_like(x), torch.empty_like(x)
+    for step in range(order.shape[1]):
+        order[:, step] = last[:, 0]
+        torch.sub(x, x.gather(1, last), out=total).square_()
+        torch.sub(y, y.gather(1, last), out=term).square_()
+        total.add_(term)
+        torch.sub(z, z.gather(1, last), out=term).square_()
+        total.add_(term)
+        # fmin ignores the NaN distance of a non-finite point, which stays at -1.
+        torch.fmin(farthest, total, out=farthest)
+        farthest.scatter_(1, last, -1.0)
+        last = farthest.argmax(1, keepdim=True)  # the first of equal maxima
+    return cycle_order(order, num_samples, valid.sum(1))
+
+
+def knn(
+    query: Tensor, points: Tensor, k: int, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`ea_pointcloud.ops.knn`."""
+    sq_dist, idx = [], []
+    valid = _valid(points, lengths)
+    for chunk in _chunks(query, points):
+        chunk_sq_dist, chunk_idx = _smallest(_sq_dist(chunk, points, valid), k)
+        sq_dist.append(chunk_sq_dist)
+        idx.append(chunk_idx)
+    all_sq_dist, all_idx = torch.cat(sq_dist, 1), torch.cat(idx, 1)
+    # Fewer than k valid points: the remaining places repeat the nearest.
+    missing = torch.arange(k, device=points.device) >= valid.sum(1)[:, None, None]
+    return (
+        torch.where(missing, all_sq_dist[..., :1], all_sq_dist),
+        torch.where(missing, all_idx[..., :1], all_idx),
+    )
+
+
+def ball_query(
+    query: Tensor, points: Tensor, radius: float, k: int, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`ea_pointcloud.ops.ball_query`."""
+    num_points = points.shape[1]
+    limit = torch.tensor(radius, dtype=torch.float32, device=points.device).square()
+    position = torch.arange(num_points, device=points.device)
+    valid = _valid(points, lengths)
+    idx, count = [], []
+    for chunk in _chunks(query, points):
+        sq_dist = _sq_dist(chunk, points, valid)
+        hit = sq_dist <= limit  # (B, S, N)
+        slots = torch.where(hit, position, num_points).topk(k, largest=False, sorted=True).values
+        nearest = sq_dist.argmin(-1, keepdim=True)  # the first of equal minima
+        first = torch.where(slots[..., :1] < num_points, slots[..., :1], nearest)
+        idx.append(torch.where(slots < num_points, slots, first))
+        count.append(hit.sum(-1).clamp_(max=k))
+    return torch.cat(idx, 1), torch.cat(count, 1)
+
+
+def _planes(xyz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, z = xyz.unbind(-1)
+    return x.contiguous(), y.contiguous(), z.contiguous()
+
+
+def _valid(xyz: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, N) bool: finite and within the cloud's length."""
+    valid = xyz.isfinite().all(-1)
+    if lengths is None:
+        return valid
+    return valid & (torch.arange(xyz.shape[1], device=xyz.device) < lengths[:, None])
+
+
+def _first(valid: Tensor) -> Tensor:
+    """(B, 1) index of each cloud's first valid point."""
+    return valid.byte().argmax(1, keepdim=True)
+
+
+def _chunks(query: Tensor, points: Tensor) -> tuple[Tensor, ...]:
+    """Split the queries so that one block of distances keeps to the size above."""
+    rows = max(1, _CHUNK_ELEMENTS // (points.shape[0] * points.shape[1]))
+    return query.split(rows, dim=1)
+
+
+def _sq_dist(query: Tensor, points: Tensor, valid: Tensor) -> Tensor:
+    """(B, S, N) squared distances, infinite to invalid points and from non-finite queries."""
+    qx, qy, qz = query.unsqueeze(2).unbind(-1)  # (B, S, 1)
+    x, y, z = points.unsqueeze(1).unbind(-1)  # (B, 1, N)
+    total = (qx - x).square_()
+    total.add_((qy - y).square_())
+    total.add_((qz - z).square_())
+    usable = valid[:, None, :] & query.isfinite().all(-1, keepdim=True)
+    return total.masked_fill_(~usable, torch.inf)
+
+
+def _smallest(sq_dist: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row, ascending, the lowest index first among equals.
+
+    ``topk`` leaves the order of equal values open, so rows in which equals meet (within the k, or
+    across its border) are redone with unique integer keys. That is rare on real coordinates.
+    """
+    num_points = sq_dist.shape[-1]
+    value, idx = sq_dist.topk(min(k + 1, num_points), largest=False, sorted=True)
+    tied = (value[..., 1:] == value[..., :-1]).any(-1)  # (B, S)
+    value, idx = value[..., :k].contiguous(), idx[..., :k].contiguous()
+    if bool(tied.any()):
+        # The bits of a non-negative float sort like the float: (distance, index) in one key.
+        bits = sq_dist[tied].view(torch.int32).long()
+        keys = (bits << 32) | torch.arange(num_points, device=sq_dist.device)
+        key = keys.topk(k, largest=False, sorted=True).values
+        idx[tied] = key & 0xFFFFFFFF
+        value[tied] = (key >> 32).int().view(torch.float32)
+    return value, idx
+
+
+def cycle_order(order: Tensor, num_samples: int, count: Tensor) -> Tensor:
+    """(B, S) of ``order`` (B, M), repeated from its start past ``count`` (B,)."""
+    position = torch.arange(num_samples, device=order.device)
+    return order.gather(1, position % count.clamp(1, order.shape[1])[:, None])

@@ -1,0 +1,72 @@
+"""Reading features at indices, and carrying them from a few points to many."""
+
+import torch
+from torch import Tensor
+
+from ea_pointcloud._checks import check_features, check_range
+from ea_pointcloud.ops.neighbors import knn
+
+
+def gather_points(features: Tensor, idx: Tensor) -> Tensor:
+    """Read the features of the points in ``idx``; differentiable in ``features``.
+
+    Args:
+        features: (B, N, C), any dtype; coordinates are features with C = 3.
+        idx: (B, S) or (B, S, K) int64, each in 0..N-1.
+
+    Returns:
+        (B, S, C) or (B, S, K, C), ``out[b, s, k] = features[b, idx[b, s, k]]``.
+
+    Raises:
+        ValueError: if the shapes do not agree.
+        TypeError: if ``idx`` is not int64.
+    """
+    check_features("features", features)
+    batch, num_points, channels = features.shape
+    if idx.ndim not in (2, 3) or idx.shape[0] != batch:
+        raise ValueError(
+            f"idx must have shape (B, S) or (B, S, K) with B={batch}, got {tuple(idx.shape)}"
+        )
+    if idx.dtype != torch.long:
+        raise TypeError(f"idx must be int64, got {idx.dtype}; convert with .long()")
+    # A flat index_select is twice as fast on CPUs as an expanded gather or advanced indexing.
+    offset = torch.arange(batch, device=idx.device) * num_points
+    flat = (idx + offset.view(-1, *[1] * (idx.ndim - 1))).flatten()
+    rows = features.reshape(batch * num_points, channels).index_select(0, flat)
+    return rows.view(*idx.shape, channels)
+
+
+def interpolate_features(
+    query: Tensor, points: Tensor, features: Tensor, k: int = 3, *, lengths: Tensor | None = None
+) -> Tensor:
+    """Carry features from ``points`` to ``query`` by inverse squared distance to the k nearest.
+
+    A query that coincides with a point gets that point's features. Differentiable in ``features``;
+    the weights are constants.
+
+    Args:
+        query: (B, S, 3) where features are wanted.
+        points: (B, N, 3) where they are known.
+        features: (B, N, C).
+        k: neighbours to mix, 1 <= k <= N.
+        lengths: (B,) valid points of each padded cloud of ``points``; all N without it.
+
+    Returns:
+        (B, S, C), ``sum_j w_j features[b, idx[b, s, j]]`` with ``w_j ~ 1 / sq_dist_j``, sum 1.
+
+    Raises:
+        ValueError: if the shapes do not agree or ``k`` is outside 1..N.
+
+    Reference:
+        Qi et al., PointNet++, NeurIPS 2017, section 3.4.
+    """
+    check_features("features", features, like=points)
+    check_range("k", k, 1, points.shape[1], "N")
+    sq_dist, idx = knn(query, points, k, lengths=lengths)
+    # Relative to the nearest, so that neither tiny nor huge units overflow: 1 for the nearest.
+    nearest = sq_dist[..., :1]
+    weight = torch.where(
+        nearest > 0, nearest / sq_dist.clamp_min(torch.finfo(torch.float32).tiny), sq_dist == 0
+    )
+    weight = weight / weight.sum(-1, keepdim=True)
+    return (gather_points(features, idx) * weight.to(features.dtype)[..., None]).sum(2)

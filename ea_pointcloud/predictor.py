@@ -1,0 +1,131 @@
+"""From files or arrays to names: numpy in, labels out, over the tensor door of the models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ea_pointcloud._device import generator_for, resolve_device
+from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.models import EAClassifier, load_model
+from ea_pointcloud.ops import gather_points
+from ea_pointcloud.transforms import choose_points, normalize_unit_sphere, to_y_up
+
+CloudLike = str | Path | Cloud | NDArray[np.floating]
+
+_POINT_SEED = 0  # a prediction is the same every time
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One possible class and its probability."""
+
+    label: str
+    prob: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a cloud was taken for; ``top`` holds the candidates, most probable first."""
+
+    label: str
+    prob: float
+    top: tuple[Candidate, ...]
+
+
+class Predictor:
+    """Classify clouds of any size, in any position and scale, from files or arrays.
+
+    What the weights expect is done inside: up axis, centring, scaling, and the choice of points.
+    The same input gives the same answer every time, whatever else is in the batch.
+
+    Args:
+        model: a trained network; its ``data_spec`` says what it expects.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    """
+
+    def __init__(self, model: EAClassifier, device: str | torch.device = "auto") -> None:
+        self.device = resolve_device(device)
+        self.model = model.to(self.device).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, device: str | torch.device = "auto"
+    ) -> "Predictor":
+        """Load weights from a folder, a run folder, or the hub."""
+        model = load_model(str(name_or_path))
+        assert isinstance(model, EAClassifier)
+        return cls(model, device)
+
+    @overload
+    def classify(self, clouds: CloudLike, *, up: str = ..., top: int = ...) -> Classification: ...
+
+    @overload
+    def classify(
+        self, clouds: Sequence[CloudLike], *, up: str = ..., top: int = ...
+    ) -> list[Classification]: ...
+
+    def classify(
+        self, clouds: CloudLike | Sequence[CloudLike], *, up: str = "y", top: int = 3
+    ) -> Classification | list[Classification]:
+        """Name the class of one cloud, or of each cloud of a list.
+
+        Args:
+            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
+            up: the axis that is up in them: ``"x"``, ``"y"`` or ``"z"``.
+            top: candidates kept, at most the number of classes.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file or array holds no usable points.
+        """
+        if not isinstance(clouds, (list, tuple)):
+            return self.classify([clouds], up=up, top=top)[0]  # pyright: ignore
+        names = self.model.data_spec.class_names
+        prepared = [self._prepare(cloud, up) for cloud in clouds]
+        results = []
+        for start in range(0, len(prepared), _BATCH_SIZE):
+            with torch.inference_mode():
+                logits = self.model(torch.stack(prepared[start : start + _BATCH_SIZE]))
+            prob, order = logits.float().softmax(-1).topk(min(max(top, 1), len(names)))
+            for row_prob, row_order in zip(prob.tolist(), order.tolist(), strict=True):
+                candidates = tuple(
+                    Candidate(names[index], value)
+                    for index, value in zip(row_order, row_prob, strict=True)
+                )
+                results.append(Classification(candidates[0].label, candidates[0].prob, candidates))
+        return results
+
+    def _prepare(self, cloud: CloudLike, up: str) -> torch.Tensor:
+        """(num_points, 3) as the model was trained on, on its device."""
+        spec = self.model.data_spec
+        xyz = torch.from_numpy(_coordinates(cloud))[None].to(self.device)
+        xyz = normalize_unit_sphere(_turn(xyz, up, spec.up_axis)).float()
+        choice = "fps" if spec.point_choice == "fps" else "random"  # files come in any order
+        generator = generator_for(self.device, _POINT_SEED)
+        idx = choose_points(xyz, spec.num_points, choice, generator=generator)
+        return gather_points(xyz, idx)[0]
+
+
+def _turn(xyz: torch.Tensor, up: str, model_up: str) -> torch.Tensor:
+    if model_up != "y":
+        raise ValueError(f"weights trained with {model_up} up are not supported, only y")
+    return to_y_up(xyz, up)
+
+
+def _coordinates(cloud: CloudLike) -> NDArray[np.float64]:
+    """(N, 3) float64: large offsets must not eat the shape before it is centred."""
+    if isinstance(cloud, (str, Path)):
+        cloud = read_cloud(cloud)
+    xyz = cloud.xyz if isinstance(cloud, Cloud) else np.asarray(cloud)
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or len(xyz) == 0:
+        raise ValueError(f"a cloud must be an array (N, 3) with N >= 1, got shape {xyz.shape}")
+    xyz = xyz.astype(np.float64)
+    if not np.isfinite(xyz).all():
+        raise ValueError("a cloud must have finite coordinates; drop rows with NaN or inf first")
+    return xyz

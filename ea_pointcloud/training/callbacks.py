@@ -1,0 +1,107 @@
+"""What happens around the epochs: the table of metrics, the exported weights."""
+
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from ea_pointcloud.models import PretrainedModel
+
+
+class EpochTable(Callback):
+    """Keep ``metrics.csv``, one row an epoch, and print each row where no progress bar can live.
+
+    Lightning's own CSV logger deletes the rows of the run that it resumes; here those stay, except
+    rows of epochs that are trained again.
+
+    Args:
+        path: the CSV file.
+        echo: print a line per epoch to stderr.
+    """
+
+    def __init__(self, path: Path, *, echo: bool) -> None:
+        self.path = path
+        self.echo = echo
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the row."""
+        epoch = trainer.current_epoch + 1
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "seconds": round(time.perf_counter() - self.started, 2),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        metrics = sorted(trainer.callback_metrics.items())
+        row |= {name: round(float(value), 6) for name, value in metrics if "/" in name}
+        rows = [old for old in read_metrics(self.path) if int(old["epoch"]) < epoch]
+        temporary = self.path.with_suffix(".csv.part")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer.writeheader()
+            writer.writerows([*rows, row])
+        os.replace(temporary, self.path)
+        if self.echo:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in list(row.items())[1:])
+            sys.stderr.write(f"epoch {epoch}/{trainer.max_epochs}  {shown}\n")
+            sys.stderr.flush()
+
+
+class ExportWeights(Checkpoint):
+    """Turn the checkpoints of this epoch into weights folders that load without Lightning.
+
+    Runs after the checkpoint callbacks listed before it (Lightning keeps their order), and reads
+    what they wrote: with weight averaging that holds the averaged weights, as evaluated.
+
+    Args:
+        exports: folder name inside ``run`` -> the callback that writes its checkpoint.
+        run: the run folder.
+    """
+
+    def __init__(self, exports: dict[str, ModelCheckpoint], run: Path) -> None:
+        self.exports = exports
+        self.run = run
+        self.exported: dict[str, int] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export every checkpoint that changed."""
+        for name, callback in self.exports.items():
+            checkpoint = Path(callback.best_model_path)
+            changed = checkpoint.stat().st_mtime_ns
+            if self.exported.get(name) != changed:
+                self.exported[name] = changed
+                export_weights(checkpoint, pl_module.model, self.run / name)  # pyright: ignore
+
+
+def export_weights(checkpoint: Path, like: PretrainedModel, folder: Path) -> None:
+    """Write the network in a Lightning ``checkpoint`` as a weights folder.
+
+    Args:
+        checkpoint: written by Lightning, holding the network under ``model.``.
+        like: a network of the same configuration; not altered.
+        folder: where to; replaced.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    model = type(like)(like.config, like.data_spec)
+    prefix = "model."
+    model.load_state_dict(
+        {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    )
+    model.save_pretrained(folder)
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``metrics.csv``, none where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

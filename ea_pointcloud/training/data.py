@@ -1,0 +1,88 @@
+"""Batches for training and evaluation, cut from data sets that are tensors in memory."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.datasets import ModelNet, ProceduralShapes
+from ea_pointcloud.models import DataSpec
+from ea_pointcloud.training.recipe import DataRecipe
+
+
+def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> ModelNet | ProceduralShapes:
+    """The split that a recipe names.
+
+    Args:
+        data: the recipe's data section.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        all_points: keep every stored point, for a point choice that is drawn anew every batch.
+    """
+    if data.dataset == "procedural":
+        shapes = dict(zip(("train", "val", "test"), data.shapes, strict=True))
+        return ProceduralShapes(split, num_shapes=shapes[split], num_points=data.num_points)
+    return ModelNet(
+        data.root,
+        name=data.name,
+        split=split,
+        num_points=0 if all_points else data.num_points,
+        point_choice=data.point_choice,
+        val_fraction=data.val_fraction,
+    )
+
+
+def data_spec(data: DataRecipe, dataset: ModelNet | ProceduralShapes) -> DataSpec:
+    """What the weights have to know of the data they were trained on."""
+    return DataSpec(
+        class_names=dataset.class_names,
+        up_axis=dataset.up_axis,
+        num_points=data.num_points,
+        point_choice=data.point_choice,
+    )
+
+
+def batches(
+    dataset: Dataset[dict[str, Tensor]], batch_size: int, *, shuffle_seed: int | None = None
+) -> DataLoader[dict[str, Tensor]]:
+    """A loader that indexes whole batches; shuffled anew each epoch where a seed is given."""
+    sampler = BatchIndices(len(cast("ModelNet", dataset)), batch_size, shuffle_seed)
+    return DataLoader(dataset, batch_size=None, sampler=sampler)
+
+
+class BatchIndices(Sampler[list[int]]):
+    """Index lists of whole batches. The order depends on (seed, epoch) only, so resuming is exact.
+
+    A last batch that is not full is kept in order, dropped when shuffled (unless it is the only
+    one): batch statistics of a few clouds are poor.
+
+    Args:
+        num_samples: samples in the data set.
+        batch_size: samples per batch.
+        shuffle_seed: None for the stored order.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, shuffle_seed: int | None) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shuffle_seed = shuffle_seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle_seed is None:
+            return -(-self.num_samples // self.batch_size)
+        return max(1, self.num_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.num_samples)
+        if self.shuffle_seed is not None:
+            generator = torch.Generator().manual_seed(mix_seeds(self.shuffle_seed, self.epoch))
+            order = torch.randperm(self.num_samples, generator=generator)
+        for batch in range(len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()

@@ -1,0 +1,184 @@
+"""Measuring a classifier on a split, by the protocol that every printed number follows."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ea_pointcloud._device import generator_for
+from ea_pointcloud.datasets import ModelNet, ProceduralShapes
+from ea_pointcloud.metrics import class_accuracy, classification_metrics
+from ea_pointcloud.models import EAClassifier, PretrainedModel
+from ea_pointcloud.training.data import batches, open_split
+from ea_pointcloud.training.fit import best_logged, load_run_recipe
+from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.transforms import random_scale
+
+VOTE_SCALE = (0.8, 1.25)
+_VOTE_SEED = 0
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """Figures of one set of weights on one split.
+
+    Args:
+        selection: how the weights were chosen, e.g. ``"validation"``.
+        split: what was measured on.
+        shapes: clouds in the split.
+        overall_accuracy: right / all, one plain pass.
+        mean_class_accuracy: mean of the per-class shares, one plain pass.
+        voted_accuracy: overall accuracy of the mean of several randomly scaled passes, None
+            without votes.
+        class_accuracy: class name -> share named right.
+        confusion: (C, C) counts, rows are the truth.
+        clouds_per_second: of the plain pass, at the evaluation's batch size.
+    """
+
+    selection: str
+    split: str
+    shapes: int
+    overall_accuracy: float
+    mean_class_accuracy: float
+    voted_accuracy: float | None = None
+    class_accuracy: dict[str, float] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    clouds_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The whole protocol for one run.
+
+    Args:
+        recipe: the run's recipe.
+        reports: validation-selected first, then the last epoch.
+        legacy_accuracy: the best overall accuracy on the test split over all epochs, as most
+            papers report it; only where the run logged it, and only for the test split.
+        parameters: trainable parameters.
+        macs: multiply-accumulates of one cloud.
+        device: where it was measured.
+        batch_size: of the evaluation.
+    """
+
+    recipe: Recipe
+    reports: tuple[ClassificationReport, ...]
+    legacy_accuracy: float | None
+    parameters: int
+    macs: int
+    device: str
+    batch_size: int
+
+
+def evaluate_run(run: str | Path, split: str, device: torch.device) -> RunReport:
+    """Evaluate the weights of a run folder on a split of its data.
+
+    Raises:
+        FileNotFoundError: if the run folder or its data is incomplete.
+        ValueError: if the data's classes are not the model's.
+    """
+    run = Path(run)
+    recipe = load_run_recipe(run)
+    dataset = open_split(recipe.data, split)
+    reports = []
+    for selection, folder in (("validation", "best"), ("last epoch", "last")):
+        model = EAClassifier.from_pretrained(run / folder).to(device)
+        reports.append(
+            evaluate_classifier(
+                model,
+                dataset,
+                selection=selection,
+                votes=recipe.eval.votes,
+                batch_size=recipe.eval.batch_size,
+                device=device,
+            )
+        )
+    return RunReport(
+        recipe=recipe,
+        reports=tuple(reports),
+        legacy_accuracy=best_logged(run, "test/overall_accuracy") if split == "test" else None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model, recipe.data.num_points),
+        device=str(device),
+        batch_size=recipe.eval.batch_size,
+    )
+
+
+@torch.inference_mode()
+def evaluate_classifier(
+    model: EAClassifier,
+    dataset: ModelNet | ProceduralShapes,
+    *,
+    selection: str,
+    votes: int,
+    batch_size: int,
+    device: torch.device,
+) -> ClassificationReport:
+    """Measure ``model`` on every cloud of ``dataset``, once plainly and once with votes.
+
+    Voting averages the probabilities of ``votes`` passes, each over clouds scaled along each axis
+    by U(0.8, 1.25), drawn once from a fixed seed.
+
+    Raises:
+        ValueError: if the classes of the data are not the model's, in order.
+    """
+    names = model.data_spec.class_names
+    if dataset.class_names != names:
+        raise ValueError(
+            f"the data's classes {list(dataset.class_names)} are not the model's {list(names)}"
+        )
+    model.eval()
+    metrics = classification_metrics(len(names)).to(device)
+    confusion = MulticlassConfusionMatrix(len(names)).to(device)
+    voted_right, seconds = 0, 0.0
+    generator = generator_for(device, _VOTE_SEED)
+    for batch in batches(dataset, batch_size):
+        xyz, label = batch["xyz"].to(device), batch["label"].to(device)
+        started = time.perf_counter()
+        logits = model(xyz)
+        _synchronize(device)
+        seconds += time.perf_counter() - started
+        metrics.update(logits, label)
+        confusion.update(logits, label)
+        if votes:
+            voted_right += int((_vote(model, xyz, votes, generator) == label).sum())
+    values = metrics.compute()
+    matrix = confusion.compute().cpu()
+    return ClassificationReport(
+        selection=selection,
+        split=dataset.split,
+        shapes=len(dataset),
+        overall_accuracy=float(values["overall_accuracy"]),
+        mean_class_accuracy=float(values["mean_class_accuracy"]),
+        voted_accuracy=voted_right / len(dataset) if votes else None,
+        class_accuracy=dict(zip(names, class_accuracy(matrix).tolist(), strict=True)),
+        confusion=matrix.tolist(),
+        clouds_per_second=len(dataset) / seconds,
+    )
+
+
+def count_macs(model: PretrainedModel, num_points: int) -> int:
+    """Multiply-accumulates of the matrix products for one cloud of ``num_points`` points."""
+    device = next(model.parameters()).device
+    cloud = torch.rand(1, num_points, 3, generator=generator_for(device, 0), device=device)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(cloud)
+    return counter.get_total_flops() // 2
+
+
+def _vote(model: EAClassifier, xyz: Tensor, votes: int, generator: torch.Generator) -> Tensor:
+    passes = [
+        model(random_scale(xyz, *VOTE_SCALE, generator=generator)).softmax(-1)
+        for _ in range(votes)
+    ]
+    return torch.stack(passes).mean(0).argmax(-1)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

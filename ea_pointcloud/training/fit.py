@@ -1,0 +1,171 @@
+"""Training a recipe into a run folder, and continuing one that stopped."""
+
+import json
+import platform
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ea_pointcloud._device import mix_seeds, resolve_device
+from ea_pointcloud.models import EAClassifier
+from ea_pointcloud.training.callbacks import EpochTable, ExportWeights, read_metrics
+from ea_pointcloud.training.data import batches, data_spec, open_split
+from ea_pointcloud.training.module import ClassifierModule
+from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, save_recipe
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.csv"
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+# Where the data lies and what it runs on may change between the start and the end of a run.
+_MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
+
+
+def train(
+    recipe: Recipe, run: str | Path, *, resume: bool = False, callbacks: list[Callback] | None = None
+) -> Path:
+    """Train a recipe.
+
+    The run folder holds ``recipe.yaml`` (every value), ``versions.json``, ``metrics.csv`` (a row an
+    epoch), ``best`` (highest overall accuracy on val) and ``last`` (weights folders), and
+    ``checkpoints`` to resume from. Training twice with one seed on the CPU gives equal weights.
+
+    Args:
+        recipe: checked, from :func:`load_recipe`.
+        run: the run folder; must be new or empty unless resuming.
+        resume: continue after the last complete epoch in ``run``, exactly as if never stopped.
+        callbacks: further Lightning callbacks.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        FileExistsError: if ``run`` is not empty and ``resume`` is false.
+        FileNotFoundError: if there is nothing to resume, or no data.
+        ValueError: if the recipe to resume with differs from the run's.
+    """
+    run = Path(run)
+    _check_run(recipe, run, resume=resume)
+    device = resolve_device(recipe.trainer.device)
+    fresh_points = recipe.data.point_choice == "random"
+    train_split = open_split(recipe.data, "train", all_points=fresh_points)
+    held_out = [open_split(recipe.data, "val")]
+    if recipe.eval.legacy:
+        held_out.append(open_split(recipe.data, "test"))
+
+    torch.manual_seed(mix_seeds(recipe.trainer.seed))  # the initial weights
+    spec = data_spec(recipe.data, train_split)
+    model = EAClassifier(recipe.model_config(len(spec.class_names)), spec)
+    module = ClassifierModule(model, recipe)
+
+    run.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        save_recipe(recipe, run / RECIPE_FILE)
+        (run / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    trainer = _trainer(recipe, run, device, callbacks or [])
+    with warnings.catch_warnings():
+        # The sets are tensors in memory: worker processes would only copy them.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+        trainer.fit(
+            module,
+            batches(train_split, recipe.trainer.batch_size, shuffle_seed=recipe.trainer.seed),
+            [batches(split, recipe.eval.batch_size) for split in held_out],
+            ckpt_path=str(run / LAST_CHECKPOINT) if resume else None,
+        )
+    return run
+
+
+def load_run_recipe(run: str | Path) -> Recipe:
+    """The resolved recipe of a run folder.
+
+    Raises:
+        FileNotFoundError: if ``run`` is not a run folder.
+    """
+    path = Path(run) / RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is not a run folder: it holds no {RECIPE_FILE}")
+    return load_recipe(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("ea-pointcloud", "torch", "lightning", "torchmetrics", "numpy", "h5py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
+    if not resume:
+        if run.exists() and any(run.iterdir()):
+            raise FileExistsError(
+                f"run folder {run} is not empty; continue it with --resume {run}, "
+                "or choose another with --run"
+            )
+        return
+    before = recipe_values(load_run_recipe(run))
+    if not (run / LAST_CHECKPOINT).is_file():
+        raise FileNotFoundError(
+            f"{run} stopped before its first epoch was complete (no {LAST_CHECKPOINT}); "
+            "delete it and train again"
+        )
+    for key, value in recipe_values(recipe).items():
+        if key not in _MAY_CHANGE and before[key] != value:
+            raise ValueError(
+                f"{run} was trained with {key}={before[key]}, got {value}; "
+                "leave it out to continue, or start a new run"
+            )
+
+
+def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callback]) -> Trainer:
+    best = ModelCheckpoint(
+        run / "checkpoints",
+        filename="best",
+        monitor="val/overall_accuracy",
+        mode="max",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        run / "checkpoints",
+        filename=LAST_CHECKPOINT.stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    interactive = sys.stderr.isatty()
+    callbacks: list[Callback] = [EpochTable(run / METRICS_FILE, echo=not interactive)]
+    if interactive:
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+    if recipe.optim.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=recipe.optim.ema_decay))
+    callbacks += [*extra, best, last, ExportWeights({"best": best, "last": last}, run)]
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=recipe.trainer.precision,  # pyright: ignore[reportArgumentType]
+        max_epochs=recipe.trainer.epochs,
+        gradient_clip_val=recipe.optim.clip_norm,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(run, name="", version="tensorboard")
+        if recipe.trainer.tensorboard
+        else False,
+        enable_progress_bar=interactive,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def best_logged(run: Path, name: str) -> float | None:
+    """The highest value of a column of ``metrics.csv``; None where it was not logged."""
+    values = [float(row[name]) for row in read_metrics(run / METRICS_FILE) if row.get(name)]
+    return max(values, default=None)

@@ -1,0 +1,227 @@
+"""Recipes: everything that fixes a training run, as structured, checked configuration.
+
+A recipe is a YAML file (packaged in ``ea_pointcloud/recipes`` or one's own) over the defaults
+below, with single values replaced by ``key=value``. All of it is checked before anything slow.
+"""
+
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ea_pointcloud._checks import check_at_least, check_choice, check_positive
+from ea_pointcloud.models.config import CLASSIFIER_SIZES, ClassifierConfig, classifier_config
+from ea_pointcloud.transforms import POINT_CHOICES, Augmentation
+
+DATASETS = ("modelnet", "procedural")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass
+class DataRecipe:
+    """Which clouds. ``shapes`` belongs to the procedural set (train, val, test)."""
+
+    dataset: str = "modelnet"
+    root: str | None = None
+    name: str = "modelnet40"
+    num_points: int = 1024
+    point_choice: str = "first"
+    val_fraction: float = 0.1
+    shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
+
+
+@dataclass
+class ModelRecipe:
+    """Which network: a named size, and fields of its config to replace."""
+
+    size: str = MISSING
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AugmentRecipe:
+    """See :class:`~ea_pointcloud.transforms.Augmentation`."""
+
+    rotation: str = "none"
+    scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
+    shift: float = 0.2
+    jitter: float = 0.0
+    drop: float = 0.0
+
+
+@dataclass
+class OptimRecipe:
+    """AdamW, linear warm-up, cosine to ``min_lr``; ``ema_decay`` 0 keeps no average."""
+
+    lr: float = 1e-3
+    min_lr: float = 1e-5
+    weight_decay: float = 0.05
+    warmup_epochs: float = 5.0
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.2
+    ema_decay: float = 0.0
+
+
+@dataclass
+class TrainerRecipe:
+    """How it runs."""
+
+    epochs: int = MISSING
+    batch_size: int = 32
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "32-true"
+    tensorboard: bool = False
+
+
+@dataclass
+class EvalRecipe:
+    """``legacy`` also logs the test split every epoch; nothing is ever selected on it."""
+
+    batch_size: int = 64
+    votes: int = 10
+    legacy: bool = False
+
+
+@dataclass
+class Recipe:
+    """A whole recipe."""
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    eval: EvalRecipe = field(default_factory=EvalRecipe)
+
+    def augmentation(self) -> Augmentation:
+        """The training augmentation; a random point choice is drawn anew for every batch."""
+        low, high = self.augment.scale
+        return Augmentation(
+            num_points=self.data.num_points if self.data.point_choice == "random" else 0,
+            rotation=self.augment.rotation,
+            scale=(low, high),
+            shift=self.augment.shift,
+            jitter=self.augment.jitter,
+            drop=self.augment.drop,
+        )
+
+    def model_config(self, num_classes: int) -> ClassifierConfig:
+        """The network's configuration."""
+        return classifier_config(self.model.size, num_classes, **self.model.overrides)
+
+
+def list_recipes() -> list[str]:
+    """Names of the packaged recipes."""
+    folder = resources.files("ea_pointcloud") / "recipes"
+    return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe, apply ``key=value`` overrides, and check every value.
+
+    Raises:
+        FileNotFoundError: if there is no such recipe.
+        ValueError: if a key is unknown, a type is wrong or a value impossible; names the key.
+    """
+    text, source = _recipe_text(name_or_path)
+    config = OmegaConf.structured(Recipe)
+    try:
+        config = OmegaConf.merge(config, OmegaConf.create(text))
+        for override in overrides or []:
+            key, separator, _ = override.partition("=")
+            if not separator or not key:
+                raise ValueError(f"override must read key=value, got {override!r}")
+            source = f"override {override!r}"
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            raise ValueError(f"{source}: {', '.join(sorted(missing))} must be set")
+        recipe = OmegaConf.to_object(cast("DictConfig", config))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{source}: {_explain(error)}") from error
+    assert isinstance(recipe, Recipe)
+    try:
+        check_recipe(recipe)
+    except ValueError as error:
+        raise ValueError(f"recipe {name_or_path}: {error}") from error
+    return recipe
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write every value of ``recipe`` as YAML that :func:`load_recipe` reads back."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """``{"data.root": ..., ...}``, flat."""
+    return {
+        f"{section.name}.{entry.name}": getattr(getattr(recipe, section.name), entry.name)
+        for section in fields(recipe)
+        for entry in fields(getattr(recipe, section.name))
+    }
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise for any value that could not work, naming its key."""
+    data, optim, trainer = recipe.data, recipe.optim, recipe.trainer
+    check_choice("data.dataset", data.dataset, DATASETS)
+    check_at_least("data.num_points", data.num_points, 1)
+    check_choice("data.point_choice", data.point_choice, POINT_CHOICES)
+    if not 0 < data.val_fraction < 1:
+        raise ValueError(f"data.val_fraction must be between 0 and 1, got {data.val_fraction}")
+    if len(data.shapes) != 3 or min(data.shapes) < 1:
+        raise ValueError(f"data.shapes must be three counts (train, val, test), got {data.shapes}")
+    check_choice("model.size", recipe.model.size, CLASSIFIER_SIZES)
+    recipe.model_config(num_classes=2)
+    if len(recipe.augment.scale) != 2 or not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
+        raise ValueError(f"augment.scale must be [low, high], 0 < low, got {recipe.augment.scale}")
+    for name in ("shift", "jitter"):
+        check_at_least(f"augment.{name}", getattr(recipe.augment, name), 0)
+    if not 0 <= recipe.augment.drop < 1:
+        raise ValueError(f"augment.drop must be at least 0 and below 1, got {recipe.augment.drop}")
+    recipe.augmentation()
+    check_positive("optim.lr", optim.lr)
+    check_positive("optim.clip_norm", optim.clip_norm)
+    for name in ("min_lr", "weight_decay", "warmup_epochs"):
+        check_at_least(f"optim.{name}", getattr(optim, name), 0)
+    for name in ("label_smoothing", "ema_decay"):
+        if not 0 <= getattr(optim, name) < 1:
+            raise ValueError(
+                f"optim.{name} must be at least 0 and below 1, got {getattr(optim, name)}"
+            )
+    check_at_least("trainer.epochs", trainer.epochs, 1)
+    check_at_least("trainer.batch_size", trainer.batch_size, 1)
+    check_at_least("trainer.seed", trainer.seed, 0)
+    check_choice("trainer.precision", trainer.precision, PRECISIONS)
+    check_at_least("eval.batch_size", recipe.eval.batch_size, 1)
+    check_at_least("eval.votes", recipe.eval.votes, 0)
+
+
+def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
+    """The YAML of a packaged recipe or a file, and what to call it in an error."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise FileNotFoundError(f"no recipe file {path}")
+        return path.read_text(), str(path)
+    if str(name_or_path) not in list_recipes():
+        raise FileNotFoundError(
+            f"no recipe {str(name_or_path)!r}; known are {', '.join(list_recipes())}, "
+            "or give the path of a .yaml file"
+        )
+    resource = resources.files("ea_pointcloud") / "recipes" / f"{name_or_path}.yaml"
+    return resource.read_text(), f"recipe {name_or_path}"
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """One line with the full key, and the keys there are where the key is the trouble."""
+    reason = str(error).splitlines()[0]
+    key = getattr(error, "full_key", None)
+    known = getattr(error, "parent_node", None)
+    if "not in" in reason and key and known is not None:
+        return f"unknown key {key!r}; known there are {', '.join(sorted(map(str, known)))}"
+    return f"{key}: {reason}" if key else reason

@@ -1,0 +1,212 @@
+"""Transforms of batches of clouds: on the tensor's device, seeded by a generator, never in place.
+
+Every function takes (B, N, 3) coordinates, draws independently for each cloud, and returns a new
+tensor. Generators live on the device of the coordinates.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ea_pointcloud._checks import check_at_least, check_choice, check_mask, check_xyz
+from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
+
+AXES = ("x", "y", "z")
+ROTATIONS = ("none", "up", "any")
+POINT_CHOICES = ("first", "random", "fps")
+
+
+def normalize_unit_sphere(xyz: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Move the mean to the origin and the farthest point to distance 1; padding becomes zero.
+
+    A cloud whose points all coincide stays at the origin.
+    """
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    weight = xyz.new_ones(xyz.shape[:2]) if mask is None else mask.to(xyz.dtype)
+    weight = weight[..., None]  # (B, N, 1)
+    centered = (xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)) * weight
+    radius = torch.linalg.norm(centered, dim=-1).amax(1)[:, None, None]
+    return centered / radius.clamp_min(torch.finfo(xyz.dtype).tiny)
+
+
+def to_y_up(xyz: Tensor, up_axis: str) -> Tensor:
+    """Rotate (never mirror) so that ``up_axis`` becomes y; accepts (..., 3).
+
+    From z up it is (x, y, z) -> (-x, z, y), the turn between ModelNet's meshes and its published
+    HDF5 files: a mesh that faces +y comes to face +z.
+    """
+    check_choice("up_axis", up_axis, AXES)
+    x, y, z = xyz.unbind(-1)
+    turned = {"x": (-y, x, z), "y": (x, y, z), "z": (-x, z, y)}[up_axis]
+    return torch.stack(turned, dim=-1)
+
+
+def random_scale(
+    xyz: Tensor, low: float, high: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Multiply each axis of each cloud by its own factor from U(low, high)."""
+    check_xyz("xyz", xyz)
+    if not 0 < low <= high:
+        raise ValueError(f"low and high must satisfy 0 < low <= high, got {low} and {high}")
+    return xyz * _uniform(xyz, (len(xyz), 1, 3), low, high, generator)
+
+
+def random_shift(
+    xyz: Tensor, limit: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Move each cloud along each axis by U(-limit, limit)."""
+    check_xyz("xyz", xyz)
+    check_at_least("limit", limit, 0)
+    return xyz + _uniform(xyz, (len(xyz), 1, 3), -limit, limit, generator)
+
+
+def random_jitter(
+    xyz: Tensor, std: float, clip: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Add normal noise to each coordinate, cut off at ``clip``."""
+    check_xyz("xyz", xyz)
+    check_at_least("std", std, 0)
+    check_at_least("clip", clip, 0)
+    noise = torch.randn(xyz.shape, generator=generator, device=xyz.device, dtype=xyz.dtype)
+    return xyz + (noise * std).clamp_(-clip, clip)
+
+
+def random_rotate_up(
+    xyz: Tensor,
+    *,
+    limit: float = math.pi,
+    up_axis: str = "y",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Turn each cloud about its up axis by U(-limit, limit) radians."""
+    check_xyz("xyz", xyz)
+    check_choice("up_axis", up_axis, AXES)
+    angle = _uniform(xyz, (len(xyz), 1), -limit, limit, generator)
+    cos, sin = angle.cos(), angle.sin()
+    up = AXES.index(up_axis)
+    out = xyz.clone()
+    first, second = xyz[..., (up + 1) % 3], xyz[..., (up + 2) % 3]
+    out[..., (up + 1) % 3] = cos * first - sin * second
+    out[..., (up + 2) % 3] = sin * first + cos * second
+    return out
+
+
+def random_rotate(xyz: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Turn each cloud by a rotation drawn uniformly from all rotations.
+
+    Reference:
+        Shoemake, Uniform random rotations, Graphics Gems III, 1992.
+    """
+    check_xyz("xyz", xyz)
+    q = torch.randn(len(xyz), 4, generator=generator, device=xyz.device, dtype=xyz.dtype)
+    w, x, y, z = F.normalize(q, dim=1).unbind(1)
+    rotation = torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ],
+        dim=1,
+    ).view(-1, 3, 3)  # fmt: skip
+    return xyz @ rotation.transpose(1, 2)
+
+
+def random_drop(
+    xyz: Tensor, max_ratio: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Choose points to leave out, a share from U(0, max_ratio) of each cloud.
+
+    Returns a mask instead of copying points over the dropped ones, which would give the copied
+    point extra weight in the attention's softmax over the points.
+
+    Returns:
+        mask: (B, N) bool, False = dropped; at least one point of each cloud stays.
+    """
+    check_xyz("xyz", xyz)
+    if not 0 <= max_ratio < 1:
+        raise ValueError(f"max_ratio must be at least 0 and below 1, got {max_ratio}")
+    ratio = _uniform(xyz, (len(xyz), 1), 0.0, max_ratio, generator)
+    draw = torch.rand(xyz.shape[:2], generator=generator, device=xyz.device)
+    mask = draw >= ratio
+    keep = draw.argmax(1, keepdim=True)
+    return mask.scatter(1, keep, True)
+
+
+def choose_points(
+    xyz: Tensor, num_points: int, choice: str, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Indices (B, num_points) of the points to keep: the first, a random set, or by farthest point.
+
+    More points than there are repeats the order from its start.
+    """
+    check_choice("choice", choice, POINT_CHOICES)
+    if choice == "random":
+        return random_point_sample(xyz, num_points, generator=generator)
+    if choice == "fps":
+        return farthest_point_sample(xyz, num_points)
+    check_at_least("num_points", num_points, 1)
+    check_xyz("xyz", xyz)
+    order = torch.arange(num_points, device=xyz.device) % xyz.shape[1]
+    return order.expand(len(xyz), -1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The training augmentation: point choice, rotation, scale, shift, jitter, dropout, in order.
+
+    Every entry at its default changes nothing.
+
+    Args:
+        num_points: points drawn anew from each cloud, 0 for all of them.
+        rotation: ``"none"``, ``"up"`` or ``"any"``.
+        scale: lowest and highest factor, drawn for each axis.
+        shift: largest shift along an axis.
+        jitter: standard deviation of the noise, cut off at five times that.
+        drop: largest share of points left out by the mask.
+    """
+
+    num_points: int = 0
+    rotation: str = "none"
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    jitter: float = 0.0
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check what the functions would only find on the first batch."""
+        check_choice("rotation", self.rotation, ROTATIONS)
+
+    def __call__(
+        self, xyz: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return new coordinates and the mask of the points kept (None if all are)."""
+        if self.num_points:
+            idx = choose_points(xyz, self.num_points, "random", generator=generator)
+            xyz = gather_points(xyz, idx)
+        if self.rotation == "up":
+            xyz = random_rotate_up(xyz, generator=generator)
+        elif self.rotation == "any":
+            xyz = random_rotate(xyz, generator=generator)
+        if self.scale != (1.0, 1.0):
+            xyz = random_scale(xyz, *self.scale, generator=generator)
+        if self.shift:
+            xyz = random_shift(xyz, self.shift, generator=generator)
+        if self.jitter:
+            xyz = random_jitter(xyz, self.jitter, 5 * self.jitter, generator=generator)
+        mask = random_drop(xyz, self.drop, generator=generator) if self.drop else None
+        return xyz, mask
+
+
+def _uniform(
+    like: Tensor,
+    shape: tuple[int, ...],
+    low: float,
+    high: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    draw = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
+    return low + draw * (high - low)
