@@ -1,0 +1,45 @@
+"""Point-cloud analysis with external attention: classify clouds at a cost linear in their size.
+
+Names are imported on first use, so ``import ea_pointcloud`` itself takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ea_pointcloud.io import Cloud as Cloud
+    from ea_pointcloud.io import read_cloud as read_cloud
+    from ea_pointcloud.io import write_cloud as write_cloud
+    from ea_pointcloud.models import EAClassifier as EAClassifier
+    from ea_pointcloud.models import create_model as create_model
+    from ea_pointcloud.models import list_models as list_models
+    from ea_pointcloud.predictor import Predictor as Predictor
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Cloud": "io",
+    "EAClassifier": "models",
+    "Predictor": "predictor",
+    "create_model": "models",
+    "list_models": "models",
+    "read_cloud": "io",
+    "write_cloud": "io",
+}
+_MODULES = ("datasets", "io", "metrics", "models", "nn", "ops", "predictor", "transforms", "viz")
+
+__all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"ea_pointcloud.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"ea_pointcloud.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'ea_pointcloud' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*globals(), *__all__])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def check_xyz(name: str, xyz: Tensor, letters: str = "(B, N, 3)") -> None:
-    """Raise unless ``xyz`` is a floating point tensor of shape ``letters`` with at least one point."""
+    """Raise unless ``xyz`` is a floating point tensor of shape ``letters`` with N >= 1."""
     if not isinstance(xyz, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(xyz).__name__}; convert with torch.as_tensor"
@@ -23,7 +23,9 @@ def check_xyz(name: str, xyz: Tensor, letters: str = "(B, N, 3)") -> None:
             f"{name} must be floating point, got {xyz.dtype}; convert with {name}.float()"
         )
     if xyz.shape[1] == 0:
-        raise ValueError(f"{name} has no points (shape {tuple(xyz.shape)}); drop empty clouds first")
+        raise ValueError(
+            f"{name} has no points (shape {tuple(xyz.shape)}); drop empty clouds first"
+        )
 
 
 def check_features(name: str, features: Tensor, like: Tensor | None = None) -> None:
@@ -63,7 +65,7 @@ def check_lengths(lengths: Tensor | None, xyz: Tensor) -> None:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}; convert with .long()")
     if lengths.device != xyz.device:
         raise ValueError(
-            f"lengths must be on {xyz.device} as the points, got {lengths.device}; move it with .to()"
+            f"lengths must be on {xyz.device} as the points, got {lengths.device}; use .to()"
         )
     # Reading values of a device tensor would stall the stream; there the caller vouches for them.
     if lengths.device.type == "cpu" and not bool(((lengths >= 1) & (lengths <= num_points)).all()):

@@ -55,9 +55,7 @@ def random_scale(
     return xyz * _uniform(xyz, (len(xyz), 1, 3), low, high, generator)
 
 
-def random_shift(
-    xyz: Tensor, limit: float, *, generator: torch.Generator | None = None
-) -> Tensor:
+def random_shift(xyz: Tensor, limit: float, *, generator: torch.Generator | None = None) -> Tensor:
     """Move each cloud along each axis by U(-limit, limit)."""
     check_xyz("xyz", xyz)
     check_at_least("limit", limit, 0)

@@ -111,10 +111,11 @@ def test_number_of_points_does_not_change_the_object(small: ProceduralShapes):
     assert float(gap.mean()) < 0.1
 
 
-def test_random_state_is_left_alone():
-    before = torch.get_rng_state()
+def test_global_state_is_left_alone():
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
     ProceduralShapes(num_shapes=14, num_points=16).mesh(2)
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
 
 
 def test_clouds_are_centred_in_the_unit_sphere(train: ProceduralShapes):
@@ -142,7 +143,7 @@ def test_one_point():
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_meshes_are_sound(category: str):
     generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
+    for _ in range(10):
         mesh = generate_mesh(category, generator)
         assert mesh.vertices.dtype == torch.float32
         assert mesh.faces.dtype == mesh.face_part.dtype == torch.int64
@@ -163,7 +164,7 @@ def test_faces_look_outwards(category: str):
     # Divergence theorem: a closed surface facing outwards encloses a positive volume, whatever
     # the origin, and every primitive is closed.
     generator = torch.Generator().manual_seed(1)
-    for _ in range(20):
+    for _ in range(10):
         mesh = generate_mesh(category, generator)
         a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
         volume = (a * torch.linalg.cross(b, c)).sum(dim=1) / 6
@@ -174,7 +175,7 @@ def test_faces_look_outwards(category: str):
 
 
 def histograms(data: ProceduralShapes) -> Tensor:
-    first, second = torch.randint(1024, (2, 4096), generator=torch.Generator().manual_seed(0))
+    first, second = torch.randint(1024, (2, 2048), generator=torch.Generator().manual_seed(0))
     values = (
         ((data.xyz[:, first] - data.xyz[:, second]).norm(dim=2), 0.0, 2.0),  # D2
         (data.xyz[..., 1], -1.0, 1.0),  # height
@@ -190,7 +191,7 @@ def histograms(data: ProceduralShapes) -> Tensor:
 
 def test_global_statistics_do_not_give_the_class_away(train: ProceduralShapes):
     # Osada et al. 2002: a set that shape histograms solve would tell nothing about a network.
-    # About 80 % is measured; chance is 7 %.
+    # About 77 % is measured; chance is 7 %.
     test = ProceduralShapes("test")
     distance = torch.cdist(histograms(test), histograms(train), p=1)
     accuracy = (train.label[distance.argmin(dim=1)] == test.label).float().mean()

@@ -54,7 +54,8 @@ def run(
             clouds[file] = read_cloud(file)
         except (OSError, ValueError, ImportError) as error:
             errors[file] = str(error)
-    results = dict(zip(clouds, predictor.classify(list(clouds.values()), up=up, top=top), strict=True))
+    found = predictor.classify(list(clouds.values()), up=up, top=top)
+    results = dict(zip(clouds, found, strict=True))
 
     if as_json:
         rows = [_json_row(file, results.get(file), errors.get(file)) for file in files]

@@ -48,7 +48,9 @@ def run(
         stored = load_run_recipe(resume)
         resolved = stored if not overrides else resolved
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    folder = resume or run_folder or Path("runs") / f"{Path(recipe).stem}-seed{resolved.trainer.seed}"
+    folder = (
+        resume or run_folder or Path("runs") / f"{Path(recipe).stem}-seed{resolved.trainer.seed}"
+    )
     device = resolve_device(resolved.trainer.device)
     typer.echo(f"training {recipe} on {device} into {folder}", err=True)
     train(resolved, folder, resume=resume is not None)

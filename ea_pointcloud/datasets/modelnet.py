@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -137,7 +138,7 @@ def _read_h5(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
         raise FileNotFoundError(f"no {path}, which its list names; download the data set again")
     try:
         with h5py.File(path, "r") as file:
-            data, label = file["data"][:], file["label"][:]
+            data, label = np.asarray(file["data"]), np.asarray(file["label"])
     except (OSError, KeyError) as error:
         raise ValueError(
             f"{path} cannot be read as HDF5 with 'data' and 'label' ({error}); download it again"

@@ -1,11 +1,13 @@
 """Synthetic objects of 14 categories with labelled parts: a data set that needs no download.
 
-The objects themselves are built in ``_procedural_parts.py``; here they get their names, their pose
+The objects themselves are built in ``_shapes``; here they get their names, their pose
 and their clouds, which are sampled with noise, uneven density and partial views.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_range
-from ea_pointcloud.datasets._procedural_parts import BUILDERS, Draw, scale, turn
+from ea_pointcloud.datasets._shapes import BUILDERS
+from ea_pointcloud.datasets._shapes.primitives import Draw, scale, turn
 from ea_pointcloud.ops.sampling import sample_surface
 
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -48,8 +51,9 @@ _TILT = math.radians(12)
 _STRETCH = 0.18
 _NOISE = (0.002, 0.035)  # of the bounding sphere
 _MAX_CUT = 0.25
-# A view that hides most of a part could hide what tells a mug from a cup.
-_MIN_PART_SEEN = 0.3
+# Share of a part's points in view, relative to that of the whole object, below which the object is
+# shown whole: a view that hides the handle would turn a mug into a cup.
+_MIN_PART_SEEN = 0.35
 _DEPTH_CELLS = 20
 
 
@@ -58,7 +62,7 @@ class ShapeMesh:
     """A triangle mesh with a part on every face.
 
     Shape:
-        vertices: (V, 3) float32, y up, front towards +z.
+        vertices: (V, 3) float32, y roughly up, front roughly towards +z.
         faces: (F, 3) int64, counter-clockwise from outside; a tip may have faces without area.
         face_part: (F,) int64, positions in :data:`PART_NAMES`.
     """
@@ -76,7 +80,8 @@ def generate_mesh(category: str, generator: torch.Generator) -> ShapeMesh:
         generator: source of randomness, on the CPU.
 
     Returns:
-        The mesh: y up, front towards +z but for a yaw of up to 15 degrees, in no particular unit.
+        The mesh: y up but for a tilt of up to 12 degrees about x and about z, front towards +z but
+        for a yaw of up to 15 degrees, in no particular unit.
 
     Raises:
         ValueError: if the category is unknown.
@@ -87,7 +92,7 @@ def generate_mesh(category: str, generator: torch.Generator) -> ShapeMesh:
     for name, (points, triangles) in BUILDERS[category](draw):
         vertices.append(points)
         faces.append(triangles + offset)
-        face_part.append(np.full(len(triangles), PART_NAMES.index(f"{category}/{name}")))
+        face_part.append(np.full(len(triangles), PART_NAMES.index(f"{category}/{name}"), np.int64))
         offset += len(points)
     whole = np.concatenate(vertices), np.concatenate(faces)
     whole = scale(whole, [draw(1 - _STRETCH, 1 + _STRETCH) for _ in range(3)])
@@ -145,10 +150,11 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
         self.label = torch.arange(num_shapes) % len(CATEGORIES)
         self.xyz = torch.empty(num_shapes, num_points, 3)
         self.part_label = torch.empty(num_shapes, num_points, dtype=torch.long)
-        for index in range(num_shapes):
-            self.xyz[index], self.part_label[index] = _observe(
-                self.mesh(index), num_points, self._generator("cloud", index)
-            )
+        with _one_thread():
+            for index in range(num_shapes):
+                self.xyz[index], self.part_label[index] = _observe(
+                    self.mesh(index), num_points, self._generator("cloud", index)
+                )
 
     def __len__(self) -> int:
         """Return the number of shapes."""
@@ -186,6 +192,21 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
         return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread inside the block.
+
+    A cloud is too small to share out: on a busy machine the threads of every little operation wait
+    for one another, and the whole takes ten times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sample a mesh as a scanner might, to (num_points, 3) points and their parts."""
     draw = Draw(generator)
@@ -200,17 +221,19 @@ def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tu
     xyz, face = sample_surface(mesh.vertices, mesh.faces, spare * num_points, generator=generator)
     xyz, part = _normalize(xyz), mesh.face_part[face]
     near = xyz @ viewer
-    rank = torch.zeros(len(xyz), dtype=torch.uint8)
+    hidden = torch.zeros(len(xyz), dtype=torch.bool)
     if uneven:
         # Density falls in proportion from the nearest point to the farthest.
-        rank += torch.rand(len(xyz), generator=generator) > (near + 1) / 2
-    if view != "whole":
-        seen = near >= near.quantile(cut) if view == "cut" else _in_front(xyz, viewer)
-        total = part.bincount()
-        if bool((part[seen].bincount(minlength=len(total)) >= _MIN_PART_SEEN * total).all()):
-            rank += 2 * seen.logical_not()
+        hidden |= torch.rand(len(xyz), generator=generator) > (near + 1) / 2
+    if view == "cut":
+        hidden |= near < near.quantile(cut)
+    elif view == "front":
+        hidden |= ~_in_front(xyz, viewer)
+    total, seen = (p.bincount(minlength=len(PART_NAMES)) for p in (part, part[~hidden]))
+    if bool((seen * len(xyz) < _MIN_PART_SEEN * total * seen.sum()).any()):
+        hidden[:] = False
     # The points are in random order and the sort is stable: hidden ones only fill what is missing.
-    chosen = rank.argsort(stable=True)[:num_points]
+    chosen = hidden.byte().argsort(stable=True)[:num_points]
     noise = torch.randn(num_points, 3, generator=generator)
     return _normalize(xyz[chosen] + sigma * noise), part[chosen]
 
@@ -218,10 +241,11 @@ def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tu
 def _in_front(xyz: Tensor, viewer: Tensor) -> Tensor:
     """(N,) True for the points in front in the depth image of a far viewer in direction (3,)."""
     right = torch.linalg.cross(torch.tensor((0.0, 1.0, 0.0)), viewer)
-    up = torch.linalg.cross(viewer, right / right.norm())
+    right /= right.norm()
+    up = torch.linalg.cross(viewer, right)
     column, row = (
         ((xyz @ axis + 1) * (_DEPTH_CELLS / 2)).long().clamp_(0, _DEPTH_CELLS - 1)
-        for axis in (right / right.norm(), up)
+        for axis in (right, up)
     )
     pixel, near = row * _DEPTH_CELLS + column, xyz @ viewer
     front = torch.full((_DEPTH_CELLS**2,), -1.0).scatter_reduce(0, pixel, near, "amax")

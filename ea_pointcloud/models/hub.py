@@ -5,7 +5,6 @@ class names, and the form of the input). Nothing in it is pickled, so loading ru
 """
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -89,7 +88,7 @@ class PretrainedModel(nn.Module):
             staging.chmod(0o755)  # mkdtemp's folders are private
             if folder.exists():
                 shutil.rmtree(folder)
-            os.replace(staging, folder)
+            staging.replace(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

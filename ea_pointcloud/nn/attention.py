@@ -82,7 +82,7 @@ class ExternalAttention(nn.Module):
 
 
 class MultiHeadExternalAttention(nn.Module):
-    """Multi-head external attention as published: many narrow heads that share one pair of memories.
+    """Multi-head external attention as published: narrow heads sharing one pair of memories.
 
     The input is expanded ``expansion`` times and split into ``expansion * heads`` heads of width
     C / heads. No residual and no normalisation around it: those belong to the block. A bias of the

@@ -64,8 +64,8 @@ class NeighborEmbedding(nn.Module):
 
     Farthest point sampling picks S centres; two layers read ``concat[neighbour - centre, centre]``
     features of the K nearest points, and a maximum over the neighbours remains. The first linear
-    layer commutes with the gather, ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the N
-    points instead of the S * K pairs: the same function for S * K / N times less work.
+    layer commutes with the gather, ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the
+    N points instead of the S * K pairs: the same function for S * K / N times less work.
 
     Args:
         in_channels: C of the points.
@@ -105,9 +105,7 @@ class NeighborEmbedding(nn.Module):
             xyz, self.num_centers, lengths=lengths, start=start.argmax(1)
         )
         center_xyz = gather_points(xyz, center)
-        _, neighbor = knn(
-            center_xyz, xyz, min(self.num_neighbors, xyz.shape[1]), lengths=lengths
-        )
+        _, neighbor = knn(center_xyz, xyz, min(self.num_neighbors, xyz.shape[1]), lengths=lengths)
         to_neighbor, to_center = self.pair.weight.chunk(2, dim=1)  # A, B
         pairs = gather_points(F.linear(features, to_neighbor), neighbor)  # (B, S, K, C)
         own = F.linear(gather_points(features, center), to_center - to_neighbor)  # (B, S, C)

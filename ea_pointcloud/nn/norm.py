@@ -23,7 +23,7 @@ class PointBatchNorm(nn.BatchNorm1d):
         rows = features.flatten(0, -2)
         if not self.training or len(rows) == 1:
             out = F.batch_norm(
-                rows, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
+                rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         elif mask is None:
             out = super().forward(rows)
@@ -73,7 +73,7 @@ class LinearNorm(nn.Sequential):
 
 
 def initialise_linear(linear: nn.Linear) -> None:
-    """Normal weights with variance 2 / fan-out, zero bias: the official code's rule for 1x1 convs."""
+    """Normal weights with variance 2 / fan-out, zero bias: the official rule for 1x1 convs."""
     nn.init.normal_(linear.weight, std=(2.0 / linear.out_features) ** 0.5)
     if linear.bias is not None:
         with torch.no_grad():

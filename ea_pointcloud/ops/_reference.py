@@ -38,9 +38,7 @@ def farthest_point_sample(
     return cycle_order(order, num_samples, valid.sum(1))
 
 
-def knn(
-    query: Tensor, points: Tensor, k: int, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def knn(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """See :func:`ea_pointcloud.ops.knn`."""
     sq_dist, idx = [], []
     valid = _valid(points, lengths)

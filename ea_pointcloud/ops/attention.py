@@ -78,13 +78,11 @@ def external_attention(
         for part, part_padding in zip(parts, paddings, strict=True):
             partial = _logsumexp(_logits(part, key_memory, key_bias), part_padding)
             over_points = partial if over_points is None else over_points.logaddexp(partial)
-    return torch.cat(
-        [
-            _attend(_logits(part, key_memory, key_bias), over_points, value_memory, pad, features.dtype)
-            for part, pad in zip(parts, paddings, strict=True)
-        ],
-        dim=1,
-    )
+    outputs = []
+    for part, part_padding in zip(parts, paddings, strict=True):
+        logits = _logits(part, key_memory, key_bias)
+        outputs.append(_attend(logits, over_points, value_memory, part_padding, features.dtype))
+    return torch.cat(outputs, dim=1)
 
 
 def _logits(features: Tensor, key_memory: Tensor, key_bias: Tensor | None) -> Tensor:

@@ -42,7 +42,9 @@ def farthest_point_sample(
             raise ValueError(f"start must be between 0 and N-1={num_points - 1}, got {start}")
         start = torch.full((batch,), start, dtype=torch.long, device=xyz.device)
     elif start.shape != (batch,):
-        raise ValueError(f"start must be an int or have shape (B,) = ({batch},), got {tuple(start.shape)}")
+        raise ValueError(
+            f"start must be an int or have shape (B,) = ({batch},), got {tuple(start.shape)}"
+        )
     return _backend.implementation(xyz).farthest_point_sample(
         xyz.detach().float(), num_samples, lengths, start
     )
@@ -130,7 +132,9 @@ def sample_surface(
     area = torch.linalg.norm(torch.linalg.cross((b - a).double(), (c - a).double()), dim=1)
     total = area.cumsum(0)
     if len(faces) == 0 or not float(total[-1]) > 0:
-        raise ValueError("the mesh has no face with a positive area; nothing can be sampled from it")
+        raise ValueError(
+            "the mesh has no face with a positive area; nothing can be sampled from it"
+        )
     draw = torch.rand(3, num_points, generator=generator, dtype=torch.float64)
     # Searching the strictly increasing part only: right=True skips zero-area faces.
     face = torch.searchsorted(total, draw[0] * total[-1], right=True).clamp_(max=len(faces) - 1)
@@ -138,4 +142,3 @@ def sample_surface(
     u, v, w = 1 - root, root * (1 - draw[2]), root * draw[2]
     points = u[:, None] * a[face] + v[:, None] * b[face] + w[:, None] * c[face]
     return points.to(vertices.dtype), face
-

@@ -1,7 +1,6 @@
 """What happens around the epochs: the table of metrics, the exported weights."""
 
 import csv
-import os
 import sys
 import time
 from pathlib import Path
@@ -49,7 +48,7 @@ class EpochTable(Callback):
             writer = csv.DictWriter(file, fieldnames=list(row))
             writer.writeheader()
             writer.writerows([*rows, row])
-        os.replace(temporary, self.path)
+        temporary.replace(self.path)
         if self.echo:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in list(row.items())[1:])
             sys.stderr.write(f"epoch {epoch}/{trainer.max_epochs}  {shown}\n")

@@ -12,8 +12,11 @@ from ea_pointcloud.datasets import ModelNet, ProceduralShapes
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.training.recipe import DataRecipe
 
+ClassifiedShapes = ModelNet | ProceduralShapes
+PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 
-def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> ModelNet | ProceduralShapes:
+
+def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> ClassifiedShapes:
     """The split that a recipe names.
 
     Args:
@@ -22,8 +25,8 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Mod
         all_points: keep every stored point, for a point choice that is drawn anew every batch.
     """
     if data.dataset == "procedural":
-        shapes = dict(zip(("train", "val", "test"), data.shapes, strict=True))
-        return ProceduralShapes(split, num_shapes=shapes[split], num_points=data.num_points)
+        num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
+        return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
     return ModelNet(
         data.root,
         name=data.name,
@@ -34,7 +37,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Mod
     )
 
 
-def data_spec(data: DataRecipe, dataset: ModelNet | ProceduralShapes) -> DataSpec:
+def data_spec(data: DataRecipe, dataset: ClassifiedShapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
     return DataSpec(
         class_names=dataset.class_names,

@@ -10,10 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
-from ea_pointcloud.datasets import ModelNet, ProceduralShapes
 from ea_pointcloud.metrics import class_accuracy, classification_metrics
 from ea_pointcloud.models import EAClassifier, PretrainedModel
-from ea_pointcloud.training.data import batches, open_split
+from ea_pointcloud.training.data import ClassifiedShapes, batches, open_split
 from ea_pointcloud.training.fit import best_logged, load_run_recipe
 from ea_pointcloud.training.recipe import Recipe
 from ea_pointcloud.transforms import random_scale
@@ -111,7 +110,7 @@ def evaluate_run(run: str | Path, split: str, device: torch.device) -> RunReport
 @torch.inference_mode()
 def evaluate_classifier(
     model: EAClassifier,
-    dataset: ModelNet | ProceduralShapes,
+    dataset: ClassifiedShapes,
     *,
     selection: str,
     votes: int,
@@ -173,8 +172,7 @@ def count_macs(model: PretrainedModel, num_points: int) -> int:
 
 def _vote(model: EAClassifier, xyz: Tensor, votes: int, generator: torch.Generator) -> Tensor:
     passes = [
-        model(random_scale(xyz, *VOTE_SCALE, generator=generator)).softmax(-1)
-        for _ in range(votes)
+        model(random_scale(xyz, *VOTE_SCALE, generator=generator)).softmax(-1) for _ in range(votes)
     ]
     return torch.stack(passes).mean(0).argmax(-1)
 

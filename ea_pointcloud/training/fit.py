@@ -27,7 +27,11 @@ _MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
 
 
 def train(
-    recipe: Recipe, run: str | Path, *, resume: bool = False, callbacks: list[Callback] | None = None
+    recipe: Recipe,
+    run: str | Path,
+    *,
+    resume: bool = False,
+    callbacks: list[Callback] | None = None,
 ) -> Path:
     """Train a recipe.
 
@@ -71,7 +75,9 @@ def train(
     with warnings.catch_warnings():
         # The sets are tensors in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings(
+            "ignore", message=".*Checkpoint directory.*exists and is not empty.*"
+        )
         trainer.fit(
             module,
             batches(train_split, recipe.trainer.batch_size, shuffle_seed=recipe.trainer.seed),

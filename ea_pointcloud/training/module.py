@@ -61,7 +61,7 @@ class ClassifierModule(LightningModule):
         split = SPLITS[dataloader_idx]
         logits = self.model(batch["xyz"])
         metrics = self.metrics[split]
-        metrics.update(logits, batch["label"])
+        metrics.update(logits, batch["label"])  # pyright: ignore[reportCallIssue]
         self.log_dict(metrics, on_epoch=True, add_dataloader_idx=False)  # pyright: ignore
         loss = F.cross_entropy(logits.float(), batch["label"])
         self.log(f"{split}/loss", loss, batch_size=len(logits), add_dataloader_idx=False)

@@ -1,0 +1,188 @@
+"""Gathering features at indices and interpolating them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ea_pointcloud.ops import gather_points, interpolate_features, knn
+from tests.oracles import cloud, seeded
+
+
+def line(*x: float) -> Tensor:
+    """(1, N, 3) points on the x axis."""
+    return torch.tensor([[[value, 0.0, 0.0] for value in x]])
+
+
+# --- gather_points
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (2, 7, 3)])
+def test_gather_equals_the_index_equation(shape: tuple[int, ...]) -> None:
+    features = torch.randn(2, 5, 4, generator=seeded())
+    idx = torch.randint(5, shape, generator=seeded())
+    out = gather_points(features, idx)
+    assert out.shape == (*shape, 4)
+    for position in torch.cartesian_prod(*[torch.arange(size) for size in shape]).tolist():
+        cloud_index = position[0]
+        assert torch.equal(out[tuple(position)], features[cloud_index, idx[tuple(position)]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64, torch.bool])
+def test_gather_takes_any_dtype(dtype: torch.dtype) -> None:
+    features = torch.randint(2, (2, 5, 4), generator=seeded()).to(dtype)
+    out = gather_points(features, torch.tensor([[4], [0]]))
+    assert out.dtype == dtype
+    assert torch.equal(out[:, 0], torch.stack([features[0, 4], features[1, 0]]))
+
+
+def test_gather_reads_any_memory_layout() -> None:
+    features = torch.randn(4, 5, 2, generator=seeded()).permute(2, 1, 0)  # (2, 5, 4)
+    idx = torch.randint(5, (3, 2), generator=seeded()).T
+    expected = torch.stack([row[i] for row, i in zip(features, idx, strict=True)])
+    assert torch.equal(gather_points(features, idx), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (2, 3, 2)])
+def test_gather_gradient(shape: tuple[int, ...]) -> None:
+    features = torch.randn(2, 5, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    idx = torch.randint(5, shape, generator=seeded())
+    assert torch.autograd.gradcheck(lambda values: gather_points(values, idx), features)
+
+
+@pytest.mark.parametrize(
+    ("idx", "error", "words"),
+    [
+        (torch.zeros(2).long(), ValueError, r"idx must have shape \(B, S\) or \(B, S, K\) with B"),
+        (torch.zeros(2, 1, 1, 1).long(), ValueError, r"with B=2, got \(2, 1, 1, 1\)"),
+        (torch.zeros(3, 1).long(), ValueError, r"with B=2, got \(3, 1\)"),
+        (torch.zeros(2, 1).int(), TypeError, r"idx must be int64, got torch.int32; convert with"),
+    ],
+)
+def test_gather_wrong_idx(idx: Tensor, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        gather_points(torch.zeros(2, 4, 3), idx)
+
+
+def test_gather_wrong_features() -> None:
+    words = r"features must have shape \(B, N, C\), got \(4, 3\)"
+    with pytest.raises(ValueError, match=words):
+        gather_points(torch.zeros(4, 3), torch.zeros(1, 1).long())
+
+
+# --- interpolate_features
+
+
+def test_interpolation_by_hand() -> None:
+    # From 0 to points at 1, 2 and -2: squared distances 1, 4, 4, so weights 4/6, 1/6, 1/6.
+    features = torch.tensor([[[6.0, 0.0], [12.0, 0.0], [0.0, 6.0], [999.0, 999.0]]])
+    out = interpolate_features(line(0), line(1, 2, -2, 50), features)
+    torch.testing.assert_close(out, torch.tensor([[[6.0, 1.0]]]))
+
+
+def test_interpolation_with_one_neighbor_copies() -> None:
+    points, query = cloud("surface", 30, batch=2), cloud("surface", 9, batch=2, seed=1)
+    features = torch.randn(2, 30, 4, generator=seeded())
+    _, idx = knn(query, points, 1)
+    out = interpolate_features(query, points, features, k=1)
+    assert torch.equal(out, gather_points(features, idx[..., 0]))
+
+
+@pytest.mark.parametrize("kind", ["surface", "offset", "tiny", "large"])
+def test_interpolation_is_exact_at_the_points(kind: str) -> None:
+    points = cloud(kind, 30, batch=2)
+    features = torch.randn(2, 30, 4, generator=seeded())
+    assert torch.equal(interpolate_features(points, points, features), features)
+
+
+def test_interpolation_at_doubled_points_takes_their_mean() -> None:
+    features = torch.tensor([[[2.0], [4.0], [100.0]]])
+    assert interpolate_features(line(1), line(1, 1, 2), features).tolist() == [[[3.0]]]
+
+
+def test_interpolation_of_a_constant_is_the_constant() -> None:
+    query, points = cloud("surface", 40, seed=1), cloud("surface", 20)
+    out = interpolate_features(query, points, torch.full((1, 20, 2), 7.0), k=5)
+    torch.testing.assert_close(out, torch.full((1, 40, 2), 7.0))
+
+
+def test_interpolation_against_the_formula() -> None:
+    # The published formula in float64.
+    query, points = cloud("surface", 40, batch=2, seed=1), cloud("surface", 20, batch=2)
+    features = torch.randn(2, 20, 4, generator=seeded())
+    difference = query.double()[:, :, None] - points.double()[:, None]
+    sq_dist, idx = difference.square().sum(-1).topk(3, largest=False)
+    weight = 1 / sq_dist
+    weight = weight / weight.sum(-1, keepdim=True)
+    expected = (gather_points(features.double(), idx) * weight[..., None]).sum(2)
+    out = interpolate_features(query, points, features)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [2.0**-30, 2.0**30, 1e-18, 1e18])
+def test_interpolation_does_not_depend_on_the_unit(unit: float) -> None:
+    features = torch.tensor([[[1.0], [0.0]]])
+    out = interpolate_features(line(0), line(unit, 2 * unit), features, k=2)
+    torch.testing.assert_close(out, torch.tensor([[[0.8]]]))
+
+
+def test_interpolation_where_squared_distances_are_denormal() -> None:
+    # 1e-20 squared is 1e-40, below float32's normal numbers but still known to four digits.
+    features = torch.tensor([[[1.0], [0.0]]])
+    out = interpolate_features(line(0), line(1e-20, 2e-20), features, k=2)
+    torch.testing.assert_close(out, torch.tensor([[[0.8]]]), atol=1e-3, rtol=0)
+
+
+def test_interpolation_of_a_ragged_batch_is_that_of_each_cloud() -> None:
+    query, points = cloud("surface", 15, batch=3, seed=1), cloud("surface", 20, batch=3)
+    features = torch.randn(3, 20, 4, generator=seeded())
+    lengths = torch.tensor([3, 11, 20])
+    for b, length in enumerate([3, 11, 20]):  # padding that would attract every query
+        points[b, length:] = query[b, 0]
+        features[b, length:] = 1e6
+    out = interpolate_features(query, points, features, lengths=lengths)
+    for b, length in enumerate([3, 11, 20]):
+        alone = interpolate_features(
+            query[b, None], points[b, None, :length], features[b, None, :length]
+        )
+        assert torch.equal(out[b], alone[0])
+
+
+def test_interpolation_gradient_is_in_the_features_only() -> None:
+    query, points = cloud("surface", 4, seed=1).double(), cloud("surface", 6).double()
+    features = torch.randn(1, 6, 2, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda values: interpolate_features(query, points, values), features
+    )
+    query.requires_grad_()
+    points.requires_grad_()
+    assert not interpolate_features(query, points, features.detach()).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_interpolation_keeps_the_dtype_of_the_features(dtype: torch.dtype) -> None:
+    out = interpolate_features(line(0), line(1, 2), torch.ones(1, 2, 3, dtype=dtype), k=2)
+    assert out.dtype == dtype
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_interpolation_wrong_k(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k must be between 1 and N=3, got {k}"):
+        interpolate_features(line(0), line(1, 2, 3), torch.ones(1, 3, 1), k)
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (torch.ones(3, 1), r"features must have shape \(B, N, C\), got \(3, 1\)"),
+        (torch.ones(1, 2, 1), r"features must have B, N = \(1, 3\) as the points, got \(1, 2\)"),
+    ],
+)
+def test_interpolation_wrong_features(features: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        interpolate_features(line(0), line(1, 2, 3), features)
+
+
+def test_interpolation_names_the_wrong_points() -> None:
+    # Here the features are right and the points lack their batch axis.
+    with pytest.raises(ValueError, match="points must have shape"):
+        interpolate_features(line(0), line(1, 2, 3)[0], torch.ones(1, 3, 1))
