@@ -1,5 +1,8 @@
 """Choosing a device and seeding."""
 
+import ctypes
+import sys
+
 import torch
 
 from ea_pointcloud._checks import check_choice
@@ -43,3 +46,20 @@ def mix_seeds(*seeds: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return state >> 1
+
+
+def keep_freed_memory() -> None:
+    """Let a process that trains on the CPU reuse its large buffers instead of returning them.
+
+    glibc hands every buffer above 32 MB back to the system when it is freed and gets zeroed pages
+    when it is wanted again, some 40,000 page faults a training step: a quarter of the CPU time of
+    the ``tiny`` classifier at batch 32 (0.69 s against 0.50 s a step, same run, one thread). The
+    process keeps its peak size until it ends. Does nothing where the C library is another.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)

@@ -48,10 +48,19 @@ def data_spec(data: DataRecipe, dataset: ClassifiedShapes) -> DataSpec:
 
 
 def batches(
-    dataset: Dataset[dict[str, Tensor]], batch_size: int, *, shuffle_seed: int | None = None
+    dataset: Dataset[dict[str, Tensor]],
+    batch_size: int,
+    *,
+    shuffle_seed: int | None = None,
+    first_epoch: int = 0,
 ) -> DataLoader[dict[str, Tensor]]:
-    """A loader that indexes whole batches; shuffled anew each epoch where a seed is given."""
+    """A loader that indexes whole batches; shuffled anew each epoch where a seed is given.
+
+    Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
+    resumed run has to say so in ``first_epoch``.
+    """
     sampler = BatchIndices(len(cast("ModelNet", dataset)), batch_size, shuffle_seed)
+    sampler.set_epoch(first_epoch)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ea_pointcloud._device import mix_seeds, resolve_device
+from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
 from ea_pointcloud.models import EAClassifier
 from ea_pointcloud.training.callbacks import EpochTable, ExportWeights, read_metrics
 from ea_pointcloud.training.data import batches, data_spec, open_split
@@ -71,6 +71,14 @@ def train(
     if not resume:
         save_recipe(recipe, run / RECIPE_FILE)
         (run / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    if device.type == "cpu":
+        keep_freed_memory()
+    train_loader = batches(
+        train_split,
+        recipe.trainer.batch_size,
+        shuffle_seed=recipe.trainer.seed,
+        first_epoch=_epochs_done(run) if resume else 0,
+    )
     trainer = _trainer(recipe, run, device, callbacks or [])
     with warnings.catch_warnings():
         # The sets are tensors in memory: worker processes would only copy them.
@@ -80,7 +88,7 @@ def train(
         )
         trainer.fit(
             module,
-            batches(train_split, recipe.trainer.batch_size, shuffle_seed=recipe.trainer.seed),
+            train_loader,
             [batches(split, recipe.eval.batch_size) for split in held_out],
             ckpt_path=str(run / LAST_CHECKPOINT) if resume else None,
         )
@@ -130,6 +138,11 @@ def _check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
                 f"{run} was trained with {key}={before[key]}, got {value}; "
                 "leave it out to continue, or start a new run"
             )
+
+
+def _epochs_done(run: Path) -> int:
+    checkpoint = torch.load(run / LAST_CHECKPOINT, map_location="cpu", weights_only=True)
+    return checkpoint["epoch"] + 1
 
 
 def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callback]) -> Trainer:

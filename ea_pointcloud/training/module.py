@@ -19,8 +19,8 @@ SPLITS = ("val", "test")  # what the validation loaders hold, in order; test in 
 class ClassifierModule(LightningModule):
     """Train a classifier as a recipe says.
 
-    All randomness of an epoch (order, augmentation, dropout) follows from the recipe's seed and
-    the number of the epoch, so a run resumed after epoch e continues exactly as if never stopped.
+    All randomness of a step (augmentation, dropout) follows from the recipe's seed and the numbers
+    of epoch and batch, so a resumed run continues exactly as if never stopped.
 
     Args:
         model: the network.
@@ -32,21 +32,17 @@ class ClassifierModule(LightningModule):
         self.model = model
         self.recipe = recipe
         self.augmentation = recipe.augmentation()
-        self.generator: torch.Generator | None = None
         num_classes = model.config.num_classes
         self.metrics = torch.nn.ModuleDict(
             {split: classification_metrics(num_classes, f"{split}/") for split in SPLITS}
         )
 
-    def on_train_epoch_start(self) -> None:
-        """Restart the randomness of this epoch."""
-        seed, epoch = self.recipe.trainer.seed, self.current_epoch
-        self.generator = generator_for(self.device, seed, epoch, 1)
-        torch.manual_seed(mix_seeds(seed, epoch, 2))  # dropout knows the global generator only
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Augment, classify, and measure the smoothed cross entropy."""
-        xyz, mask = self.augmentation(batch["xyz"], generator=self.generator)
+        place = (self.recipe.trainer.seed, self.current_epoch, batch_idx)
+        generator = generator_for(self.device, *place, 1)
+        torch.manual_seed(mix_seeds(*place, 2))  # dropout knows the global generator only
+        xyz, mask = self.augmentation(batch["xyz"], generator=generator)
         logits = self.model(xyz, mask=mask)
         loss = F.cross_entropy(
             logits.float(), batch["label"], label_smoothing=self.recipe.optim.label_smoothing
