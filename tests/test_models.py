@@ -1,6 +1,7 @@
 """The classifier, its configurations, and its weights on disk."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,7 @@ def masked(prefix: bool, counts: list[int], num_points: int) -> Tensor:
 @pytest.mark.parametrize("padding", [0.0, 1.0, 1e3, float("nan")])
 @pytest.mark.parametrize("prefix", [True, False])
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_a_masked_batch_is_its_cropped_clouds(
-    attention: str, prefix: bool, padding: float
-) -> None:
+def test_a_masked_batch_is_its_cropped_clouds(attention: str, prefix: bool, padding: float) -> None:
     model = lively(small(attention=attention, feature_channels=2))
     counts = [90, 33, 5, 1]
     mask = masked(prefix, counts, 90)
@@ -254,7 +253,9 @@ def test_wrong_features_beside_a_mask(num_points: int) -> None:
 
 def test_wrong_coordinates() -> None:
     model = small()
-    with pytest.raises(ValueError, match=r"xyz must have shape \(B, N, 3\), got \(9, 3\); add a bat"):
+    with pytest.raises(
+        ValueError, match=r"xyz must have shape \(B, N, 3\), got \(9, 3\); add a bat"
+    ):
         model(torch.zeros(9, 3))
     with pytest.raises(ValueError, match="xyz has no points"):
         model(torch.zeros(1, 0, 3))
@@ -323,7 +324,9 @@ def test_wrong_names_list_the_known_ones() -> None:
         create_model("pointnet")
     with pytest.raises(ValueError, match="size must be one of 'tiny', 'small', 'base', got 'huge'"):
         classifier_config("huge", 3)
-    with pytest.raises(ValueError, match="model override must be one of 'attention', .*got 'width'"):
+    with pytest.raises(
+        ValueError, match=r"model override must be one of 'attention', .*got 'width'"
+    ):
         create_model("ea_classifier_tiny", width=3)
 
 
@@ -346,10 +349,16 @@ def test_class_names_must_fit() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"class_names": ("a", "b", "a")}, r"class_names must differ from each other, got \('a', '"),
+        (
+            {"class_names": ("a", "b", "a")},
+            r"class_names must differ from each other, got \('a', '",
+        ),
         ({"up_axis": "w"}, "up_axis must be one of 'x', 'y', 'z', got 'w'"),
         ({"normalization": "box"}, "normalization must be one of 'unit_sphere', got 'box'"),
-        ({"point_choice": "all"}, "point_choice must be one of 'first', 'random', 'fps', got 'all'"),
+        (
+            {"point_choice": "all"},
+            "point_choice must be one of 'first', 'random', 'fps', got 'all'",
+        ),
         ({"num_points": 0}, "num_points must be at least 1, got 0"),
     ],
 )
@@ -393,7 +402,10 @@ def test_saved_and_loaded_is_the_same(attention: str, tmp_path: Path) -> None:
     model = lively(small(attention=attention, norm="softmax", feature_channels=1))
     model.data_spec = SPEC
     model.save_pretrained(tmp_path / "new" / "weights")
-    assert sorted(contents(tmp_path)) == ["new/weights/config.json", "new/weights/model.safetensors"]
+    assert sorted(contents(tmp_path)) == [
+        "new/weights/config.json",
+        "new/weights/model.safetensors",
+    ]
     xyz, features = cloud("surface", 64, batch=2), torch.ones(2, 64, 1)
     for load in (EAClassifier.from_pretrained, load_model):
         loaded = load(str(tmp_path / "new" / "weights"))
@@ -447,6 +459,26 @@ def test_a_failing_save_leaves_the_old_weights(
         model.save_pretrained(saved)
     with pytest.raises(OSError, match="no space left"):
         model.save_pretrained(saved.parent / "other")
+    assert contents(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["weights"]
+
+
+def test_a_failing_replacement_leaves_the_old_weights(
+    model: EAClassifier, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # "All of it or nothing": the old weights may only go once the new ones are in their place.
+    before, replace, refused = contents(saved), os.replace, []
+
+    def refuse_once(source: Path, target: Path) -> None:
+        if Path(target) == saved and not refused:
+            refused.append(source)
+            raise PermissionError("the folder is locked")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_once)
+    monkeypatch.setattr(Path, "replace", refuse_once)  # Python 3.10 keeps its own os.replace
+    with pytest.raises(PermissionError, match="the folder is locked"):
+        model.save_pretrained(saved)
     assert contents(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == ["weights"]
 
@@ -548,7 +580,9 @@ def test_an_incomplete_description(load: Callable[..., Any], part: str, saved: P
 @LOADERS
 def test_a_description_that_is_not_json(load: Callable[..., Any], saved: Path) -> None:
     (saved / "config.json").write_text('{"format_version": 1,')
-    with pytest.raises(ValueError, match=r"config.json is not valid JSON .*; copy the folder again"):
+    with pytest.raises(
+        ValueError, match=r"config.json is not valid JSON .*; copy the folder again"
+    ):
         load(saved)
 
 
@@ -598,7 +632,9 @@ def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("the cable is out")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    words = r"no folder user/name, and user/name could not be downloaded from the hub \(the cable is"
+    words = (
+        r"no folder user/name, and user/name could not be downloaded from the hub \(the cable is"
+    )
     with pytest.raises(FileNotFoundError, match=words):
         EAClassifier.from_pretrained("user/name")
 

@@ -97,7 +97,11 @@ def test_memories_start_equal_and_are_independent(build: Callable[..., nn.Module
 def test_external_attention_starts_as_published() -> None:
     # A 1x1 convolution from c_in to c_out is drawn with variance 2 / c_out.
     unit = ExternalAttention(256, memory_size=64)
-    for tensor, fan_out in ((unit.key_memory, 64), (unit.input.weight, 256), (unit.output.weight, 256)):
+    for tensor, fan_out in (
+        (unit.key_memory, 64),
+        (unit.input.weight, 256),
+        (unit.output.weight, 256),
+    ):
         assert float(tensor.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
         assert abs(float(tensor.detach().mean())) < 0.01
     assert unit.key_memory.shape == (64, 256)
@@ -297,9 +301,7 @@ def grouped(
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([60, 9])])
-def test_neighbor_embedding_equals_the_grouped_form(
-    lengths: Tensor | None, training: bool
-) -> None:
+def test_neighbor_embedding_equals_the_grouped_form(lengths: Tensor | None, training: bool) -> None:
     embedding = NeighborEmbedding(6, 10, num_centers=20, num_neighbors=12)
     embedding = randomise(embedding).train(training)
     xyz = cloud("surface", 60, batch=2)
@@ -314,7 +316,9 @@ def test_neighbor_embedding_trains_as_the_grouped_form() -> None:
     embedding = NeighborEmbedding(6, 10, num_centers=20, num_neighbors=12).double()
     xyz, features = cloud("surface", 60, batch=2), draw(2, 60, 6).requires_grad_()
     weights = [features, *(p for p in embedding.parameters() if p.ndim > 1)]
-    expected = torch.autograd.grad(grouped(embedding, xyz, features, None)[1].square().sum(), weights)
+    expected = torch.autograd.grad(
+        grouped(embedding, xyz, features, None)[1].square().sum(), weights
+    )
     out = torch.autograd.grad(embedding(xyz, features)[1].square().sum(), weights)
     for one, other in zip(out, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
@@ -442,7 +446,9 @@ def test_wrong_inputs_of_attention(attention: str) -> None:
     layer = block_of(attention).attention
     with pytest.raises(ValueError, match=r"features must have shape \(B, N, C\), got \(16, 16\)"):
         layer(torch.zeros(16, 16))
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, N\) = \(2, 16\), got \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"mask must have shape \(B, N\) = \(2, 16\), got \(2, 3\)"
+    ):
         layer(torch.zeros(2, 16, 16), torch.ones(2, 3).bool())
     with pytest.raises(TypeError, match="mask must be bool with True for a real point"):
         layer(torch.zeros(2, 16, 16), torch.ones(2, 16))

@@ -216,10 +216,14 @@ def test_wrong_mask() -> None:
     words = r"mask must have shape \(B, N\) = \(2, 11\), got \(2, 10\)"
     with pytest.raises(ValueError, match=words):
         external_attention(features, *memory, mask=MASK[:, :10])
-    with pytest.raises(
-        TypeError, match="mask must be bool with True for a real point, got torch.f"
-    ):
+    with pytest.raises(TypeError, match=r"mask must be bool with True for a real point, got torch"):
         external_attention(features, *memory, mask=MASK.float())
+
+
+@pytest.mark.parametrize("shape", [(5,), (1,), (6, 1), (2, 11, 6)])
+def test_wrong_key_bias(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"key_bias must have shape \(M,\) = \(6,\), got \("):
+        external_attention(draw(2, 11, 8), *memories(8), key_bias=torch.zeros(shape))
 
 
 def test_wrong_norm() -> None:

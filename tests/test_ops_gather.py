@@ -147,6 +147,14 @@ def test_interpolation_of_a_ragged_batch_is_that_of_each_cloud() -> None:
         assert torch.equal(out[b], alone[0])
 
 
+def test_interpolation_from_fewer_points_than_neighbors() -> None:
+    # Two real points at 1 and 2: weights 4/5 and 1/5, as for that cloud alone with k = 2. The slot
+    # that repeats the nearest must not count twice.
+    points, features = line(1, 2, 0.1), torch.tensor([[[1.0], [0.0], [1e6]]])
+    out = interpolate_features(line(0), points, features, 3, lengths=torch.tensor([2]))
+    torch.testing.assert_close(out, torch.tensor([[[0.8]]]))
+
+
 def test_interpolation_gradient_is_in_the_features_only() -> None:
     query, points = cloud("surface", 4, seed=1).double(), cloud("surface", 6).double()
     features = torch.randn(1, 6, 2, generator=seeded(), dtype=torch.float64, requires_grad=True)

@@ -376,6 +376,11 @@ def test_voxel_sample_never_returns_points_that_are_not_finite() -> None:
     assert voxel_sample(xyz, 1.0).tolist() == [1, 2]
 
 
+def test_voxel_sample_keeps_cells_apart_that_an_int64_cannot_number() -> None:
+    xyz = torch.tensor([[0.0, 0, 0], [1e30, 0, 0], [2e30, 0, 0]])
+    assert voxel_sample(xyz, 1e-3).tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("size", [0.0, -1.0, NAN])
 def test_voxel_sample_wrong_size(size: float) -> None:
     with pytest.raises(ValueError, match="size must be positive, got"):

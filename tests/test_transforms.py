@@ -333,7 +333,9 @@ def test_choose_no_points(choice: str) -> None:
 
 
 def test_wrong_choice() -> None:
-    with pytest.raises(ValueError, match="choice must be one of 'first', 'random', 'fps', got 'all'"):
+    with pytest.raises(
+        ValueError, match="choice must be one of 'first', 'random', 'fps', got 'all'"
+    ):
         choose_points(torch.zeros(1, 4, 3), 2, "all")
 
 

@@ -3,11 +3,13 @@
 import csv
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from ea_pointcloud.models import PretrainedModel
 
@@ -79,6 +81,28 @@ class ExportWeights(Checkpoint):
             if self.exported.get(name) != changed:
                 self.exported[name] = changed
                 export_weights(checkpoint, pl_module.model, self.run / name)  # pyright: ignore
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average whose decay grows from 0.1 to ``decay``.
+
+    With a constant decay the running statistics of the batch normalisations keep a trace of their
+    initial values for epochs: they start at a variance of 1 where coordinates have 0.01.
+
+    Returns:
+        A function of (average, current, updates so far), as torch's ``AveragedModel`` takes it.
+
+    Reference:
+        The warm-up of TensorFlow's ExponentialMovingAverage, min(decay, (1 + n) / (10 + n)).
+    """
+
+    def average(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        if not mean.is_floating_point():  # counters
+            return current
+        now = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        return torch.lerp(current, mean, now)
+
+    return average
 
 
 def export_weights(checkpoint: Path, like: PretrainedModel, folder: Path) -> None:

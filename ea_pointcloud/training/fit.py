@@ -9,12 +9,17 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
 from ea_pointcloud.models import EAClassifier
-from ea_pointcloud.training.callbacks import EpochTable, ExportWeights, read_metrics
+from ea_pointcloud.training.callbacks import (
+    EpochTable,
+    ExportWeights,
+    moving_average,
+    read_metrics,
+)
 from ea_pointcloud.training.data import batches, data_spec, open_split
 from ea_pointcloud.training.module import ClassifierModule
 from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, save_recipe
@@ -165,7 +170,7 @@ def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callba
     if interactive:
         callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
     if recipe.optim.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=recipe.optim.ema_decay))
+        callbacks.append(WeightAveraging(avg_fn=moving_average(recipe.optim.ema_decay)))
     callbacks += [*extra, best, last, ExportWeights({"best": best, "last": last}, run)]
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
