@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -61,7 +62,7 @@ def check_lengths(lengths: Tensor | None, xyz: Tensor) -> None:
     batch, num_points = xyz.shape[:2]
     if lengths.shape != (batch,):
         raise ValueError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
-    if lengths.is_floating_point() or lengths.dtype.itemsize == 1:
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}; convert with .long()")
     if lengths.device != xyz.device:
         raise ValueError(
@@ -83,7 +84,7 @@ def check_mask(mask: Tensor | None, features: Tensor) -> None:
         raise ValueError(
             f"mask must have shape (B, N) = {tuple(features.shape[:2])}, got {tuple(mask.shape)}"
         )
-    if str(mask.dtype) != "torch.bool":
+    if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool with True for a real point, got {mask.dtype}")
 
 
@@ -94,6 +95,13 @@ def check_range(name: str, value: int, low: int, high: int, high_name: str = "")
     if not low <= value <= high:
         limit = f"{high_name}={high}" if high_name else str(high)
         raise ValueError(f"{name} must be between {low} and {limit}, got {value}")
+
+
+def check_count(name: str, value: int, low: int = 1) -> None:
+    """Raise unless ``value`` is an int of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    check_at_least(name, value, low)
 
 
 def check_at_least(name: str, value: float, low: float) -> None:

@@ -26,8 +26,13 @@ def normalize_unit_sphere(xyz: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     check_xyz("xyz", xyz)
     check_mask(mask, xyz)
-    weight = xyz.new_ones(xyz.shape[:2]) if mask is None else mask.to(xyz.dtype)
-    weight = weight[..., None]  # (B, N, 1)
+    weight = xyz.new_ones(*xyz.shape[:2], 1)
+    if mask is not None:
+        weight = mask[..., None].to(xyz.dtype)
+        xyz = xyz.masked_fill(~mask[..., None], 0.0)  # NaN times zero would be NaN
+    # Relative to a real point first: equal points become exact zeros, far clouds keep digits.
+    first = weight.argmax(1, keepdim=True).expand(-1, -1, 3)
+    xyz = xyz - xyz.gather(1, first)
     centered = (xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)) * weight
     radius = torch.linalg.norm(centered, dim=-1).amax(1)[:, None, None]
     return centered / radius.clamp_min(torch.finfo(xyz.dtype).tiny)
@@ -189,7 +194,7 @@ class Augmentation:
             xyz = random_rotate_up(xyz, generator=generator)
         elif self.rotation == "any":
             xyz = random_rotate(xyz, generator=generator)
-        if self.scale != (1.0, 1.0):
+        if tuple(self.scale) != (1.0, 1.0):
             xyz = random_scale(xyz, *self.scale, generator=generator)
         if self.shift:
             xyz = random_shift(xyz, self.shift, generator=generator)

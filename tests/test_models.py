@@ -150,6 +150,19 @@ def test_a_masked_batch_is_its_cropped_clouds(attention: str, prefix: bool, padd
         close(row, model(points[None, real], extra[None, real])[0], 1e-5)
 
 
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_batch_statistics_do_not_see_padding(attention: str) -> None:
+    mask = masked(False, [90, 33, 20, 9], 90)
+    outputs = []
+    for padding in (0.0, 1e3):
+        torch.manual_seed(0)
+        model = small(attention=attention, dropout=0.0)
+        xyz = cloud("surface", 90, batch=4).masked_fill(~mask[..., None], padding)
+        outputs.append([model(xyz, mask=mask), model.encoder.stem_out.norm.running_var.clone()])
+    close(outputs[0][0], outputs[1][0], 1e-5)
+    close(outputs[0][1], outputs[1][1], 1e-6)
+
+
 def test_masks_do_not_alter_the_input() -> None:
     xyz, mask = cloud("surface", 90, batch=2), masked(False, [40, 12], 90)
     before = xyz.clone(), mask.clone()
@@ -491,7 +504,7 @@ def test_saving_into_an_empty_folder(model: EAClassifier, tmp_path: Path) -> Non
 
 def test_a_foreign_folder_is_not_replaced(model: EAClassifier, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("three years")
-    words = r"exists and holds no config.json; choose another folder for the weights"
+    words = r"exists and is not a folder of weights; choose another one for them"
     with pytest.raises(FileExistsError, match=words):
         model.save_pretrained(tmp_path)
     assert contents(tmp_path) == {"thesis.tex": b"three years"}
@@ -504,14 +517,14 @@ def test_a_foreign_folder_with_a_config_is_not_replaced(
     # Many tools name their settings config.json; only a folder of weights may be replaced.
     (tmp_path / "config.json").write_text(config)
     (tmp_path / "thesis.tex").write_text("three years")
-    with pytest.raises(FileExistsError, match="choose another folder for the weights"):
+    with pytest.raises(FileExistsError, match="choose another one for them"):
         model.save_pretrained(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "three years"
 
 
 def test_saving_over_a_file(model: EAClassifier, tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("a file")
-    with pytest.raises(FileExistsError, match="choose another folder for the weights"):
+    with pytest.raises(FileExistsError, match="choose another one for them"):
         model.save_pretrained(tmp_path / "weights")
     assert (tmp_path / "weights").read_text() == "a file"
 

@@ -121,7 +121,7 @@ def test_a_key_bias_counts_under_the_single_softmax() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2), (torch.float32, 1e-5)]
+    ("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2), (torch.float32, 1e-6)]
 )
 def test_many_points_in_low_precision(dtype: torch.dtype, tolerance: float) -> None:
     # Against float64. The published softmax over so many points is about 1e-5, which float16 holds
@@ -137,13 +137,14 @@ def test_many_points_in_low_precision(dtype: torch.dtype, tolerance: float) -> N
         torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_normalises_in_float32_under_autocast(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "mean"), [(torch.float16, 5e-4), (torch.bfloat16, 5e-3)])
+def test_normalises_in_float32_under_autocast(dtype: torch.dtype, mean: float) -> None:
+    # Against float64; normalising in the half precision itself doubles this mean error.
     features, memory = draw(1, 20_000, 16, dtype=torch.float32), memories(16, dtype=torch.float32)
     with torch.autocast("cpu", dtype=dtype):
         out = external_attention(features, *memory)
     expected = published(features.double(), *[one.double() for one in memory])
-    assert (out.double() - expected).abs().mean() < 0.01
+    assert (out.double() - expected).abs().mean() < mean
     assert out.isfinite().all()
 
 

@@ -394,7 +394,7 @@ def test_voxel_sample_wrong_shape() -> None:
 
 
 def test_voxel_sample_of_nothing() -> None:
-    with pytest.raises(ValueError, match="xyz has no points"):
+    with pytest.raises(ValueError, match="xyz has no finite point; drop empty clouds first"):
         voxel_sample(torch.zeros(0, 3), 1.0)
 
 

@@ -1,3 +1,5 @@
+import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -5,9 +7,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
-from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.fit import train
-from ea_pointcloud.training.recipe import load_recipe
+from ea_pointcloud.datasets import ModelNet
+from ea_pointcloud.datasets.procedural import CATEGORIES
+from ea_pointcloud.models import EAClassifier
+from ea_pointcloud.training.callbacks import moving_average, read_metrics
+from ea_pointcloud.training.data import BatchIndices
+from ea_pointcloud.training.evaluate import evaluate_classifier, evaluate_run
+from ea_pointcloud.training.fit import load_run_recipe, train
+from ea_pointcloud.training.module import learning_rate_factor
+from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
 
 # A network and a set small enough for an epoch a second.
 QUICK = [
@@ -23,6 +31,8 @@ QUICK = [
     "model.overrides.stem_channels=8",
     "model.overrides.fuse_channels=32",
     "model.overrides.head_channels=[16]",
+    "model.overrides.dropout=0.1",
+    "optim.lr=0.02",
 ]
 
 
@@ -63,3 +73,131 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, ema: str) -> None:
     for row in rows[0] + rows[1]:
         del row["seconds"]
     assert rows[0] == rows[1]
+
+
+def test_one_seed_gives_the_same_weights_another_gives_others(tmp_path: Path) -> None:
+    quick = [*QUICK, "trainer.epochs=1"]
+    for name, seed in (("first", 0), ("second", 0), ("other", 1)):
+        train(load_recipe("procedural", [*quick, f"trainer.seed={seed}"]), tmp_path / name)
+    assert_same_weights(tmp_path / "first", tmp_path / "second")
+    one, other = weights(tmp_path / "first"), weights(tmp_path / "other")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_run_folder_holds_everything(tmp_path: Path) -> None:
+    recipe = load_recipe("procedural", [*QUICK, "eval.legacy=true", "eval.votes=2"])
+    run = train(recipe, tmp_path / "run")
+    assert {path.name for path in run.iterdir()} == {
+        "recipe.yaml", "versions.json", "metrics.csv", "best", "last", "checkpoints",
+    }  # fmt: skip
+    assert recipe_values(load_run_recipe(run)) == recipe_values(recipe)
+    assert json.loads((run / "versions.json").read_text())["torch"] == torch.__version__
+    rows = read_metrics(run / "metrics.csv")
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert {"lr", "seconds", "train/loss", "val/overall_accuracy", "test/overall_accuracy"} <= set(
+        rows[0]
+    )
+    spec = EAClassifier.from_pretrained(run / "best").data_spec
+    assert spec.class_names == CATEGORIES
+    assert (spec.up_axis, spec.num_points, spec.point_choice) == ("y", 64, "first")
+
+    report = evaluate_run(run, "test", torch.device("cpu"))
+    best = max(float(row["val/overall_accuracy"]) for row in rows)
+    assert evaluate_run(run, "val", torch.device("cpu")).reports[0].overall_accuracy == (
+        pytest.approx(best, abs=1e-6)
+    )
+    assert report.legacy_accuracy == max(float(row["test/overall_accuracy"]) for row in rows)
+    assert [part.selection for part in report.reports] == ["validation", "last epoch"]
+    last = report.reports[1]
+    assert last.overall_accuracy == pytest.approx(
+        float(rows[-1]["test/overall_accuracy"]), abs=1e-6
+    )
+    matrix = torch.tensor(last.confusion)
+    assert matrix.sum() == last.shapes == 28
+    assert matrix.trace() / 28 == pytest.approx(last.overall_accuracy)
+    assert report.macs > 0
+    assert report.parameters == sum(value.numel() for value in parameters(run))
+
+
+def parameters(run: Path) -> list[torch.Tensor]:
+    return list(EAClassifier.from_pretrained(run / "best").parameters())
+
+
+def test_published_modelnet40_recipe_runs(modelnet_folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "modelnet40",
+        [
+            f"data.root={modelnet_folder.parent}",
+            "data.num_points=64",
+            "trainer.epochs=1",
+            "trainer.batch_size=40",
+            "model.size=tiny",
+            "trainer.device=cpu",
+        ],
+    )
+    run = train(recipe, tmp_path / "run")
+    report = evaluate_run(run, "test", torch.device("cpu"))
+    assert report.reports[0].shapes == 40
+
+
+def test_what_cannot_be_trained_says_why(tmp_path: Path, modelnet_folder: Path) -> None:
+    recipe = load_recipe("procedural", [*QUICK, "trainer.epochs=1"])
+    with pytest.raises(
+        FileNotFoundError, match=r"none is not a run folder: it holds no recipe.yam"
+    ):
+        train(recipe, tmp_path / "none", resume=True)
+    run = tmp_path / "run"
+    run.mkdir()
+    save_recipe(recipe, run / "recipe.yaml")
+    with pytest.raises(FileExistsError, match=r"run folder .* is not empty; continue it with --re"):
+        train(recipe, run)
+    with pytest.raises(FileNotFoundError, match="stopped before its first epoch was complete"):
+        train(recipe, run, resume=True)
+    with pytest.raises(FileNotFoundError, match=r"no shape_names.txt in"):
+        train(load_recipe("modelnet40", [f"data.root={tmp_path}/x"]), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    train(recipe, tmp_path / "done")
+    changed = load_recipe("procedural", [*QUICK, "trainer.epochs=1", "optim.lr=0.5"])
+    with pytest.raises(ValueError, match=r"was trained with optim.lr=0.02, got 0.5; leave it out"):
+        train(changed, tmp_path / "done", resume=True)
+    model = EAClassifier.from_pretrained(tmp_path / "done" / "best")
+    with pytest.raises(ValueError, match=r"the data's classes .* are not the model's \['airplane'"):
+        evaluate_classifier(
+            model,
+            ModelNet(modelnet_folder, split="test", num_points=64),
+            selection="validation",
+            votes=0,
+            batch_size=8,
+            device=torch.device("cpu"),
+        )
+
+
+def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
+    optim = load_recipe("procedural", ["optim.lr=0.1", "optim.min_lr=0.01"]).optim
+    factors = [learning_rate_factor(step, 100, 10, optim) for step in range(101)]
+    assert factors[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])  # linear
+    assert factors[10] == 1.0
+    assert factors[55] == pytest.approx((1 + 0.1) / 2)  # half way down the cosine
+    assert factors[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+
+
+def test_shuffled_batches_cover_an_epoch_once() -> None:
+    batches = BatchIndices(25, 8, shuffle_seed=3)
+    first = list(batches)
+    assert [len(batch) for batch in first] == [8, 8, 8]  # the last one is not full
+    assert len({index for batch in first for index in batch}) == 24
+    assert list(batches) == first
+    batches.set_epoch(1)
+    assert list(batches) != first
+    assert len(next(iter(BatchIndices(3, 8, shuffle_seed=3)))) == 3
+    assert list(BatchIndices(5, 2, None)) == [[0, 1], [2, 3], [4]]
+
+
+def test_moving_average_forgets_its_start() -> None:
+    average, mean = moving_average(0.9), torch.tensor(100.0)
+    for update in range(200):
+        mean = average(mean, torch.tensor(1.0), update)
+    assert float(mean) == pytest.approx(1.0, abs=1e-4)
+    assert float(average(torch.tensor(0.0), torch.tensor(1.0), 10**6)) == pytest.approx(0.1)
+    assert average(torch.tensor(3), torch.tensor(5), 9) == 5

@@ -31,7 +31,7 @@ def run(
     ] = None,
 ) -> None:
     """Train a recipe."""
-    from ea_pointcloud.training.recipe import list_recipes, load_recipe
+    from ea_pointcloud.training.recipe import load_recipe
 
     if resume is not None and run_folder is not None:
         raise ValueError("--run names a new run and --resume a stopped one; give one of them")
@@ -41,18 +41,19 @@ def run(
     import logging
 
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.training.fit import load_run_recipe, train
+    from ea_pointcloud.training.fit import check_run, load_run_recipe, train
 
-    if resume is not None:
+    if resume is not None and not overrides:
         # Overrides given when the run was started need not be repeated.
         stored = load_run_recipe(resume)
-        resolved = stored if not overrides else resolved
+        if stored.name != resolved.name:
+            raise ValueError(f"{resume} is a run of the recipe {stored.name}, not {resolved.name}")
+        resolved = stored
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    folder = (
-        resume or run_folder or Path("runs") / f"{Path(recipe).stem}-seed{resolved.trainer.seed}"
-    )
+    default = Path("runs") / f"{resolved.name}-seed{resolved.trainer.seed}"
+    folder = resume or run_folder or default
+    check_run(resolved, folder, resume=resume is not None)
     device = resolve_device(resolved.trainer.device)
-    typer.echo(f"training {recipe} on {device} into {folder}", err=True)
+    typer.echo(f"training {resolved.name} on {device} into {folder}", err=True)
     train(resolved, folder, resume=resume is not None)
-    known = "" if recipe in list_recipes() else f" ({recipe})"
-    typer.echo(f"done{known}; next: ea-pointcloud evaluate {folder} --split test", err=True)
+    typer.echo(f"done; next: ea-pointcloud evaluate {folder} --split test", err=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops.attention import NORMS
 
@@ -59,9 +59,14 @@ class ClassifierConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        check_at_least("num_classes", self.num_classes, 2)
-        check_at_least("feature_channels", self.feature_channels, 0)
-        check_at_least("depth", self.depth, 1)
+        check_count("num_classes", self.num_classes, 2)
+        check_count("feature_channels", self.feature_channels, 0)
+        check_count("input_layers", self.input_layers, 0)
+        for name in ("stem_channels", "depth", "heads", "memory_size", "fuse_channels"):
+            check_count(name, getattr(self, name))
+        for name in ("num_centers", "num_neighbors", "embed_channels", "head_channels"):
+            for value in getattr(self, name):
+                check_count(name, value)
         check_choice("attention", self.attention, ATTENTION)
         check_choice("norm", self.norm, NORMS)
         check_choice("pooling", self.pooling, POOLING)

@@ -66,12 +66,15 @@ class PointEncoder(nn.Module):
                 f"features must have {self.feature_channels} channels as in the config "
                 f"(feature_channels), got {given}"
             )
+        if features is not None:
+            check_features("features", features, like=xyz)
         lengths = None
         if mask is not None:
+            if mask.device.type == "cpu" and not bool(mask.any(1).all()):
+                raise ValueError("mask must keep a point of each cloud; drop empty clouds first")
             xyz, features, mask, lengths = _real_points_first(xyz, features, mask)
         point = xyz
         if features is not None:
-            check_features("features", features, like=xyz)
             point = torch.cat([xyz, features], dim=-1)
         point = self.stem_out(self.stem_in(point, mask), mask)
         for embedding in self.embeddings:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import Self
 
-from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.transforms import AXES, POINT_CHOICES
 
 WEIGHTS_FILE = "model.safetensors"
@@ -49,7 +49,7 @@ class DataSpec:
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("point_choice", self.point_choice, POINT_CHOICES)
-        check_at_least("num_points", self.num_points, 1)
+        check_count("num_points", self.num_points)
 
     @classmethod
     def unnamed(cls, num_classes: int) -> Self:
@@ -75,9 +75,9 @@ class PretrainedModel(nn.Module):
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        if folder.exists() and not (folder / CONFIG_FILE).is_file() and any(folder.iterdir()):
+        if folder.exists() and not _replaceable(folder):
             raise FileExistsError(
-                f"{folder} exists and holds no {CONFIG_FILE}; choose another folder for the weights"
+                f"{folder} exists and is not a folder of weights; choose another one for them"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -86,9 +86,18 @@ class PretrainedModel(nn.Module):
             save_file(tensors, staging / WEIGHTS_FILE)
             (staging / CONFIG_FILE).write_text(json.dumps(self._description(), indent=2) + "\n")
             staging.chmod(0o755)  # mkdtemp's folders are private
-            if folder.exists():
-                shutil.rmtree(folder)
-            staging.replace(folder)
+            if not folder.exists():
+                staging.replace(folder)
+                return
+            # A folder cannot be replaced in one step: the old one waits aside until the new stands.
+            old = staging.with_name(f"{staging.name}-old")
+            folder.replace(old)
+            try:
+                staging.replace(folder)
+            except BaseException:
+                old.replace(folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -114,12 +123,15 @@ class PretrainedModel(nn.Module):
                 f"{folder / CONFIG_FILE} describes {description['architecture']}, "
                 f"not {cls.__name__}; load it with {description['architecture']}.from_pretrained"
             )
-        unknown = set(description["config"]) - {field.name for field in fields(cls.config_class)}
-        if unknown:
-            raise ValueError(
-                f"{folder / CONFIG_FILE} has unknown settings {sorted(unknown)}; "
-                "it was written by a newer version, upgrade ea-pointcloud"
-            )
+        for section, kind in (("config", cls.config_class), ("data", DataSpec)):
+            unknown = set(description[section]) - {field.name for field in fields(kind)}
+            if unknown:
+                raise ValueError(
+                    f"{folder / CONFIG_FILE} has unknown settings {sorted(unknown)}; "
+                    "it was written by a newer version, upgrade ea-pointcloud"
+                )
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}; copy the folder again")
         model = cls(cls.config_class(**description["config"]), DataSpec(**description["data"]))
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -150,6 +162,20 @@ class PretrainedModel(nn.Module):
         }
 
 
+def _replaceable(folder: Path) -> bool:
+    """Whether ``folder`` is empty or holds weights of ours and nothing else."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        read_description(folder)
+    except (ValueError, OSError):
+        return False
+    return names <= {WEIGHTS_FILE, CONFIG_FILE}
+
+
 def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """The local folder of weights: itself, ``best`` inside a run folder, or a download.
 
@@ -171,13 +197,13 @@ def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) ->
             f"no folder {path}; give a folder of weights, a run folder, or USER/NAME on the hub"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE])
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"no folder {path}, and {name} could not be downloaded from the hub ({error})"
         ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_at_least, check_choice, check_features, check_mask
+from ea_pointcloud._checks import check_choice, check_count, check_features, check_mask
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
 from ea_pointcloud.ops import external_attention
 from ea_pointcloud.ops.attention import NORMS
@@ -35,7 +35,7 @@ class ExternalAttention(nn.Module):
 
     def __init__(self, channels: int, *, memory_size: int = 64, norm: str = "double") -> None:
         super().__init__()
-        check_at_least("memory_size", memory_size, 1)
+        check_count("memory_size", memory_size)
         check_choice("norm", norm, NORMS)
         self.norm_kind = norm
         self.input = nn.Linear(channels, channels)
@@ -113,9 +113,9 @@ class MultiHeadExternalAttention(nn.Module):
         norm: str = "double",
     ) -> None:
         super().__init__()
-        check_at_least("heads", heads, 1)
-        check_at_least("memory_size", memory_size, 1)
-        check_at_least("expansion", expansion, 1)
+        check_count("heads", heads)
+        check_count("memory_size", memory_size)
+        check_count("expansion", expansion)
         check_choice("norm", norm, NORMS)
         if channels % heads:
             raise ValueError(f"channels must be a multiple of heads={heads}, got {channels}")
@@ -210,6 +210,9 @@ class SelfAttention(nn.Module):
         if mask is not None:  # a padded query must not enter the sum over the queries
             affinity = affinity.masked_fill(~mask[:, :, None], 0.0)
         affinity = affinity / (affinity.sum(1, keepdim=True) + 1e-9)
-        attended = affinity.transpose(1, 2).to(features.dtype) @ self.value(features)
+        value = self.value(features)
+        if mask is not None:  # whatever padding holds, NaN included, must not reach a real point
+            value = value.masked_fill(~mask[:, :, None], 0.0)
+        attended = affinity.transpose(1, 2).to(value.dtype) @ value
         update = features - attended if self.offset else attended
         return features + F.relu(self.norm(self.output(update), mask))

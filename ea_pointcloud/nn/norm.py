@@ -21,14 +21,16 @@ class PointBatchNorm(nn.BatchNorm1d):
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise; the output has the shape of ``features``."""
         rows = features.flatten(0, -2)
-        if not self.training or len(rows) == 1:
+        if mask is not None:
+            check_mask(mask, features)
+        count = len(rows) if mask is None or not self.training else int(mask.sum())
+        if not self.training or count == 1:
             out = F.batch_norm(
                 rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         elif mask is None:
             out = super().forward(rows)
         else:
-            check_mask(mask, features)
             # Selecting the real rows makes a padded batch exactly its cropped clouds.
             real = mask.flatten()
             out = rows.new_zeros(rows.shape)

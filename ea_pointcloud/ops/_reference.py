@@ -66,9 +66,9 @@ def ball_query(
     idx, count = [], []
     for chunk in _chunks(query, points):
         sq_dist = _sq_dist(chunk, points, valid)
-        hit = sq_dist <= limit  # (B, S, N)
+        hit = (sq_dist <= limit) & chunk.isfinite().all(-1, keepdim=True)  # (B, S, N)
         slots = torch.where(hit, position, num_points).topk(k, largest=False, sorted=True).values
-        nearest = sq_dist.argmin(-1, keepdim=True)  # the first of equal minima
+        _, nearest = _smallest(sq_dist, 1)
         first = torch.where(slots[..., :1] < num_points, slots[..., :1], nearest)
         idx.append(torch.where(slots < num_points, slots, first))
         count.append(hit.sum(-1).clamp_(max=k))
@@ -95,19 +95,22 @@ def _first(valid: Tensor) -> Tensor:
 
 def _chunks(query: Tensor, points: Tensor) -> tuple[Tensor, ...]:
     """Split the queries so that one block of distances keeps to the size above."""
-    rows = max(1, _CHUNK_ELEMENTS // (points.shape[0] * points.shape[1]))
+    rows = max(1, _CHUNK_ELEMENTS // max(1, points.shape[0] * points.shape[1]))
     return query.split(rows, dim=1)
 
 
 def _sq_dist(query: Tensor, points: Tensor, valid: Tensor) -> Tensor:
-    """(B, S, N) squared distances, infinite to invalid points and from non-finite queries."""
+    """(B, S, N) squared distances, NaN to invalid points, else infinite from invalid queries.
+
+    ``topk`` sorts NaN behind infinity, so an invalid point loses even to one that overflows.
+    """
     qx, qy, qz = query.unsqueeze(2).unbind(-1)  # (B, S, 1)
     x, y, z = points.unsqueeze(1).unbind(-1)  # (B, 1, N)
     total = (qx - x).square_()
     total.add_((qy - y).square_())
     total.add_((qz - z).square_())
-    usable = valid[:, None, :] & query.isfinite().all(-1, keepdim=True)
-    return total.masked_fill_(~usable, torch.inf)
+    total.masked_fill_(~query.isfinite().all(-1, keepdim=True), torch.inf)
+    return total.masked_fill_(~valid[:, None, :], torch.nan)
 
 
 def _smallest(sq_dist: Tensor, k: int) -> tuple[Tensor, Tensor]:

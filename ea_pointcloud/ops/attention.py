@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_at_least, check_choice, check_mask
+from ea_pointcloud._checks import check_choice, check_count, check_mask
 
 NORMS = ("double", "softmax")
 
@@ -57,10 +57,14 @@ def external_attention(
                 f"{name} must have shape (M, C) = ({len(key_memory)}, {channels}), "
                 f"got {tuple(memory.shape)}"
             )
+    if key_bias is not None and key_bias.shape != key_memory.shape[:1]:
+        raise ValueError(
+            f"key_bias must have shape (M,) = ({len(key_memory)},), got {tuple(key_bias.shape)}"
+        )
     check_mask(mask, features)
     check_choice("norm", norm, NORMS)
     if chunk is not None:
-        check_at_least("chunk", chunk, 1)
+        check_count("chunk", chunk)
 
     num_points = features.shape[1]
     size = num_points if chunk is None else min(chunk, num_points)
@@ -107,6 +111,8 @@ def _attend(
 ) -> Tensor:
     if over_points is not None:
         logits = logits - over_points
+    if padding is not None:  # a cloud of padding only has infinite logits, and NaN gradients
+        logits = logits.masked_fill(padding, 0.0)
     # Leaving autocast's or the caller's dtype aside, the product runs in the memory's dtype.
     out = logits.softmax(dim=-1).to(value_memory.dtype) @ value_memory
     if padding is not None:

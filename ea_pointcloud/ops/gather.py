@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_features, check_range
+from ea_pointcloud._checks import check_features, check_pair, check_range
 from ea_pointcloud.ops.neighbors import knn
 
 
@@ -60,13 +60,15 @@ def interpolate_features(
     Reference:
         Qi et al., PointNet++, NeurIPS 2017, section 3.4.
     """
+    check_pair(query, points)
     check_features("features", features, like=points)
     check_range("k", k, 1, points.shape[1], "N")
     sq_dist, idx = knn(query, points, k, lengths=lengths)
     # Relative to the nearest, so that neither tiny nor huge units overflow: 1 for the nearest.
     nearest = sq_dist[..., :1]
-    weight = torch.where(
-        nearest > 0, nearest / sq_dist.clamp_min(torch.finfo(torch.float32).tiny), sq_dist == 0
-    )
+    weight = torch.where(nearest > 0, nearest / sq_dist.where(sq_dist > 0, 1.0), sq_dist == 0)
+    if lengths is not None:  # past the cloud's length, slots only repeat the nearest
+        repeats = torch.arange(k, device=idx.device) >= lengths[:, None, None]
+        weight = weight.masked_fill(repeats, 0.0)
     weight = weight / weight.sum(-1, keepdim=True)
     return (gather_points(features, idx) * weight.to(features.dtype)[..., None]).sum(2)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_at_least, check_lengths, check_positive, check_xyz
+from ea_pointcloud._checks import check_count, check_lengths, check_positive, check_xyz
 from ea_pointcloud.ops import _backend
 from ea_pointcloud.ops._reference import cycle_order
 
@@ -22,20 +22,21 @@ def farthest_point_sample(
         xyz: (B, N, 3) points, any frame and unit.
         num_samples: S >= 1.
         lengths: (B,) valid points of each padded cloud; all N without it.
-        start: index of the first pick, one for all clouds or (B,).
+        start: index of the first pick, one for all clouds or (B,) integers; where it names padding
+            or a non-finite point, the first valid point is taken.
 
     Returns:
         idx: (B, S) int64, ``xyz[b, idx[b, j]]`` is the j-th pick of cloud b.
 
     Raises:
-        ValueError: if a shape is wrong, ``num_samples`` < 1, or ``start`` is outside the cloud.
+        ValueError: if a shape is wrong, ``num_samples`` < 1, or ``start`` is outside 0..N-1.
 
     Reference:
         Eldar et al., The farthest point strategy for progressive image sampling, 1997.
     """
     check_xyz("xyz", xyz)
     check_lengths(lengths, xyz)
-    check_at_least("num_samples", num_samples, 1)
+    check_count("num_samples", num_samples)
     batch, num_points = xyz.shape[:2]
     if isinstance(start, int):
         if not 0 <= start < num_points:
@@ -45,6 +46,14 @@ def farthest_point_sample(
         raise ValueError(
             f"start must be an int or have shape (B,) = ({batch},), got {tuple(start.shape)}"
         )
+    else:
+        if start.is_floating_point() or start.dtype == torch.bool:
+            raise TypeError(f"start must be integers, got {start.dtype}; convert with .long()")
+        if start.device.type == "cpu" and not bool(((start >= 0) & (start < num_points)).all()):
+            raise ValueError(
+                f"start must be between 0 and N-1={num_points - 1}, got {start.tolist()}"
+            )
+        start = start.long()
     return _backend.implementation(xyz).farthest_point_sample(
         xyz.detach().float(), num_samples, lengths, start
     )
@@ -73,7 +82,7 @@ def random_point_sample(
     """
     check_xyz("xyz", xyz)
     check_lengths(lengths, xyz)
-    check_at_least("num_samples", num_samples, 1)
+    check_count("num_samples", num_samples)
     batch, num_points = xyz.shape[:2]
     order = torch.rand(batch, num_points, generator=generator, device=xyz.device)
     if lengths is not None:
@@ -84,7 +93,7 @@ def random_point_sample(
 
 
 def voxel_sample(xyz: Tensor, size: float) -> Tensor:
-    """Keep one point of each occupied cube of a grid: the first in index order.
+    """Keep one finite point of each occupied cube of a grid: the first in index order.
 
     Args:
         xyz: (N, 3) points of one cloud (the number kept depends on the data).
@@ -99,11 +108,15 @@ def voxel_sample(xyz: Tensor, size: float) -> Tensor:
     check_positive("size", size)
     if xyz.ndim != 2 or xyz.shape[-1] != 3:
         raise ValueError(f"xyz must have shape (N, 3), got {tuple(xyz.shape)}; call once per cloud")
-    cell = torch.floor((xyz - xyz.amin(0)) / size).long()
+    finite = xyz.isfinite().all(1).nonzero()[:, 0]
+    if len(finite) == 0:
+        raise ValueError("xyz has no finite point; drop empty clouds first")
+    xyz = xyz[finite]
+    cell = torch.floor((xyz - xyz.amin(0)) / size)  # as float: int64 would overflow far out
     _, group = torch.unique(cell, dim=0, return_inverse=True)
     first = torch.full((int(group.max()) + 1,), len(xyz), dtype=torch.long, device=xyz.device)
     order = torch.arange(len(xyz), device=xyz.device)
-    return first.scatter_reduce(0, group, order, "amin").sort().values
+    return finite[first.scatter_reduce(0, group, order, "amin").sort().values]
 
 
 def sample_surface(
@@ -115,7 +128,7 @@ def sample_surface(
         vertices: (V, 3) float.
         faces: (F, 3) int64 vertex indices; triangles without area are never chosen.
         num_points: >= 1.
-        generator: source of randomness, on the CPU or the device of ``vertices``.
+        generator: source of randomness, on any device.
 
     Returns:
         points: (num_points, 3) in the dtype of ``vertices``.
@@ -127,7 +140,7 @@ def sample_surface(
     Reference:
         Osada et al., Shape distributions, ACM TOG 2002, section 4.2.
     """
-    check_at_least("num_points", num_points, 1)
+    check_count("num_points", num_points)
     a, b, c = vertices[faces].unbind(1)  # (F, 3) each
     area = torch.linalg.norm(torch.linalg.cross((b - a).double(), (c - a).double()), dim=1)
     total = area.cumsum(0)
@@ -135,7 +148,9 @@ def sample_surface(
         raise ValueError(
             "the mesh has no face with a positive area; nothing can be sampled from it"
         )
-    draw = torch.rand(3, num_points, generator=generator, dtype=torch.float64)
+    source = "cpu" if generator is None else generator.device
+    draw = torch.rand(3, num_points, generator=generator, device=source, dtype=torch.float64)
+    draw = draw.to(vertices.device)
     # Searching the strictly increasing part only: right=True skips zero-area faces.
     face = torch.searchsorted(total, draw[0] * total[-1], right=True).clamp_(max=len(faces) - 1)
     root = draw[1].sqrt()

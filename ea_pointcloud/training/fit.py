@@ -59,7 +59,7 @@ def train(
         ValueError: if the recipe to resume with differs from the run's.
     """
     run = Path(run)
-    _check_run(recipe, run, resume=resume)
+    check_run(recipe, run, resume=resume)
     device = resolve_device(recipe.trainer.device)
     fresh_points = recipe.data.point_choice == "random"
     train_split = open_split(recipe.data, "train", all_points=fresh_points)
@@ -123,7 +123,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
+def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
+    """Raise unless ``recipe`` can start in ``run``, or resume what stopped there; see train."""
     if not resume:
         if run.exists() and any(run.iterdir()):
             raise FileExistsError(

@@ -4,7 +4,7 @@ A recipe is a YAML file (packaged in ``ea_pointcloud/recipes`` or one's own) ove
 below, with single values replaced by ``key=value``. All of it is checked before anything slow.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -88,8 +88,9 @@ class EvalRecipe:
 
 @dataclass
 class Recipe:
-    """A whole recipe."""
+    """A whole recipe; ``name`` is that of the packaged recipe or file it started from."""
 
+    name: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -144,6 +145,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     except OmegaConfBaseException as error:
         raise ValueError(f"{source}: {_explain(error)}") from error
     assert isinstance(recipe, Recipe)
+    recipe.name = recipe.name or Path(name_or_path).stem
     try:
         check_recipe(recipe)
     except ValueError as error:
@@ -157,12 +159,14 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """``{"data.root": ..., ...}``, flat."""
-    return {
-        f"{section.name}.{entry.name}": getattr(getattr(recipe, section.name), entry.name)
-        for section in fields(recipe)
-        for entry in fields(getattr(recipe, section.name))
-    }
+    """Every value under its key, ``{"name": ..., "data.root": ..., ...}``."""
+    values: dict[str, Any] = {}
+    for section, entries in asdict(recipe).items():
+        if isinstance(entries, dict):
+            values |= {f"{section}.{key}": value for key, value in entries.items()}
+        else:
+            values[section] = entries
+    return values
 
 
 def check_recipe(recipe: Recipe) -> None:

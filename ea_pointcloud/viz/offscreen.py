@@ -122,7 +122,8 @@ def _renderer(size: int) -> Iterator[Any]:
             "apt-get install libusb-1.0-0 libvulkan1 mesa-vulkan-drivers"
         ) from error
     _check_driver()
-    with _quiet_stdout():
+    quiet = open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error)
+    with quiet, _quiet_stdout():
         renderer = open3d.visualization.rendering.OffscreenRenderer(size, size)
     renderer.scene.set_background([1.0, 1.0, 1.0, 1.0])
     # Tone mapping would turn white grey.
@@ -186,6 +187,8 @@ def _draw(
         cloud.orient_normals_towards_camera_location(eye * 10)
     material = open3d.visualization.rendering.MaterialRecord()
     material.shader = "defaultLit" if cloud.has_normals() else "defaultUnlit"
+    # Matt: highlights would bleach the colours, which carry the meaning.
+    material.base_roughness, material.base_reflectance = 1.0, 0.0
     # Few points are drawn large, so that a surface shows; many are drawn small.
     material.point_size = float(np.clip(1.1 * size / np.sqrt(len(points)), 2.0, size / 40))
 

@@ -1,0 +1,181 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ea_pointcloud import cli
+from ea_pointcloud.datasets.procedural import CATEGORIES
+from ea_pointcloud.io import write_mesh
+from tests.test_training import QUICK
+
+COMMANDS = ("info", "train", "evaluate", "classify")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", ["ea-pointcloud", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        assert call(patch, "train", "procedural", *QUICK, "--run", run) == 0
+    return run
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """A cloud, a mesh, and three that cannot be read."""
+    xyz = np.random.default_rng(0).normal(size=(200, 3))
+    np.save(tmp_path / "cloud.npy", xyz)
+    tetrahedron = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
+    faces = np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]])
+    write_mesh(tmp_path / "mesh.off", tetrahedron, faces)
+    (tmp_path / "broken.off").write_text("OFF\n4 4 0\n0 0 0\n")
+    (tmp_path / "empty.xyz").write_text("")
+    names = ("cloud.npy", "broken.off", "mesh.off", "empty.xyz", "missing.ply")
+    return [tmp_path / name for name in names]
+
+
+def test_help_is_fast_and_ends_with_examples() -> None:
+    command = [sys.executable, "-m", "ea_pointcloud", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert all(name in done.stdout for name in COMMANDS)
+    assert min(seconds) < 1.0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_has_examples(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, name, "--help") == 0
+    assert f"ea-pointcloud {name}" in capsys.readouterr().out
+
+
+def test_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "info", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["operators"].startswith("reference: plain PyTorch")
+    assert "modelnet40" in facts["recipes"]
+    assert call(monkeypatch, "info") == 0
+    assert "ea_classifier_base" in capsys.readouterr().out
+
+
+def test_evaluate(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "evaluate", run_folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [part["selection"] for part in report["reports"]] == ["validation", "last epoch"]
+    assert report["reports"][0]["split"] == "test"
+    assert report["legacy_accuracy"] is None
+    monkeypatch.setenv("COLUMNS", "140")
+    assert call(monkeypatch, "evaluate", run_folder, "--split", "val") == 0
+    text = capsys.readouterr().out
+    assert "validation (primary)" in text
+    assert "clouds/s on" in text
+
+
+def test_classify_reports_bad_files_and_goes_on(
+    run_folder: Path,
+    files: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, "classify", *files, "--model", run_folder, "--json", "--top", 2) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["file"] for row in rows] == [str(path) for path in files]
+    assert [("error" in row) for row in rows] == [False, True, False, True, True]
+    for row in (rows[0], rows[2]):
+        assert row["label"] == row["top"][0]["label"]
+        assert row["label"] in CATEGORIES
+        assert len(row["top"]) == 2
+    assert "broken.off" in rows[1]["error"]
+    assert "empty (0 bytes)" in rows[3]["error"]
+    assert "no such file" in rows[4]["error"]
+
+    good = [files[0], files[2]]
+    assert call(monkeypatch, "classify", *good, "--model", run_folder, "--up", "z") == 0
+    assert "mesh.off" in capsys.readouterr().out.replace("\n", "")
+    assert call(monkeypatch, "classify", files[4], "--model", run_folder) == 1
+    assert "error" in capsys.readouterr().out
+
+
+def test_classify_renders_but_never_overwrites(
+    run_folder: Path,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture = tmp_path / "picture.png"
+    arguments = ("classify", files[0], "--model", run_folder, "--render", picture)
+    assert call(monkeypatch, *arguments) == 0
+    assert picture.stat().st_size > 1000
+    assert call(monkeypatch, *arguments) == 1
+    assert "exists; choose another name or add --force" in capsys.readouterr().err
+    assert call(monkeypatch, *arguments, "--force") == 0
+
+
+def test_mistakes_end_in_one_line(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {
+        ("train", "modelnet4"): "error: no recipe 'modelnet4'; known are modelnet10, modelnet40",
+        ("train", "procedural", "optim.lrr=1"): "error: override 'optim.lrr=1': unknown key 'opti",
+        ("train", "procedural", "--run", "a", "--resume", "b"): "error: --run names a new run and",
+        ("train", "procedural", "--run", run_folder): "error: run folder ",
+        (
+            "train",
+            "procedural",
+            "optim.lr=1",
+            "--resume",
+            run_folder,
+        ): "was trained with data.num_points=64, got 512",
+        (
+            "train",
+            "modelnet10",
+            "--resume",
+            run_folder,
+        ): "is a run of the recipe procedural, not mod",
+        ("evaluate", "nowhere"): "error: nowhere is not a run folder: it holds no recipe.yaml",
+        ("evaluate", run_folder, "--split", "all"): "error: --split must be one of 'train', 'val'",
+        ("classify", "a.ply", "--model", "nowhere"): "error: no folder nowhere; give a folder of",
+        ("classify", "a.ply", "--model", run_folder, "--up", "w"): "error: --up must be one of 'x'",
+    }
+    for arguments, words in cases.items():
+        assert call(monkeypatch, *arguments) == 1
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.splitlines()) == 1
+
+
+def test_a_finished_run_resumes_to_nothing(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run_folder / "metrics.csv").read_text()
+    assert call(monkeypatch, "train", "procedural", "--resume", run_folder) == 0
+    assert (run_folder / "metrics.csv").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_meshes_are_read(data_root: Path, run_folder: Path) -> None:
+    meshes = sorted((data_root / "modelnet10_meshes").glob("*/*.off"))
+    assert len(meshes) == 20
+    command = [sys.executable, "-m", "ea_pointcloud", "classify", *map(str, meshes)]
+    command += ["--model", str(run_folder), "--up", "z", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all("label" in row for row in json.loads(done.stdout))

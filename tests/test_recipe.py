@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from ea_pointcloud.training.recipe import (
+    list_recipes,
+    load_recipe,
+    recipe_values,
+    save_recipe,
+)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_packaged_recipes_are_valid(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model_config(10).num_classes == 10
+
+
+def test_modelnet40_is_the_published_setting() -> None:
+    recipe = load_recipe("modelnet40")
+    assert recipe.data.name == "modelnet40"
+    assert (recipe.data.num_points, recipe.data.point_choice) == (1024, "first")
+    assert recipe.model.size == "base"
+    assert recipe.trainer.epochs == 250
+    assert recipe.trainer.batch_size == 32
+    assert recipe.augment.scale == [0.6667, 1.5]
+    assert recipe.augment.shift == 0.2
+
+
+def test_overrides_and_round_trip(tmp_path: Path) -> None:
+    recipe = load_recipe("procedural", ["trainer.seed=7", "model.overrides.depth=2", "optim.lr=1"])
+    assert recipe.trainer.seed == 7
+    assert recipe.optim.lr == 1.0
+    assert recipe.model_config(3).depth == 2
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert recipe_values(load_recipe(tmp_path / "recipe.yaml")) == recipe_values(recipe)
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {dataset: procedural}\nmodel: {size: small}\ntrainer: {epochs: 3}\n")
+    assert load_recipe(path).trainer.epochs == 3
+    path.write_text("data: {dataset: procedural}\n")
+    with pytest.raises(ValueError, match=r"mine.yaml: model.size, trainer.epochs must be set"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=3", r"override 'optim.lrr=3': unknown key 'optim.lrr'; known there are clip_n"),
+        ("optimizer.lr=3", "unknown key 'optimizer'; known there are augment, data, eval, model"),
+        ("optim.lr=fast", "override 'optim.lr=fast': optim.lr: Value 'fast' of type 'str' could"),
+        ("optim.lr", "override must read key=value, got 'optim.lr'"),
+        ("optim.lr=0", "optim.lr must be positive, got 0"),
+        ("optim.clip_norm=0", "optim.clip_norm must be positive, got 0"),
+        ("optim.min_lr=-1", "optim.min_lr must be at least 0, got -1"),
+        ("optim.ema_decay=1", "optim.ema_decay must be at least 0 and below 1, got 1"),
+        ("optim.label_smoothing=1", "optim.label_smoothing must be at least 0 and below 1"),
+        ("data.dataset=shapenet", "data.dataset must be one of 'modelnet', 'procedural', got 'sha"),
+        ("data.num_points=0", "data.num_points must be at least 1, got 0"),
+        ("data.point_choice=last", "data.point_choice must be one of 'first', 'random', 'fps'"),
+        ("data.val_fraction=1", "data.val_fraction must be between 0 and 1, got 1"),
+        ("data.shapes=[3,4]", r"data.shapes must be three counts \(train, val, test\), got \[3, 4"),
+        ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
+        ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
+        ("model.overrides.attention=none", "attention must be one of 'external', 'multihead_exte"),
+        ("augment.scale=[2,1]", r"augment.scale must be \[low, high\], 0 < low, got \[2.0, 1.0\]"),
+        ("augment.shift=-1", "augment.shift must be at least 0, got -1"),
+        ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
+        ("augment.rotation=all", "rotation must be one of 'none', 'up', 'any', got 'all'"),
+        ("trainer.epochs=0", "trainer.epochs must be at least 1, got 0"),
+        ("trainer.batch_size=0", "trainer.batch_size must be at least 1, got 0"),
+        ("trainer.seed=-1", "trainer.seed must be at least 0, got -1"),
+        ("trainer.precision=8", "trainer.precision must be one of '32-true', 'bf16-mixed'"),
+        ("eval.batch_size=0", "eval.batch_size must be at least 1, got 0"),
+        ("eval.votes=-1", "eval.votes must be at least 0, got -1"),
+    ],
+)
+def test_a_bad_value_is_named(override: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_recipe("procedural", [override])
+
+
+def test_unknown_recipes(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no recipe 'modelnet'; known are modelnet10, mode"):
+        load_recipe("modelnet")
+    with pytest.raises(FileNotFoundError, match=r"no recipe file .*mine.yaml"):
+        load_recipe(tmp_path / "mine.yaml")
