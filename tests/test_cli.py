@@ -149,7 +149,7 @@ def test_mistakes_end_in_one_line(
             "modelnet10",
             "--resume",
             run_folder,
-        ): "is a run of the recipe procedural, not mod",
+        ): "is a run of the recipe procedural, not",
         ("evaluate", "nowhere"): "error: nowhere is not a run folder: it holds no recipe.yaml",
         ("evaluate", run_folder, "--split", "all"): "error: --split must be one of 'train', 'val'",
         ("classify", "a.ply", "--model", "nowhere"): "error: no folder nowhere; give a folder of",
