@@ -146,7 +146,8 @@ def read_npy(path: Path) -> Points:
 def read_npz(path: Path) -> Points:
     """Read xyz (or points, pos, data) and, where present, normals, colors and labels."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged archive open when it raises.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             stored = list(archive)
             found = {
                 part: archive[key]
