@@ -49,6 +49,16 @@ class Crash(Callback):
             raise RuntimeError("power cut")
 
 
+class Interrupt(Callback):
+    """Presses Ctrl-C in the second epoch."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return load_file(run / name / "model.safetensors")
 
@@ -201,3 +211,24 @@ def test_moving_average_forgets_its_start() -> None:
     assert float(mean) == pytest.approx(1.0, abs=1e-4)
     assert float(average(torch.tensor(0.0), torch.tensor(1.0), 10**6)) == pytest.approx(0.1)
     assert average(torch.tensor(3), torch.tensor(5), 9) == 5
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = [*QUICK, "trainer.epochs=1", "trainer.tensorboard=true"]
+    run = train(load_recipe("procedural", quick), tmp_path / "run")
+    assert list((run / "tensorboard").glob("events.*"))
+
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("tensorboard")
+
+    monkeypatch.setattr("ea_pointcloud.training.fit.TensorBoardLogger", missing)
+    with pytest.raises(ImportError, match=r"pip install 'ea-pointcloud\[track\]'"):
+        train(load_recipe("procedural", quick), tmp_path / "other")
+
+
+def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
+    recipe = load_recipe("procedural", QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", callbacks=[Interrupt()])
+    train(recipe, tmp_path / "run", resume=True)
+    assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3

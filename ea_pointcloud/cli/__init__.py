@@ -23,6 +23,6 @@ def main() -> None:
     """Run the command line; what a user can get wrong ends in one line and exit status 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

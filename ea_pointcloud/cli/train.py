@@ -55,5 +55,10 @@ def run(
     check_run(resolved, folder, resume=resume is not None)
     device = resolve_device(resolved.trainer.device)
     typer.echo(f"training {resolved.name} on {device} into {folder}", err=True)
-    train(resolved, folder, resume=resume is not None)
+    try:
+        train(resolved, folder, resume=resume is not None)
+    except KeyboardInterrupt:
+        command = f"ea-pointcloud train {recipe} --resume {folder}"
+        typer.echo(f"stopped; to continue after the last whole epoch: {command}", err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"done; next: ea-pointcloud evaluate {folder} --split test", err=True)

@@ -57,6 +57,7 @@ def train(
         FileExistsError: if ``run`` is not empty and ``resume`` is false.
         FileNotFoundError: if there is nothing to resume, or no data.
         ValueError: if the recipe to resume with differs from the run's.
+        KeyboardInterrupt: if it is stopped by Ctrl-C; the run can be resumed.
     """
     run = Path(run)
     check_run(recipe, run, resume=resume)
@@ -88,15 +89,18 @@ def train(
     with warnings.catch_warnings():
         # The sets are tensors in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings(
-            "ignore", message=".*Checkpoint directory.*exists and is not empty.*"
-        )
-        trainer.fit(
-            module,
-            train_loader,
-            [batches(split, recipe.eval.batch_size) for split in held_out],
-            ckpt_path=str(run / LAST_CHECKPOINT) if resume else None,
-        )
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*is not empty.*")
+        # Lightning calls a helper that PyTorch has deprecated.
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        try:
+            trainer.fit(
+                module,
+                train_loader,
+                [batches(split, recipe.eval.batch_size) for split in held_out],
+                ckpt_path=str(run / LAST_CHECKPOINT) if resume else None,
+            )
+        except SystemExit:  # what Lightning makes of Ctrl-C, for the whole program
+            raise KeyboardInterrupt from None
     return run
 
 
@@ -180,14 +184,22 @@ def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callba
         max_epochs=recipe.trainer.epochs,
         gradient_clip_val=recipe.optim.clip_norm,
         callbacks=callbacks,
-        logger=TensorBoardLogger(run, name="", version="tensorboard")
-        if recipe.trainer.tensorboard
-        else False,
+        logger=_tensorboard(run) if recipe.trainer.tensorboard else False,
         enable_progress_bar=interactive,
         enable_model_summary=False,
+        log_every_n_steps=1,  # nothing is logged by the step, and it warns where there are fewer
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+def _tensorboard(run: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(run, name="", version="tensorboard")
+    except ImportError as error:
+        raise ImportError(
+            "trainer.tensorboard=true needs TensorBoard; pip install 'ea-pointcloud[track]'"
+        ) from error
 
 
 def best_logged(run: Path, name: str) -> float | None:

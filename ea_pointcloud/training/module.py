@@ -47,7 +47,9 @@ class ClassifierModule(LightningModule):
         loss = F.cross_entropy(
             logits.float(), batch["label"], label_smoothing=self.recipe.optim.label_smoothing
         )
-        self.log("train/loss", loss, on_epoch=True, on_step=False, batch_size=len(xyz))
+        self.log(
+            "train/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(xyz)
+        )
         return loss
 
     def validation_step(
@@ -58,7 +60,11 @@ class ClassifierModule(LightningModule):
         logits = self.model(batch["xyz"])
         metrics = self.metrics[split]
         metrics.update(logits, batch["label"])  # pyright: ignore[reportCallIssue]
-        self.log_dict(metrics, on_epoch=True, add_dataloader_idx=False)  # pyright: ignore
+        self.log_dict(
+            metrics,  # pyright: ignore[reportArgumentType]
+            prog_bar=True,
+            add_dataloader_idx=False,
+        )
         loss = F.cross_entropy(logits.float(), batch["label"])
         self.log(f"{split}/loss", loss, batch_size=len(logits), add_dataloader_idx=False)
 

@@ -47,7 +47,7 @@ def render(
 
     Raises:
         ImportError: if Open3D is missing or lacks a system library; says what to install.
-        RuntimeError: if there is no Vulkan driver to draw with; says what to install.
+        OSError: if there is no Vulkan driver to draw with; says what to install.
         ValueError: if a shape is wrong.
     """
     with _renderer(size) as renderer:
@@ -81,7 +81,7 @@ def contact_sheet(
 
     Raises:
         ImportError: see :func:`render`.
-        RuntimeError: see :func:`render`.
+        OSError: see :func:`render`.
         ValueError: if there is no cloud, or not one title for each.
     """
     from PIL import Image, ImageDraw, ImageFont
@@ -152,7 +152,7 @@ def _check_driver() -> None:
     if os.environ.get("VK_DRIVER_FILES") or os.environ.get("VK_ICD_FILENAMES"):
         return
     if not any(any(Path(folder).glob("*.json")) for folder in _DRIVER_FOLDERS):
-        raise RuntimeError(
+        raise OSError(
             "drawing needs a Vulkan driver and none is installed; on Debian or Ubuntu: "
             "apt-get install libvulkan1 mesa-vulkan-drivers (draws without a GPU too)"
         )
