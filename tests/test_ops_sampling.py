@@ -13,6 +13,7 @@ from ea_pointcloud.ops import (
     _backend,
     _reference,
     farthest_point_sample,
+    outermost_point,
     random_point_sample,
     sample_surface,
     voxel_sample,
@@ -481,3 +482,9 @@ def test_surface_sample_without_faces() -> None:
 def test_surface_sample_wrong_number() -> None:
     with pytest.raises(ValueError, match="num_points must be at least 1, got 0"):
         sample_surface(SQUARE, torch.tensor([[0, 1, 2]]), 0)
+
+
+def test_outermost_point_hand_worked() -> None:
+    xyz = torch.tensor([[[1.0, 0, 0], [0, -3, 0], [0, 0, 3], [torch.inf, 0, 0], [9, 9, 9]]])
+    assert outermost_point(xyz).tolist() == [4]
+    assert outermost_point(xyz, torch.tensor([4])).tolist() == [1]  # tie, inf, padding

@@ -66,8 +66,16 @@ def test_files_and_clouds(model: EAClassifier, xyz: np.ndarray, tmp_path: Path) 
     assert by_cloud.prob == pytest.approx(by_array.prob, abs=1e-4)
 
 
-def test_fps_weights_see_farthest_points(xyz: np.ndarray) -> None:
-    spec = DataSpec(NAMES, num_points=16, point_choice="fps")
+def test_order_of_the_points_does_not_matter(model: EAClassifier, xyz: np.ndarray) -> None:
+    predictor = Predictor(model, "cpu")
+    shuffled = np.random.default_rng(1).permutation(xyz)
+    assert predictor.classify(shuffled).prob == pytest.approx(
+        predictor.classify(xyz).prob, abs=1e-5
+    )
+
+
+def test_the_model_sees_farthest_points(xyz: np.ndarray) -> None:
+    spec = DataSpec(NAMES, num_points=16)
     model = create_model("ea_classifier_tiny", data_spec=spec)
     seen = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

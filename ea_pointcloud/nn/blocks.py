@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention, SelfAttention
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import farthest_point_sample, gather_points, knn
+from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
 
 ATTENTION = ("external", "multihead_external", "self", "offset")
 
@@ -96,14 +96,9 @@ class NeighborEmbedding(nn.Module):
         self, xyz: Tensor, features: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the centres and their features."""
-        # From the point farthest from the origin: the result does not depend on the points' order.
-        start = xyz.square().sum(-1)
-        if lengths is not None:
-            padding = lengths.new_ones(xyz.shape[:2]).cumsum(1) > lengths[:, None]
-            start = start.masked_fill(padding, -1.0)
-        center = farthest_point_sample(
-            xyz, self.num_centers, lengths=lengths, start=start.argmax(1)
-        )
+        # This start makes the result independent of the order of the points.
+        start = outermost_point(xyz, lengths)
+        center = farthest_point_sample(xyz, self.num_centers, lengths=lengths, start=start)
         center_xyz = gather_points(xyz, center)
         _, neighbor = knn(center_xyz, xyz, min(self.num_neighbors, xyz.shape[1]), lengths=lengths)
         to_neighbor, to_center = self.pair.weight.chunk(2, dim=1)  # A, B

@@ -5,6 +5,7 @@ from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, knn
 from ea_pointcloud.ops.sampling import (
     farthest_point_sample,
+    outermost_point,
     random_point_sample,
     sample_surface,
     voxel_sample,
@@ -17,6 +18,7 @@ __all__ = [
     "gather_points",
     "interpolate_features",
     "knn",
+    "outermost_point",
     "random_point_sample",
     "sample_surface",
     "voxel_sample",

@@ -59,6 +59,25 @@ def farthest_point_sample(
     )
 
 
+def outermost_point(xyz: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """The point of each cloud farthest from the origin: a start that no order of points changes.
+
+    Args:
+        xyz: (B, N, 3) points; non-finite ones are passed over.
+        lengths: (B,) valid points of each padded cloud; all N without it.
+
+    Returns:
+        idx: (B,) int64, the lowest index among equals.
+    """
+    check_xyz("xyz", xyz)
+    check_lengths(lengths, xyz)
+    sq_norm = xyz.detach().float().square().sum(-1)
+    invalid = ~sq_norm.isfinite()
+    if lengths is not None:
+        invalid |= torch.arange(xyz.shape[1], device=xyz.device) >= lengths[:, None]
+    return sq_norm.masked_fill(invalid, -1.0).argmax(1)
+
+
 def random_point_sample(
     xyz: Tensor,
     num_samples: int,
