@@ -4,6 +4,8 @@
 #   VIRTUAL_ENV            an environment to use instead of ./.venv
 #   EA_POINTCLOUD_PYTHON   the interpreter to make the environment with (3.10 to 3.13)
 
+PATH="$PATH:/sbin:/usr/sbin" # where ldconfig is, for those who are not root
+
 fail() {
     echo "error: $*" >&2
     exit 1

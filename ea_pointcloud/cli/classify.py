@@ -34,7 +34,9 @@ def run(
     render: Annotated[
         Path | None, typer.Option(help="Write a picture of the clouds and their names (.png).")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Let --render replace an existing file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let --render replace an existing file.")
+    ] = False,
 ) -> None:
     """Name the class of each file; a file that cannot be read is reported, the others go on."""
     from ea_pointcloud._checks import check_choice

@@ -18,10 +18,13 @@ ea-pointcloud train modelnet10 --resume runs/longer
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(help="Name of a packaged recipe, or the path of a .yaml file.")
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="Name of a packaged recipe, or the path of a .yaml file."
+        ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to replace.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to replace.")
     ] = None,
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Run folder; runs/RECIPE-seedN without it.")
