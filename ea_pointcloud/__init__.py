@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ea_pointcloud.io import Cloud as Cloud
+    from ea_pointcloud.io import CloudFileError as CloudFileError
     from ea_pointcloud.io import read_cloud as read_cloud
     from ea_pointcloud.io import write_cloud as write_cloud
+    from ea_pointcloud.io import write_mesh as write_mesh
     from ea_pointcloud.models import EAClassifier as EAClassifier
     from ea_pointcloud.models import create_model as create_model
     from ea_pointcloud.models import list_models as list_models
@@ -19,14 +21,18 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Cloud": "io",
+    "CloudFileError": "io",
     "EAClassifier": "models",
     "Predictor": "predictor",
     "create_model": "models",
     "list_models": "models",
     "read_cloud": "io",
     "write_cloud": "io",
+    "write_mesh": "io",
 }
-_MODULES = ("datasets", "io", "metrics", "models", "nn", "ops", "predictor", "transforms", "viz")
+_MODULES = (
+    "datasets", "io", "metrics", "models", "nn", "ops", "predictor", "training", "transforms", "viz"
+)  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -42,4 +48,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__"])

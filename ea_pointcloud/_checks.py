@@ -1,6 +1,7 @@
 """Argument checks shared by the package; the wording of the errors lives here and nowhere else."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ def check_xyz(name: str, xyz: Tensor, letters: str = "(B, N, 3)") -> None:
 
 def check_features(name: str, features: Tensor, like: Tensor | None = None) -> None:
     """Raise unless ``features`` is (B, N, C), with the B and N of ``like`` where one is given."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(features).__name__}; use torch.as_tensor"
+        )
     if features.ndim != 3:
         raise ValueError(f"{name} must have shape (B, N, C), got {tuple(features.shape)}")
     if like is not None and features.shape[:2] != like.shape[:2]:
@@ -90,7 +95,7 @@ def check_mask(mask: Tensor | None, features: Tensor) -> None:
 
 def check_range(name: str, value: int, low: int, high: int, high_name: str = "") -> None:
     """Raise unless ``low <= value <= high``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if not low <= value <= high:
         limit = f"{high_name}={high}" if high_name else str(high)
@@ -99,7 +104,7 @@ def check_range(name: str, value: int, low: int, high: int, high_name: str = "")
 
 def check_count(name: str, value: int, low: int = 1) -> None:
     """Raise unless ``value`` is an int of at least ``low``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     check_at_least(name, value, low)
 

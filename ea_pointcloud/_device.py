@@ -1,11 +1,10 @@
 """Choosing a device and seeding."""
 
 import ctypes
+import re
 import sys
 
 import torch
-
-from ea_pointcloud._checks import check_choice
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -14,18 +13,22 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises:
         ValueError: if the device is unknown or not there.
     """
+    check_device_name("device", str(device))
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}"
-        ) from error
-    check_choice("device type", resolved.type, ("cpu", "cuda"))
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} was asked for, but no GPU is usable; take 'cpu'")
+            f"device {str(device)!r} was asked for, but {torch.cuda.device_count()} GPUs are "
+            "usable; take 'cpu' or 'auto'"
+        )
     return resolved
+
+
+def check_device_name(name: str, device: str) -> None:
+    """Raise unless ``device`` reads like one; whether it is there is not asked."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"{name} must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
 
 
 def generator_for(device: torch.device, *seeds: int) -> torch.Generator:

@@ -9,7 +9,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ea_pointcloud._checks import check_at_least
+from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._checks import check_count
 from ea_pointcloud._formats.common import (
     CloudFileError,
     Mesh,
@@ -120,7 +121,7 @@ def read_cloud(
         FileNotFoundError: if there is no such file.
         CloudFileError: if it cannot be read as a cloud; the message names the place and remedy.
     """
-    check_at_least("num_points", num_points, 1)
+    check_count("num_points", num_points)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the path from {Path.cwd()}")
@@ -155,7 +156,9 @@ def _to_cloud(path: Path, points: Points, *, drop_invalid: bool) -> Cloud:
     if not valid.all():
         if not drop_invalid or not valid.any():
             remedy = (
-                "read with drop_invalid=True to leave them out" if valid.any() else "scan again"
+                "leave them out with --drop-invalid (drop_invalid=True in Python)"
+                if valid.any()
+                else "scan again"
             )
             raise CloudFileError(
                 f"{path.name}: {count - int(valid.sum())} of {count} points have a coordinate or "
@@ -163,7 +166,12 @@ def _to_cloud(path: Path, points: Points, *, drop_invalid: bool) -> Cloud:
             )
         xyz = xyz[valid]
         points = Points(xyz, *(None if part is None else part[valid] for part in points[1:]))
-    center = (xyz.min(0) + xyz.max(0)) / 2
+    center = xyz.min(0) / 2 + xyz.max(0) / 2
+    if np.abs(xyz - center).max() > np.finfo(np.float32).max:
+        raise CloudFileError(
+            f"{path.name}: coordinates reach {np.abs(xyz).max():.3g}, too far for float32; "
+            "correct or remove such points"
+        )
     return Cloud(
         xyz=(xyz - center).astype(np.float32),
         center=center,
@@ -267,7 +275,7 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
                 f"write .ply, or dataclasses.replace(cloud, {part}=None) to leave them out"
             )
         columns[part] = values
-    _write_whole(path, lambda: CLOUD_ENCODERS[suffix](columns), overwrite=overwrite)
+    _write_new(path, lambda: CLOUD_ENCODERS[suffix](columns), overwrite=overwrite)
 
 
 def write_mesh(
@@ -299,7 +307,7 @@ def write_mesh(
             f"faces must be integers of shape (F, 3), got {corners.dtype} of shape {corners.shape}"
         )
     mesh = check_mesh(path, Mesh(points, corners.astype(np.int64)), drop_invalid=False)
-    _write_whole(path, lambda: MESH_ENCODERS[suffix](*mesh), overwrite=overwrite)
+    _write_new(path, lambda: MESH_ENCODERS[suffix](*mesh), overwrite=overwrite)
 
 
 def _check_suffix(path: Path, known: tuple[str, ...]) -> str:
@@ -312,16 +320,9 @@ def _check_suffix(path: Path, known: tuple[str, ...]) -> str:
     return suffix
 
 
-def _write_whole(path: Path, encode: Callable[[], bytes], *, overwrite: bool) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a file."""
+def _write_new(path: Path, encode: Callable[[], bytes], *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists; pass overwrite=True to replace it")
-    if not path.parent.is_dir():
+    if not path.parent.is_dir():  # before the work of encoding
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
-    content = encode()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, encode())

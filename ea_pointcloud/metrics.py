@@ -1,6 +1,5 @@
 """Metrics under their full names, exact across processes (torchmetrics sums their state)."""
 
-import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -35,6 +34,11 @@ def classification_metrics(num_classes: int, prefix: str = "") -> MetricCollecti
     )
 
 
-def class_accuracy(confusion: Tensor) -> Tensor:
-    """(C,) share of each class named right, from a confusion matrix (rows are the truth)."""
-    return confusion.diagonal() / confusion.sum(1).to(torch.float64)
+def class_accuracy(confusion: Tensor) -> list[float | None]:
+    """Share of each class named right, None where it never occurs.
+
+    Args:
+        confusion: (C, C) counts, rows are the truth.
+    """
+    right, total = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    return [hits / count if count else None for hits, count in zip(right, total, strict=True)]

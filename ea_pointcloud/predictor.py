@@ -8,12 +8,15 @@ from typing import overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.models import EAClassifier, load_model
 from ea_pointcloud.ops import farthest_point_sample, gather_points, outermost_point
-from ea_pointcloud.transforms import normalize_unit_sphere, to_y_up
+from ea_pointcloud.transforms import AXES, normalize_unit_sphere, to_y_up
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 
@@ -46,9 +49,15 @@ class Predictor:
     Args:
         model: a trained network; its ``data_spec`` says what it expects.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Raises:
+        ValueError: if the model was trained with another axis up than y, or there is no such
+            device.
     """
 
     def __init__(self, model: EAClassifier, device: str | torch.device = "auto") -> None:
+        if model.data_spec.up_axis != "y":
+            raise ValueError(f"the model must be one with y up, got {model.data_spec.up_axis} up")
         self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
 
@@ -77,7 +86,7 @@ class Predictor:
         Args:
             clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
             up: the axis that is up in them: ``"x"``, ``"y"`` or ``"z"``.
-            top: candidates kept, at most the number of classes.
+            top: candidates kept, >= 1; at most the number of classes come back.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -85,37 +94,44 @@ class Predictor:
         """
         if not isinstance(clouds, (list, tuple)):
             return self.classify([clouds], up=up, top=top)[0]  # pyright: ignore
-        names = self.model.data_spec.class_names
+        check_count("top", top)
+        check_choice("up", up, AXES)
         prepared = [self._prepare(cloud, up) for cloud in clouds]
         results = []
         for start in range(0, len(prepared), _BATCH_SIZE):
-            with torch.inference_mode():
-                logits = self.model(torch.stack(prepared[start : start + _BATCH_SIZE]))
-            prob, order = logits.float().softmax(-1).topk(min(max(top, 1), len(names)))
-            for row_prob, row_order in zip(prob.tolist(), order.tolist(), strict=True):
-                candidates = tuple(
-                    Candidate(names[index], value)
-                    for index, value in zip(row_order, row_prob, strict=True)
-                )
-                results.append(Classification(candidates[0].label, candidates[0].prob, candidates))
+            results += self._classify_batch(prepared[start : start + _BATCH_SIZE], top)
         return results
 
-    def _prepare(self, cloud: CloudLike, up: str) -> torch.Tensor:
-        """(num_points, 3) as the model was trained on, on its device."""
-        spec = self.model.data_spec
+    def __repr__(self) -> str:
+        """The network, its classes and the device."""
+        name, classes = type(self.model).__name__, len(self.model.data_spec.class_names)
+        return f"Predictor({name}, {classes} classes, {self.device})"
+
+    def _prepare(self, cloud: CloudLike, up: str) -> Tensor:
+        """(n, 3) as the model was trained on, n <= num_points, on the model's device."""
         xyz = torch.from_numpy(_coordinates(cloud))[None].to(self.device)
-        xyz = normalize_unit_sphere(_turn(xyz, up, spec.up_axis)).float()
+        xyz = normalize_unit_sphere(to_y_up(xyz, up)).float()
         # Whatever the points of training were: farthest points cover any cloud evenly, need no
         # seed, and do not depend on the order in the file. On ModelNet10's val split they are as
         # good as points drawn at random (0.972 against 0.969, trained on random points).
-        idx = farthest_point_sample(xyz, spec.num_points, start=outermost_point(xyz))
+        num_points = min(self.model.data_spec.num_points, xyz.shape[1])
+        idx = farthest_point_sample(xyz, num_points, start=outermost_point(xyz))
         return gather_points(xyz, idx)[0]
 
-
-def _turn(xyz: torch.Tensor, up: str, model_up: str) -> torch.Tensor:
-    if model_up != "y":
-        raise ValueError(f"weights trained with {model_up} up are not supported, only y")
-    return to_y_up(xyz, up)
+    def _classify_batch(self, clouds: list[Tensor], top: int) -> list[Classification]:
+        lengths = torch.tensor([len(cloud) for cloud in clouds], device=self.device)
+        xyz = pad_sequence(clouds, batch_first=True)
+        mask = torch.arange(xyz.shape[1], device=self.device) < lengths[:, None]
+        with torch.inference_mode():
+            logits = self.model(xyz, mask=None if bool(mask.all()) else mask)
+        names = self.model.data_spec.class_names
+        prob, order = logits.float().softmax(-1).topk(min(top, len(names)))
+        results = []
+        for row_prob, row_order in zip(prob.tolist(), order.tolist(), strict=True):
+            pairs = zip(row_order, row_prob, strict=True)
+            candidates = tuple(Candidate(names[index], value) for index, value in pairs)
+            results.append(Classification(candidates[0].label, candidates[0].prob, candidates))
+        return results
 
 
 def _coordinates(cloud: CloudLike) -> NDArray[np.float64]:
@@ -128,4 +144,6 @@ def _coordinates(cloud: CloudLike) -> NDArray[np.float64]:
     xyz = xyz.astype(np.float64)
     if not np.isfinite(xyz).all():
         raise ValueError("a cloud must have finite coordinates; drop rows with NaN or inf first")
+    if (xyz == xyz[0]).all():
+        raise ValueError(f"a cloud must have an extent, got {len(xyz)} points in one place")
     return xyz

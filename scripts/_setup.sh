@@ -15,9 +15,15 @@ fail() {
 install_system_libraries() {
     [ "$(uname -s)" = Linux ] || return 0
     local packages=()
-    ldconfig -p 2>/dev/null | grep -q 'libusb-1.0.so.0' || packages+=(libusb-1.0-0)
-    ldconfig -p 2>/dev/null | grep -q 'libvulkan.so.1' || packages+=(libvulkan1)
-    if ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1; then
+    # Not piped into grep: with pipefail its early exit would look like a failure of ldconfig.
+    local libraries
+    libraries=$(ldconfig -p 2>/dev/null || true)
+    [[ $libraries == *libusb-1.0.so.0* ]] || packages+=(libusb-1.0-0)
+    [[ $libraries == *libvulkan.so.1* ]] || packages+=(libvulkan1)
+    if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] &&
+        ! compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null &&
+        ! compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null &&
+        ! compgen -G '/usr/local/share/vulkan/icd.d/*.json' >/dev/null; then
         packages+=(mesa-vulkan-drivers)
     fi
     [ ${#packages[@]} -gt 0 ] || return 0
@@ -77,7 +83,10 @@ setup() {
         local interpreter
         interpreter=$(find_interpreter)
         echo "making $environment with $("$interpreter" --version)" >&2
-        "$interpreter" -m venv "$environment" || fail "could not make $environment"
+        "$interpreter" -m venv "$environment" || {
+            rm -rf "$environment"
+            fail "could not make $environment; on Debian or Ubuntu: apt-get install python3-venv"
+        }
     fi
     python="$environment/bin/python"
     "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||

@@ -5,19 +5,22 @@ cd "$(dirname "$0")/.."
 source scripts/_setup.sh
 
 out=quickstart
-rm -rf "$out"
-mkdir "$out"
+mkdir -p "$out"
 run() {
     echo
     echo "\$ ea-pointcloud $*"
     "$python" -m ea_pointcloud "$@"
 }
 
-run train procedural --run "$out/run"
+if [ -f "$out/run/recipe.yaml" ]; then # a run that is complete ends at once
+    run train procedural --resume "$out/run"
+else
+    run train procedural --run "$out/run"
+fi
 run evaluate "$out/run" --split test
 "$python" scripts/write_samples.py "$out"
-run classify "$out/airplane.ply" "$out/chair.off" "$out/mug.npy" --model "$out/run" \
-    --render "$out/predictions.png"
+run classify "$out/airplane.ply" "$out/chair.off" "$out/car.npy" --model "$out/run" \
+    --render "$out/predictions.png" --force
 echo
 echo "Done. The picture is $out/predictions.png; try a file of your own:"
 echo "    ${python#"$PWD/"} -m ea_pointcloud classify FILE --model $out/run"

@@ -14,16 +14,17 @@ from ea_pointcloud.ops import sample_surface
 def main(folder: Path) -> None:
     """Draw objects from a seed that no split of the data set uses, in units of their own."""
     generator = torch.Generator().manual_seed(20261122)
-    for name, unit, offset in (("airplane.ply", 12.0, 500.0), ("mug.npy", 0.1, 0.0)):
+    for name, unit, offset in (("airplane.ply", 12.0, 500.0), ("car.npy", 0.1, 0.0)):
         mesh = generate_mesh(name.split(".")[0], generator)
         points, _ = sample_surface(mesh.vertices, mesh.faces, 4000, generator=generator)
         xyz = points.numpy() * unit
         if name.endswith(".npy"):
             np.save(folder / name, xyz)
         else:
-            write_cloud(folder / name, Cloud(xyz, center=np.full(3, offset)))
+            cloud = Cloud(xyz, center=np.full(3, offset))
+            write_cloud(folder / name, cloud, overwrite=True)
     mesh = generate_mesh("chair", generator)
-    write_mesh(folder / "chair.off", mesh.vertices * 45.0, mesh.faces)
+    write_mesh(folder / "chair.off", mesh.vertices * 45.0, mesh.faces, overwrite=True)
 
 
 if __name__ == "__main__":

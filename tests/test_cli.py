@@ -53,6 +53,7 @@ def test_help_is_fast_and_ends_with_examples() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
     assert all(name in done.stdout for name in COMMANDS)
+    assert done.stdout.strip().endswith("ea-pointcloud train procedural")
     assert min(seconds) < 1.0
 
 
@@ -60,8 +61,13 @@ def test_help_is_fast_and_ends_with_examples() -> None:
 def test_help_of_each_command_has_examples(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert call(monkeypatch, name, "--help") == 0
-    assert f"ea-pointcloud {name}" in capsys.readouterr().out
+    options, _, examples = capsys.readouterr().out.partition("Examples:")
+    assert "--help" in options
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    assert lines  # each on a line of its own, to be copied
+    assert all(line.startswith(f"ea-pointcloud {name}") for line in lines)
 
 
 def test_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +84,10 @@ def test_evaluate(
 ) -> None:
     assert call(monkeypatch, "evaluate", run_folder, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert [part["selection"] for part in report["reports"]] == ["validation", "last epoch"]
+    assert [part["selection"] for part in report["reports"]] == [
+        "validation (primary)",
+        "last epoch",
+    ]
     assert report["reports"][0]["split"] == "test"
     assert report["legacy_accuracy"] is None
     monkeypatch.setenv("COLUMNS", "140")
@@ -143,7 +152,7 @@ def test_mistakes_end_in_one_line(
             "optim.lr=1",
             "--resume",
             run_folder,
-        ): "was trained with data.num_points=64, got 512",
+        ): "was trained with optim.lr=0.02, got 1.0; leave it out",
         (
             "train",
             "modelnet10",
@@ -166,8 +175,52 @@ def test_a_finished_run_resumes_to_nothing(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run_folder / "metrics.csv").read_text()
-    assert call(monkeypatch, "train", "procedural", "--resume", run_folder) == 0
+    resume = ("train", "procedural", "trainer.device=auto", "--resume", run_folder)
+    assert call(monkeypatch, *resume) == 0
+    assert "is complete (3 of 3 epochs)" in capsys.readouterr().err
     assert (run_folder / "metrics.csv").read_text() == before
+
+
+def test_a_cloud_that_reads_but_fails_does_not_stop_the_others(
+    run_folder: Path,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "[red]same.xyz").write_text("1 1 1\n1 1 1\n")
+    (tmp_path / "far.xyz").write_text("1e300 0 0\n0 0 0\n")
+    (tmp_path / "nan.xyz").write_text("nan 0 0\n0 0 0\n0 1 0\n1 0 0\n")
+    bad = [tmp_path / name for name in ("[red]same.xyz", "far.xyz", "nan.xyz")]
+    arguments = ("classify", *bad, files[0], "--model", run_folder)
+    assert call(monkeypatch, *arguments, "--json") == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert "must have an extent, got 2 points in one place" in rows[0]["error"]
+    assert "far.xyz: coordinates reach 1e+300, too far for float32" in rows[1]["error"]
+    assert "--drop-invalid" in rows[2]["error"]
+    assert "label" in rows[3]
+    assert call(monkeypatch, *arguments, "--drop-invalid") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("error" in line for line in lines) == 2
+    assert any("[red]same.xyz" in line for line in lines)  # names are not markup, nor folded
+
+
+def test_pictures_that_cannot_be_written_are_refused_first(
+    run_folder: Path,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for picture, words in (
+        (tmp_path / "a.jpg", "error: --render must name a .png file"),
+        (tmp_path / "none" / "a.png", "no such folder, or a folder itself"),
+    ):
+        arguments = ("classify", files[0], "--model", run_folder, "--render", picture)
+        assert call(monkeypatch, *arguments) == 1
+        output = capsys.readouterr()
+        assert words in output.err
+        assert output.out == ""
 
 
 @pytest.mark.slow

@@ -361,7 +361,8 @@ def test_text_errors(tmp_path: Path, name: str, text: str, words: str) -> None:
 def test_points_that_are_not_finite(tmp_path: Path) -> None:
     path = put(tmp_path, "x.csv", "x,y,z,label\n1,2,3,0\n4,nan,6,1\n7,8,inf,2\n9,9,9,3\n")
     with pytest.raises(
-        CloudFileError, match=r"2 of 4 points .* \(first: point 1\); read with drop_invalid=True"
+        CloudFileError,
+        match=r"2 of 4 points .* \(first: point 1\); leave them out with --drop-invalid",
     ):
         read_cloud(path)
     cloud = read_cloud(path, drop_invalid=True)

@@ -679,3 +679,40 @@ def test_pushing_to_the_hub(model: EAClassifier, monkeypatch: pytest.MonkeyPatch
         "repo": ("user/name", True, True),
         "upload": ("user/name", ["config.json", "model.safetensors"]),
     }
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(
+        FileNotFoundError, match="no folder runs/modelnet10; give a folder of weigh"
+    ):
+        load_model("runs/modelnet10")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": []}, r"config must be dict, got \[\]; copy the folder again"),
+        ({"format_version": "1"}, "format_version must be int, got '1'"),
+        ({"config": {"num_classes": 3, "depth": "x"}}, "depth must be an int, got str"),
+        ({"config": {}}, "num_classes"),
+    ],
+)
+def test_damaged_descriptions_are_named(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    create_model("ea_classifier_tiny", num_classes=3).save_pretrained(tmp_path / "w")
+    path = tmp_path / "w" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=words):
+        load_model(str(tmp_path / "w"))
+
+
+def test_float64_coordinates_are_taken_as_they_come() -> None:
+    model = create_model("ea_classifier_tiny", num_classes=3).eval()
+    xyz = torch.rand(1, 50, 3)
+    torch.testing.assert_close(model(xyz.double()), model(xyz))

@@ -194,3 +194,10 @@ def test_interpolation_names_the_wrong_points() -> None:
     # Here the features are right and the points lack their batch axis.
     with pytest.raises(ValueError, match="points must have shape"):
         interpolate_features(line(0), line(1, 2, 3)[0], torch.ones(1, 3, 1))
+
+
+def test_an_index_outside_the_cloud_is_refused() -> None:
+    features = torch.zeros(2, 4, 1)
+    for index in (-1, 4):
+        with pytest.raises(ValueError, match=r"idx must be between 0 and N-1=3, got "):
+            gather_points(features, torch.tensor([[index], [0]]))

@@ -84,6 +84,23 @@ def test_the_model_sees_farthest_points(xyz: np.ndarray) -> None:
     assert float(torch.pdist(sampled).min()) > 0.15  # random points would include close pairs
 
 
+def test_small_clouds_are_not_filled_up_with_copies(xyz: np.ndarray) -> None:
+    model = create_model("ea_classifier_tiny", data_spec=DataSpec(NAMES, num_points=64))
+    seen = []
+    model.encoder.register_forward_pre_hook(
+        lambda _, inputs, options: seen.append((inputs[0].shape, options["mask"])),
+        with_kwargs=True,
+    )
+    Predictor(model, "cpu").classify([xyz[:10], xyz])
+    shape, mask = seen[0]
+    assert shape == (2, 64, 3)
+    assert mask.sum(1).tolist() == [10, 64]
+
+
+def test_repr(model: EAClassifier) -> None:
+    assert repr(Predictor(model, "cpu")) == "Predictor(EAClassifier, 3 classes, cpu)"
+
+
 def test_what_is_no_cloud(model: EAClassifier) -> None:
     predictor = Predictor(model, "cpu")
     with pytest.raises(
@@ -96,8 +113,15 @@ def test_what_is_no_cloud(model: EAClassifier) -> None:
         ValueError, match="a cloud must have finite coordinates; drop rows with NaN"
     ):
         predictor.classify(np.full((5, 3), np.nan))
-    with pytest.raises(ValueError, match="up_axis must be one of 'x', 'y', 'z', got 'w'"):
+    with pytest.raises(ValueError, match="up must be one of 'x', 'y', 'z', got 'w'"):
         predictor.classify(np.zeros((5, 3)), up="w")
+    with pytest.raises(ValueError, match="a cloud must have an extent, got 5 points in one place"):
+        predictor.classify(np.ones((5, 3)))
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+        predictor.classify(np.zeros((5, 3)), top=0)
+    tipped = create_model("ea_classifier_tiny", data_spec=DataSpec(NAMES, up_axis="z"))
+    with pytest.raises(ValueError, match="the model must be one with y up, got z up"):
+        Predictor(tipped, "cpu")
     with pytest.raises(FileNotFoundError, match="no such file"):
         predictor.classify("missing.ply")
     with pytest.raises(
@@ -110,6 +134,6 @@ def test_what_is_no_cloud(model: EAClassifier) -> None:
         Predictor(model, "gpu")
     if not torch.cuda.is_available():
         with pytest.raises(
-            ValueError, match="'cuda' was asked for, but no GPU is usable; take 'cp"
+            ValueError, match="'cuda' was asked for, but 0 GPUs are usable; take 'cp"
         ):
             Predictor(model, "cuda")

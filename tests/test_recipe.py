@@ -62,6 +62,22 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("data.point_choice=last", "data.point_choice must be one of 'first', 'random', 'fps'"),
         ("data.val_fraction=1", "data.val_fraction must be between 0 and 1, got 1"),
         ("data.shapes=[3,4]", r"data.shapes must be three counts \(train, val, test\), got \[3, 4"),
+        ("model.overrides.depth=x", "depth must be an int, got str"),
+        ("model.overrides.dropout=a", "dropout must be at least 0 and below 1, got 'a'"),
+        ("model.overrides.num_centers=5", "num_centers must be a list of counts, got 5"),
+        ("model.overrides.num_centers=[0,5]", "num_centers must be at least 1, got 0"),
+        ("optim.lr=inf", "optim.lr must be finite and at least min_lr=1e-05, got inf"),
+        ("optim.min_lr=1", "optim.lr must be finite and at least min_lr=1.0, got 0.002"),
+        ("optim.lr={", "override 'optim.lr={': not valid YAML"),
+        (
+            "trainer.device=tpu",
+            "trainer.device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'tpu",
+        ),
+        (
+            "trainer.precision=16-mixed",
+            "trainer.precision=16-mixed needs a GPU; take 32-true or bf",
+        ),
+        ("data.point_choice=fps", "data.point_choice must be 'first' with the procedural set"),
         ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
         ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
         ("model.overrides.attention=none", "attention must be one of 'external', 'multihead_exte"),
@@ -80,6 +96,20 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 def test_a_bad_value_is_named(override: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_recipe("procedural", [override])
+
+
+def test_what_only_the_network_knows_is_checked_before_the_data_is_made() -> None:
+    overrides = ["model.overrides.attention=multihead_external", "model.overrides.heads=7"]
+    with pytest.raises(ValueError, match="channels must be a multiple of heads=7, got 128"):
+        load_recipe("procedural", overrides)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text in ("data: {", "- a\n- b\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"mine.yaml: "):
+            load_recipe(path)
 
 
 def test_unknown_recipes(tmp_path: Path) -> None:

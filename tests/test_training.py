@@ -64,22 +64,24 @@ def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
-    one, two = weights(first), weights(second)
-    assert one.keys() == two.keys()
-    different = [name for name in one if not torch.equal(one[name], two[name])]
-    assert different == []
+    for which in ("last", "best"):
+        one, two = weights(first, which), weights(second, which)
+        assert one.keys() == two.keys()
+        different = [name for name in one if not torch.equal(one[name], two[name])]
+        assert different == []
 
 
-@pytest.mark.parametrize("ema", ["0.0", "0.9"])
-def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, ema: str) -> None:
-    recipe = load_recipe("procedural", [*QUICK, f"optim.ema_decay={ema}"])
+@pytest.mark.parametrize(("ema", "seed"), [("0.0", 0), ("0.9", 0), ("0.0", 4)])
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, ema: str, seed: int) -> None:
+    recipe = load_recipe("procedural", [*QUICK, f"optim.ema_decay={ema}", f"trainer.seed={seed}"])
     train(recipe, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="power cut"):
         train(recipe, tmp_path / "stopped", callbacks=[Crash(epoch=2)])
     assert len(read_metrics(tmp_path / "stopped" / "metrics.csv")) == 2
-    train(recipe, tmp_path / "stopped", resume=True)
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
-    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "stopped")]
+    (tmp_path / "stopped").rename(tmp_path / "moved")  # runs may be moved between machines
+    train(recipe, tmp_path / "moved", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "moved")
+    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "moved")]
     for row in rows[0] + rows[1]:
         del row["seconds"]
     assert rows[0] == rows[1]
@@ -117,7 +119,7 @@ def test_run_folder_holds_everything(tmp_path: Path) -> None:
         pytest.approx(best, abs=1e-6)
     )
     assert report.legacy_accuracy == max(float(row["test/overall_accuracy"]) for row in rows)
-    assert [part.selection for part in report.reports] == ["validation", "last epoch"]
+    assert [part.selection for part in report.reports] == ["validation (primary)", "last epoch"]
     last = report.reports[1]
     assert last.overall_accuracy == pytest.approx(
         float(rows[-1]["test/overall_accuracy"]), abs=1e-6
@@ -161,7 +163,14 @@ def test_what_cannot_be_trained_says_why(tmp_path: Path, modelnet_folder: Path) 
     save_recipe(recipe, run / "recipe.yaml")
     with pytest.raises(FileExistsError, match=r"run folder .* is not empty; continue it with --re"):
         train(recipe, run)
-    with pytest.raises(FileNotFoundError, match="stopped before its first epoch was complete"):
+    with pytest.raises(
+        FileNotFoundError, match="holds no best weights: it stopped before its first"
+    ):
+        evaluate_run(run, "test", torch.device("cpu"))
+    train(recipe, run, resume=True)  # nothing to continue from: starts at the first epoch
+    assert len(read_metrics(run / "metrics.csv")) == 1
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"half a checkpoint")
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged \(.*copy the run folder again, or"):
         train(recipe, run, resume=True)
     with pytest.raises(FileNotFoundError, match=r"no shape_names.txt in"):
         train(load_recipe("modelnet40", [f"data.root={tmp_path}/x"]), tmp_path / "new")
@@ -232,3 +241,31 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path) -> None:
         train(recipe, tmp_path / "run", callbacks=[Interrupt()])
     train(recipe, tmp_path / "run", resume=True)
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 3
+
+
+def test_data_may_move_between_training_and_evaluation(
+    modelnet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(modelnet_folder.parent)
+    quick = [value for value in QUICK if not value.startswith("data.")]
+    recipe = load_recipe(
+        "modelnet40", [*quick, "trainer.epochs=1", "data.root=.", "trainer.device=cpu"]
+    )
+    run = train(recipe, tmp_path / "run")
+    monkeypatch.chdir("/")  # a relative root was resolved when the run began
+    device = torch.device("cpu")
+    here = evaluate_run(run, "test", device).reports[0].overall_accuracy
+    moved = modelnet_folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"no shape_names.txt in"):
+        evaluate_run(run, "test", device)
+    there = evaluate_run(run, "test", device, data_root=moved).reports[0].overall_accuracy
+    assert here == there
+
+
+def test_a_class_without_shapes_has_no_accuracy(tmp_path: Path) -> None:
+    quick = [value for value in QUICK if not value.startswith("data.shapes")]
+    recipe = load_recipe("procedural", [*quick, "data.shapes=[28,28,5]", "trainer.epochs=1"])
+    run = train(recipe, tmp_path / "run")
+    report = evaluate_run(run, "test", torch.device("cpu")).reports[0]
+    assert list(report.class_accuracy.values())[5:] == [None] * 9
+    assert all(value is not None for value in list(report.class_accuracy.values())[:5])

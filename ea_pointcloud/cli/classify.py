@@ -16,9 +16,9 @@ EXAMPLES = """Examples:
 
 ea-pointcloud classify chair.ply --model runs/modelnet10-seed0
 
-ea-pointcloud classify meshes/*.off --model runs/modelnet10-seed0 --up z --json
+ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json
 
-ea-pointcloud classify a.ply b.obj --model runs/modelnet10-seed0 --render predictions.png
+ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png
 """
 
 
@@ -34,6 +34,9 @@ def run(
     render: Annotated[
         Path | None, typer.Option(help="Write a picture of the clouds and their names (.png).")
     ] = None,
+    drop_invalid: Annotated[
+        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Let --render replace an existing file.")
     ] = False,
@@ -45,29 +48,42 @@ def run(
     from ea_pointcloud.transforms import AXES
 
     check_choice("--up", up, AXES)
-    if render is not None and render.exists() and not force:
-        raise FileExistsError(f"{render} exists; choose another name or add --force")
+    if render is not None:
+        _check_picture(render, force=force)
     predictor = Predictor.from_pretrained(model, device)
 
-    clouds: dict[str, Cloud] = {}
+    results: dict[str, Classification] = {}
     errors: dict[str, str] = {}
+    pictured: dict[str, Cloud] = {}
     for file in files:
         try:
-            clouds[file] = read_cloud(file)
+            cloud = read_cloud(file, drop_invalid=drop_invalid)
+            results[file] = predictor.classify(cloud, up=up, top=top)
         except (OSError, ValueError, ImportError) as error:
             errors[file] = str(error)
-    found = predictor.classify(list(clouds.values()), up=up, top=top)
-    results = dict(zip(clouds, found, strict=True))
+            continue
+        if render is not None:
+            pictured[file] = cloud
 
     if as_json:
         rows = [_json_row(file, results.get(file), errors.get(file)) for file in files]
         typer.echo(json.dumps(rows, indent=2))
     else:
         _print_table(files, results, errors)
-    if render is not None and results:
-        _render(render, clouds, results, up)
+    if render is not None and pictured:
+        _render(render, pictured, results, up)
     if errors:
         sys.exit(1)
+
+
+def _check_picture(path: Path, *, force: bool) -> None:
+    """Raise before the work for a picture that could not be written after it."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--render must name a .png file, got {path}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(f"--render {path}: no such folder, or a folder itself")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists; choose another name or add --force")
 
 
 def _json_row(file: str, result: "Classification | None", error: str | None) -> dict[str, Any]:
@@ -80,9 +96,10 @@ def _json_row(file: str, result: "Classification | None", error: str | None) -> 
 def _print_table(
     files: list[str], results: "dict[str, Classification]", errors: dict[str, str]
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from ea_pointcloud.cli._output import console
 
     table = Table()
     table.add_column("file", overflow="fold")
@@ -91,12 +108,12 @@ def _print_table(
     table.add_column("next")
     for file in files:
         if file in errors:
-            table.add_row(file, Text("error", style="red"), "", Text(errors[file]))
+            table.add_row(file, Text("error", style="red"), "", errors[file])
             continue
         result = results[file]
         others = ", ".join(f"{other.label} {other.prob:.1%}" for other in result.top[1:])
         table.add_row(file, result.label, f"{result.prob:.1%}", others)
-    Console().print(table)
+    console().print(table)
 
 
 def _render(

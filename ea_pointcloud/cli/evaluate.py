@@ -22,6 +22,9 @@ ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
 def run(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of 'train'.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets, if it is no longer the run's.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -31,46 +34,46 @@ def run(
     from ea_pointcloud.training.evaluate import evaluate_run
 
     check_choice("--split", split, ("train", "val", "test"))
-    report = evaluate_run(run_folder, split, resolve_device(device))
+    report = evaluate_run(run_folder, split, resolve_device(device), data_root=data_root)
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        typer.echo(json.dumps(asdict(report), indent=2, allow_nan=False))
     else:
         _print_tables(report, run_folder)
 
 
 def _print_tables(report: "RunReport", run_folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from ea_pointcloud.cli._output import console
+
+    out = console()
     votes, first = report.recipe.eval.votes, report.reports[0]
     table = Table(title=f"{run_folder}: {first.split} split, {first.shapes} shapes")
     table.add_column("weights chosen by")
     for heading in ("overall accuracy", "mean class accuracy", f"overall, {votes} votes"):
         table.add_column(heading, justify="right")
-    for row, name in zip(report.reports, ("validation (primary)", "last epoch"), strict=True):
+    for row in report.reports:
         voted = "-" if row.voted_accuracy is None else f"{row.voted_accuracy:.4f}"
-        table.add_row(name, f"{row.overall_accuracy:.4f}", f"{row.mean_class_accuracy:.4f}", voted)
+        figures = f"{row.overall_accuracy:.4f}", f"{row.mean_class_accuracy:.4f}", voted
+        table.add_row(row.selection, *figures)
     if report.legacy_accuracy is not None:
         table.add_row("test (legacy, as most papers)", f"{report.legacy_accuracy:.4f}", "-", "-")
-    console.print(table)
+    out.print(table)
 
-    classes = Table(title="validation-selected, by class")
+    classes = Table(title=f"{first.selection}, by class")
     classes.add_column("class")
     classes.add_column("accuracy", justify="right")
     classes.add_column("taken for instead")
     names = list(first.class_accuracy)
     for index, (name, value) in enumerate(first.class_accuracy.items()):
-        mistakes = sorted(
-            ((count, names[other]) for other, count in enumerate(first.confusion[index])
-             if other != index and count),
-            reverse=True,
-        )  # fmt: skip
-        shown = ", ".join(f"{other} {count}" for count, other in mistakes[:4])
-        classes.add_row(name, f"{value:.3f}", shown)
-    console.print(classes)
-    console.print(
-        f"{report.parameters:,} parameters, {report.macs / 1e6:.0f} M MACs a cloud of "
-        f"{report.recipe.data.num_points} points; {first.clouds_per_second:.0f} clouds/s on "
-        f"{report.device}, batch {report.batch_size}; seed {report.recipe.trainer.seed}"
+        taken = zip(first.confusion[index], names, strict=True)
+        mistakes = sorted(((count, other) for count, other in taken if count and other != name))
+        shown = ", ".join(f"{other} {count}" for count, other in mistakes[::-1][:4])
+        classes.add_row(name, "-" if value is None else f"{value:.3f}", shown)
+    out.print(classes)
+    out.print(
+        f"{report.epochs_done} of {report.recipe.trainer.epochs} epochs, seed "
+        f"{report.recipe.trainer.seed}; {report.parameters:,} parameters, "
+        f"{report.macs / 1e6:.0f} M MACs a cloud of {report.recipe.data.num_points} points;\n"
+        f"{first.clouds_per_second:.0f} clouds/s on {report.device} with batch {report.batch_size}"
     )

@@ -6,7 +6,12 @@ from typing import Annotated
 import typer
 
 NAME = "info"
-EXAMPLES = "Examples:  ea-pointcloud info  |  ea-pointcloud info --json"
+EXAMPLES = """Examples:
+
+ea-pointcloud info
+
+ea-pointcloud info --json
+"""
 
 
 def run(
@@ -35,10 +40,11 @@ def run(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from ea_pointcloud.cli._output import console
 
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(name, value)
-    Console().print(table)
+    console().print(table)

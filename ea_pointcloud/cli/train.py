@@ -10,9 +10,9 @@ EXAMPLES = """Examples:
 
 ea-pointcloud train procedural
 
-ea-pointcloud train modelnet10 data.root=~/data trainer.epochs=100 --run runs/longer
+ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run runs/a
 
-ea-pointcloud train modelnet10 --resume runs/longer
+ea-pointcloud train modelnet10 --resume runs/a
 """
 
 
@@ -20,11 +20,15 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE", help="Name of a packaged recipe, or the path of a .yaml file."
+            metavar="RECIPE",
+            help="procedural, modelnet10 or modelnet40, or the path of a .yaml file of your own.",
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Values to replace.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Values to replace; runs/NAME/recipe.yaml shows them all."
+        ),
     ] = None,
     run_folder: Annotated[
         Path | None, typer.Option("--run", help="Run folder; runs/RECIPE-seedN without it.")
@@ -38,25 +42,29 @@ def run(
 
     if resume is not None and run_folder is not None:
         raise ValueError("--run names a new run and --resume a stopped one; give one of them")
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides if resume is None else None)
+    if resume is not None:
+        # The run's own recipe is continued; overrides may change what check_run allows.
+        stored = load_recipe(resume / "recipe.yaml", overrides)
+        if stored.name != resolved.name:
+            raise ValueError(f"{resume} is a run of the recipe {stored.name}, not {resolved.name}")
+        resolved = stored
 
     # Only now the libraries that take seconds: an error in the recipe shows at once.
     import logging
 
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.training.fit import check_run, load_run_recipe, train
+    from ea_pointcloud.training.fit import check_run, epochs_done, train
 
-    if resume is not None and not overrides:
-        # Overrides given when the run was started need not be repeated.
-        stored = load_run_recipe(resume)
-        if stored.name != resolved.name:
-            raise ValueError(f"{resume} is a run of the recipe {stored.name}, not {resolved.name}")
-        resolved = stored
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     default = Path("runs") / f"{resolved.name}-seed{resolved.trainer.seed}"
     folder = resume or run_folder or default
     check_run(resolved, folder, resume=resume is not None)
     device = resolve_device(resolved.trainer.device)
+    total = resolved.trainer.epochs
+    if epochs_done(folder) >= total:
+        typer.echo(f"{folder} is complete ({total} of {total} epochs)", err=True)
+        return
     typer.echo(f"training {resolved.name} on {device} into {folder}", err=True)
     try:
         train(resolved, folder, resume=resume is not None)

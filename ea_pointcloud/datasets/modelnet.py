@@ -66,7 +66,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         self.name = name
         self.split = split
         self.folder = find_folder(root, f"{name}_ply_hdf5_2048", NAMES_FILE)
-        names = (self.folder / NAMES_FILE).read_text().split()
+        names = (self.folder / NAMES_FILE).read_text(encoding="utf-8").split()
         if not names:
             raise ValueError(f"{self.folder / NAMES_FILE} names no class; download it again")
         self.class_names = tuple(names)
@@ -96,7 +96,9 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         if not listing.is_file():
             raise FileNotFoundError(f"no {listing}; the folder is incomplete, download it again")
         # The published lists name paths on their author's disk; only the file names matter.
-        files = [self.folder / Path(line).name for line in listing.read_text().split()]
+        files = [
+            self.folder / Path(line).name for line in listing.read_text(encoding="utf-8").split()
+        ]
         if not files:
             raise ValueError(f"{listing} lists no file; download it again")
         parts = [_read_h5(path, len(self.class_names)) for path in files]

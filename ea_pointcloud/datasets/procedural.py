@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from ea_pointcloud._checks import check_at_least, check_choice, check_range
 from ea_pointcloud.datasets._shapes import BUILDERS
 from ea_pointcloud.datasets._shapes.primitives import Draw, scale, turn
-from ea_pointcloud.ops.sampling import sample_surface
+from ea_pointcloud.ops import sample_surface
+from ea_pointcloud.transforms import normalize_unit_sphere
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "airplane": ("fuselage", "wing", "tail", "engine"),
@@ -219,7 +220,7 @@ def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tu
 
     spare = {"whole": 1, "cut": 2, "front": 4}[view] * (2 if uneven else 1)
     xyz, face = sample_surface(mesh.vertices, mesh.faces, spare * num_points, generator=generator)
-    xyz, part = _normalize(xyz), mesh.face_part[face]
+    xyz, part = normalize_unit_sphere(xyz[None])[0], mesh.face_part[face]
     near = xyz @ viewer
     hidden = torch.zeros(len(xyz), dtype=torch.bool)
     if uneven:
@@ -235,7 +236,7 @@ def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tu
     # The points are in random order and the sort is stable: hidden ones only fill what is missing.
     chosen = hidden.byte().argsort(stable=True)[:num_points]
     noise = torch.randn(num_points, 3, generator=generator)
-    return _normalize(xyz[chosen] + sigma * noise), part[chosen]
+    return normalize_unit_sphere((xyz[chosen] + sigma * noise)[None])[0], part[chosen]
 
 
 def _in_front(xyz: Tensor, viewer: Tensor) -> Tensor:
@@ -251,10 +252,3 @@ def _in_front(xyz: Tensor, viewer: Tensor) -> Tensor:
     front = torch.full((_DEPTH_CELLS**2,), -1.0).scatter_reduce(0, pixel, near, "amax")
     # A surface seen at a slant spreads over about two pixels in depth, each 2 / cells wide.
     return near > front[pixel] - 4 / _DEPTH_CELLS
-
-
-def _normalize(xyz: Tensor) -> Tensor:
-    """(N, 3) with the mean at the origin and the farthest point at distance 1."""
-    centered = xyz - xyz.mean(dim=0)
-    # A single point has no extent.
-    return centered / centered.norm(dim=1).max().clamp_min(1e-12)

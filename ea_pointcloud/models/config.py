@@ -65,7 +65,10 @@ class ClassifierConfig:
         for name in ("stem_channels", "depth", "heads", "memory_size", "fuse_channels"):
             check_count(name, getattr(self, name))
         for name in ("num_centers", "num_neighbors", "embed_channels", "head_channels"):
-            for value in getattr(self, name):
+            values = getattr(self, name)
+            if not isinstance(values, tuple):
+                raise TypeError(f"{name} must be a list of counts, got {values!r}")
+            for value in values:
                 check_count(name, value)
         check_choice("attention", self.attention, ATTENTION)
         check_choice("norm", self.norm, NORMS)
@@ -76,8 +79,8 @@ class ClassifierConfig:
                 "num_centers, num_neighbors and embed_channels must have one entry per neighbour "
                 f"embedding, got {self.num_centers}, {self.num_neighbors}, {self.embed_channels}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
 
 
 CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {

@@ -76,13 +76,14 @@ class PointEncoder(nn.Module):
         point = xyz
         if features is not None:
             point = torch.cat([xyz, features], dim=-1)
-        point = self.stem_out(self.stem_in(point, mask), mask)
+        dtype = self.position.weight.dtype  # numpy's float64 is as good as float32 here
+        point = self.stem_out(self.stem_in(point.to(dtype), mask), mask)
         for embedding in self.embeddings:
             xyz, point = embedding(xyz, point, lengths)
             lengths = None  # centres are always real points
 
         token = self.input(point)
-        skip, position, outputs = point, self.position(xyz), []
+        skip, position, outputs = point, self.position(xyz.to(dtype)), []
         for block in self.blocks:
             token = block(token, position)
             outputs.append(token)

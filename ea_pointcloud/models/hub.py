@@ -5,6 +5,7 @@ class names, and the form of the input). Nothing in it is pickled, so loading ru
 """
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import Self
 
+from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.transforms import AXES, POINT_CHOICES
 
@@ -68,7 +70,7 @@ class PretrainedModel(nn.Module):
     data_spec: DataSpec
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the weights and their description to ``folder``, all of it or nothing.
+        """Write the weights and their description to ``folder``; a failure leaves it as it was.
 
         An existing folder of weights is replaced; any other existing folder is an error.
         """
@@ -80,12 +82,12 @@ class PretrainedModel(nn.Module):
                 f"{folder} exists and is not a folder of weights; choose another one for them"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        staging = folder.parent / f".{folder.name}-{os.getpid()}"
+        staging.mkdir()
         try:
             tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
             save_file(tensors, staging / WEIGHTS_FILE)
-            (staging / CONFIG_FILE).write_text(json.dumps(self._description(), indent=2) + "\n")
-            staging.chmod(0o755)  # mkdtemp's folders are private
+            write_whole(staging / CONFIG_FILE, json.dumps(self._description(), indent=2) + "\n")
             if not folder.exists():
                 staging.replace(folder)
                 return
@@ -132,7 +134,11 @@ class PretrainedModel(nn.Module):
                 )
         if not (folder / WEIGHTS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}; copy the folder again")
-        model = cls(cls.config_class(**description["config"]), DataSpec(**description["data"]))
+        try:
+            config = cls.config_class(**description["config"])
+            model = cls(config, DataSpec(**description["data"]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder / CONFIG_FILE}: {error}; copy the folder again") from error
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except Exception as error:
@@ -192,7 +198,8 @@ def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) ->
             "give a folder written by save_pretrained or a run folder of 'ea-pointcloud train'"
         )
     name = str(name_or_path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    # A name whose first part is a folder here is a mistyped path: never ask strangers for it.
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {path}; give a folder of weights, a run folder, or USER/NAME on the hub"
         )
@@ -205,7 +212,8 @@ def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) ->
         )
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
-            f"no folder {path}, and {name} could not be downloaded from the hub ({error})"
+            f"no folder {path}, and {name} could not be downloaded from the hub "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -217,12 +225,18 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        description = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); copy the folder again") from error
     missing = {"format_version", "architecture", "config", "data"} - set(description)
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}; it was not written by ea-pointcloud")
+    for section, kind in (("format_version", int), ("config", dict), ("data", dict)):
+        if not isinstance(description[section], kind):
+            raise ValueError(
+                f"{path}: {section} must be {kind.__name__}, got {description[section]!r}; "
+                "copy the folder again"
+            )
     if description["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format {description['format_version']}, this version reads up to "

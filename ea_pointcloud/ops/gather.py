@@ -29,6 +29,16 @@ def gather_points(features: Tensor, idx: Tensor) -> Tensor:
         )
     if idx.dtype != torch.long:
         raise TypeError(f"idx must be int64, got {idx.dtype}; convert with .long()")
+    # Reading values of a device tensor would stall the stream; there the caller vouches for them.
+    if (
+        idx.device.type == "cpu"
+        and idx.numel()
+        and not 0 <= int(idx.min()) <= int(idx.max()) < num_points
+    ):
+        raise ValueError(
+            f"idx must be between 0 and N-1={num_points - 1}, "
+            f"got {int(idx.min())}..{int(idx.max())}"
+        )
     # A flat index_select is twice as fast on CPUs as an expanded gather or advanced indexing.
     offset = torch.arange(batch, device=idx.device) * num_points
     flat = (idx + offset.view(-1, *[1] * (idx.ndim - 1))).flatten()

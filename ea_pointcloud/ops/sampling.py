@@ -154,12 +154,16 @@ def sample_surface(
         face: (num_points,) int64, the triangle each point lies on.
 
     Raises:
-        ValueError: if the mesh has no face with a positive area.
+        ValueError: if a shape is wrong or the mesh has no face with a positive area.
 
     Reference:
         Osada et al., Shape distributions, ACM TOG 2002, section 4.2.
     """
     check_count("num_points", num_points)
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise ValueError(f"vertices must have shape (V, 3), got {tuple(vertices.shape)}")
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"faces must have shape (F, 3), got {tuple(faces.shape)}")
     a, b, c = vertices[faces].unbind(1)  # (F, 3) each
     area = torch.linalg.norm(torch.linalg.cross((b - a).double(), (c - a).double()), dim=1)
     total = area.cumsum(0)

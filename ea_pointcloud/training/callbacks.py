@@ -4,13 +4,16 @@ import csv
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
+from ea_pointcloud._atomic import write_whole
 from ea_pointcloud.models import PretrainedModel
 
 
@@ -45,16 +48,34 @@ class EpochTable(Callback):
         metrics = sorted(trainer.callback_metrics.items())
         row |= {name: round(float(value), 6) for name, value in metrics if "/" in name}
         rows = [old for old in read_metrics(self.path) if int(old["epoch"]) < epoch]
-        temporary = self.path.with_suffix(".csv.part")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerows([*rows, row])
-        temporary.replace(self.path)
+        table = StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write_whole(self.path, table.getvalue())
         if self.echo:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in list(row.items())[1:])
             sys.stderr.write(f"epoch {epoch}/{trainer.max_epochs}  {shown}\n")
             sys.stderr.flush()
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint callback that still knows its best score after the run folder was moved.
+
+    Lightning's own forgets it, and would take the first epoch after resuming for the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state, its paths turned to where the folder is now."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best_k = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        state_dict = {**state_dict, **moved, "best_k_models": best_k, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
 
 
 class ExportWeights(Checkpoint):
@@ -126,5 +147,5 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     """The rows of a ``metrics.csv``, none where there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -1,7 +1,7 @@
 """Measuring a classifier on a split, by the protocol that every printed number follows."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,10 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.metrics import class_accuracy, classification_metrics
 from ea_pointcloud.models import EAClassifier, PretrainedModel
+from ea_pointcloud.models.hub import CONFIG_FILE
+from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import ClassifiedShapes, batches, open_split
-from ea_pointcloud.training.fit import best_logged, load_run_recipe
+from ea_pointcloud.training.fit import METRICS_FILE, best_logged, load_run_recipe
 from ea_pointcloud.training.recipe import Recipe
 from ea_pointcloud.transforms import random_scale
 
@@ -26,14 +28,14 @@ class ClassificationReport:
     """Figures of one set of weights on one split.
 
     Args:
-        selection: how the weights were chosen, e.g. ``"validation"``.
+        selection: how the weights were chosen, ``"validation (primary)"`` or ``"last epoch"``.
         split: what was measured on.
         shapes: clouds in the split.
         overall_accuracy: right / all, one plain pass.
         mean_class_accuracy: mean of the per-class shares, one plain pass.
         voted_accuracy: overall accuracy of the mean of several randomly scaled passes, None
             without votes.
-        class_accuracy: class name -> share named right.
+        class_accuracy: class name -> share named right, None for a class that does not occur.
         confusion: (C, C) counts, rows are the truth.
         clouds_per_second: of the plain pass, at the evaluation's batch size.
     """
@@ -43,10 +45,10 @@ class ClassificationReport:
     shapes: int
     overall_accuracy: float
     mean_class_accuracy: float
-    voted_accuracy: float | None = None
-    class_accuracy: dict[str, float] = field(default_factory=dict)
-    confusion: list[list[int]] = field(default_factory=list)
-    clouds_per_second: float = 0.0
+    voted_accuracy: float | None
+    class_accuracy: dict[str, float | None]
+    confusion: list[list[int]]
+    clouds_per_second: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class RunReport:
         reports: validation-selected first, then the last epoch.
         legacy_accuracy: the best overall accuracy on the test split over all epochs, as most
             papers report it; only where the run logged it, and only for the test split.
+        epochs_done: whole epochs trained, which may be fewer than the recipe's.
         parameters: trainable parameters.
         macs: multiply-accumulates of one cloud.
         device: where it was measured.
@@ -67,14 +70,23 @@ class RunReport:
     recipe: Recipe
     reports: tuple[ClassificationReport, ...]
     legacy_accuracy: float | None
+    epochs_done: int
     parameters: int
     macs: int
     device: str
     batch_size: int
 
 
-def evaluate_run(run: str | Path, split: str, device: torch.device) -> RunReport:
+def evaluate_run(
+    run: str | Path, split: str, device: torch.device, *, data_root: str | Path | None = None
+) -> RunReport:
     """Evaluate the weights of a run folder on a split of its data.
+
+    Args:
+        run: a run folder with at least one whole epoch.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        device: where to compute.
+        data_root: where the data lies, if no longer where the run found it.
 
     Raises:
         FileNotFoundError: if the run folder or its data is incomplete.
@@ -82,9 +94,17 @@ def evaluate_run(run: str | Path, split: str, device: torch.device) -> RunReport
     """
     run = Path(run)
     recipe = load_run_recipe(run)
+    if data_root is not None:
+        recipe = replace(recipe, data=replace(recipe.data, root=str(data_root)))
+    for folder in ("best", "last"):
+        if not (run / folder / CONFIG_FILE).is_file():
+            raise FileNotFoundError(
+                f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
+                f"continue it with --resume {run}"
+            )
     dataset = open_split(recipe.data, split)
     reports = []
-    for selection, folder in (("validation", "best"), ("last epoch", "last")):
+    for selection, folder in (("validation (primary)", "best"), ("last epoch", "last")):
         model = EAClassifier.from_pretrained(run / folder).to(device)
         reports.append(
             evaluate_classifier(
@@ -100,6 +120,7 @@ def evaluate_run(run: str | Path, split: str, device: torch.device) -> RunReport
         recipe=recipe,
         reports=tuple(reports),
         legacy_accuracy=best_logged(run, "test/overall_accuracy") if split == "test" else None,
+        epochs_done=len(read_metrics(run / METRICS_FILE)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=count_macs(model, recipe.data.num_points),
         device=str(device),
@@ -120,7 +141,7 @@ def evaluate_classifier(
     """Measure ``model`` on every cloud of ``dataset``, once plainly and once with votes.
 
     Voting averages the probabilities of ``votes`` passes, each over clouds scaled along each axis
-    by U(0.8, 1.25), drawn once from a fixed seed.
+    by U(``VOTE_SCALE``), drawn once from a fixed seed.
 
     Raises:
         ValueError: if the classes of the data are not the model's, in order.
@@ -135,6 +156,8 @@ def evaluate_classifier(
     confusion = MulticlassConfusionMatrix(len(names)).to(device)
     voted_right, seconds = 0, 0.0
     generator = generator_for(device, _VOTE_SEED)
+    model(dataset.xyz[:batch_size].to(device))  # the first batch pays for warming up
+    _synchronize(device)
     for batch in batches(dataset, batch_size):
         xyz, label = batch["xyz"].to(device), batch["label"].to(device)
         started = time.perf_counter()
@@ -154,7 +177,7 @@ def evaluate_classifier(
         overall_accuracy=float(values["overall_accuracy"]),
         mean_class_accuracy=float(values["mean_class_accuracy"]),
         voted_accuracy=voted_right / len(dataset) if votes else None,
-        class_accuracy=dict(zip(names, class_accuracy(matrix).tolist(), strict=True)),
+        class_accuracy=dict(zip(names, class_accuracy(matrix), strict=True)),
         confusion=matrix.tolist(),
         clouds_per_second=len(dataset) / seconds,
     )

@@ -4,19 +4,22 @@ import json
 import platform
 import sys
 import warnings
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
 from ea_pointcloud.models import EAClassifier
 from ea_pointcloud.training.callbacks import (
     EpochTable,
     ExportWeights,
+    RunCheckpoint,
     moving_average,
     read_metrics,
 )
@@ -27,6 +30,8 @@ from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, sa
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+_PACKAGES = ("ea-pointcloud", "torch", "lightning", "torchmetrics", "torch-geometric", "numpy",
+             "h5py", "safetensors", "open3d")  # fmt: skip
 # Where the data lies and what it runs on may change between the start and the end of a run.
 _MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
 
@@ -55,12 +60,15 @@ def train(
 
     Raises:
         FileExistsError: if ``run`` is not empty and ``resume`` is false.
-        FileNotFoundError: if there is nothing to resume, or no data.
+        FileNotFoundError: if there is no run to resume, or no data.
         ValueError: if the recipe to resume with differs from the run's.
         KeyboardInterrupt: if it is stopped by Ctrl-C; the run can be resumed.
     """
     run = Path(run)
     check_run(recipe, run, resume=resume)
+    if recipe.data.root is not None:  # so that the run can be used from any folder
+        root = str(Path(recipe.data.root).expanduser().resolve())
+        recipe = replace(recipe, data=replace(recipe.data, root=root))
     device = resolve_device(recipe.trainer.device)
     fresh_points = recipe.data.point_choice == "random"
     train_split = open_split(recipe.data, "train", all_points=fresh_points)
@@ -73,19 +81,19 @@ def train(
     model = EAClassifier(recipe.model_config(len(spec.class_names)), spec)
     module = ClassifierModule(model, recipe)
 
+    trainer = _trainer(recipe, run, device, callbacks or [])
     run.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        save_recipe(recipe, run / RECIPE_FILE)
-        (run / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    save_recipe(recipe, run / RECIPE_FILE)
+    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
     if device.type == "cpu":
         keep_freed_memory()
+    done = epochs_done(run)
     train_loader = batches(
         train_split,
         recipe.trainer.batch_size,
         shuffle_seed=recipe.trainer.seed,
-        first_epoch=_epochs_done(run) if resume else 0,
+        first_epoch=done,
     )
-    trainer = _trainer(recipe, run, device, callbacks or [])
     with warnings.catch_warnings():
         # The sets are tensors in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -97,7 +105,7 @@ def train(
                 module,
                 train_loader,
                 [batches(split, recipe.eval.batch_size) for split in held_out],
-                ckpt_path=str(run / LAST_CHECKPOINT) if resume else None,
+                ckpt_path=str(run / LAST_CHECKPOINT) if done else None,
             )
         except SystemExit:  # what Lightning makes of Ctrl-C, for the whole program
             raise KeyboardInterrupt from None
@@ -119,7 +127,7 @@ def load_run_recipe(run: str | Path) -> Recipe:
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("ea-pointcloud", "torch", "lightning", "torchmetrics", "numpy", "h5py"):
+    for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -130,18 +138,13 @@ def versions() -> dict[str, str]:
 def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
     """Raise unless ``recipe`` can start in ``run``, or resume what stopped there; see train."""
     if not resume:
-        if run.exists() and any(run.iterdir()):
+        if run.exists() and (run.is_file() or any(run.iterdir())):
             raise FileExistsError(
-                f"run folder {run} is not empty; continue it with --resume {run}, "
+                f"run folder {run} exists and is not empty; continue it with --resume {run}, "
                 "or choose another with --run"
             )
         return
     before = recipe_values(load_run_recipe(run))
-    if not (run / LAST_CHECKPOINT).is_file():
-        raise FileNotFoundError(
-            f"{run} stopped before its first epoch was complete (no {LAST_CHECKPOINT}); "
-            "delete it and train again"
-        )
     for key, value in recipe_values(recipe).items():
         if key not in _MAY_CHANGE and before[key] != value:
             raise ValueError(
@@ -150,13 +153,21 @@ def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
             )
 
 
-def _epochs_done(run: Path) -> int:
-    checkpoint = torch.load(run / LAST_CHECKPOINT, map_location="cpu", weights_only=True)
-    return checkpoint["epoch"] + 1
+def epochs_done(run: Path) -> int:
+    """Whole epochs that a run can be resumed after; 0 where none is complete."""
+    path = run / LAST_CHECKPOINT
+    if not path.is_file():
+        return 0
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)["epoch"] + 1
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); copy the run folder again, or train anew"
+        ) from error
 
 
 def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callback]) -> Trainer:
-    best = ModelCheckpoint(
+    best = RunCheckpoint(
         run / "checkpoints",
         filename="best",
         monitor="val/overall_accuracy",
@@ -164,7 +175,7 @@ def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callba
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(
+    last = RunCheckpoint(
         run / "checkpoints",
         filename=LAST_CHECKPOINT.stem,
         save_on_train_epoch_end=True,

@@ -79,7 +79,7 @@ class ClassifierModule(LightningModule):
             weight_decay=optim.weight_decay,
         )
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(total * optim.warmup_epochs / self.recipe.trainer.epochs)
+        warmup = round(total * min(0.5, optim.warmup_epochs / self.recipe.trainer.epochs))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, warmup, optim)
         )
@@ -94,5 +94,5 @@ def learning_rate_factor(step: int, total: int, warmup: int, optim: OptimRecipe)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    lowest = min(1.0, optim.min_lr / optim.lr)
+    lowest = optim.min_lr / optim.lr
     return lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2

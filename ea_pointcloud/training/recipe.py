@@ -4,15 +4,21 @@ A recipe is a YAML file (packaged in ``ea_pointcloud/recipes`` or one's own) ove
 below, with single values replaced by ``key=value``. All of it is checked before anything slow.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_at_least, check_choice, check_positive
+from ea_pointcloud._device import check_device_name
+from ea_pointcloud.models import EAClassifier
 from ea_pointcloud.models.config import CLASSIFIER_SIZES, ClassifierConfig, classifier_config
 from ea_pointcloud.transforms import POINT_CHOICES, Augmentation
 
@@ -54,7 +60,10 @@ class AugmentRecipe:
 
 @dataclass
 class OptimRecipe:
-    """AdamW, linear warm-up, cosine to ``min_lr``; ``ema_decay`` 0 keeps no average."""
+    """AdamW, linear warm-up, cosine to ``min_lr``; ``ema_decay`` 0 keeps no average.
+
+    The warm-up takes ``warmup_epochs``, but at most half of a short run.
+    """
 
     lr: float = 1e-3
     min_lr: float = 1e-5
@@ -142,20 +151,20 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
         if missing:
             raise ValueError(f"{source}: {', '.join(sorted(missing))} must be set")
         recipe = OmegaConf.to_object(cast("DictConfig", config))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ValueError(f"{source}: {_explain(error)}") from error
     assert isinstance(recipe, Recipe)
     recipe.name = recipe.name or Path(name_or_path).stem
     try:
         check_recipe(recipe)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {name_or_path}: {error}") from error
     return recipe
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every value of ``recipe`` as YAML that :func:`load_recipe` reads back."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(recipe)))
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
@@ -180,7 +189,13 @@ def check_recipe(recipe: Recipe) -> None:
     if len(data.shapes) != 3 or min(data.shapes) < 1:
         raise ValueError(f"data.shapes must be three counts (train, val, test), got {data.shapes}")
     check_choice("model.size", recipe.model.size, CLASSIFIER_SIZES)
-    recipe.model_config(num_classes=2)
+    if data.dataset == "procedural" and data.point_choice != "first":
+        raise ValueError(
+            "data.point_choice must be 'first' with the procedural set, whose points are drawn at "
+            f"random when it is made, got {data.point_choice!r}"
+        )
+    with torch.device("meta"):  # builds every layer without memory or time
+        EAClassifier(recipe.model_config(num_classes=2))
     if len(recipe.augment.scale) != 2 or not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ValueError(f"augment.scale must be [low, high], 0 < low, got {recipe.augment.scale}")
     for name in ("shift", "jitter"):
@@ -192,6 +207,10 @@ def check_recipe(recipe: Recipe) -> None:
     check_positive("optim.clip_norm", optim.clip_norm)
     for name in ("min_lr", "weight_decay", "warmup_epochs"):
         check_at_least(f"optim.{name}", getattr(optim, name), 0)
+    if not math.isfinite(optim.lr) or optim.min_lr > optim.lr:
+        raise ValueError(
+            f"optim.lr must be finite and at least min_lr={optim.min_lr}, got {optim.lr}"
+        )
     for name in ("label_smoothing", "ema_decay"):
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(
@@ -201,6 +220,11 @@ def check_recipe(recipe: Recipe) -> None:
     check_at_least("trainer.batch_size", trainer.batch_size, 1)
     check_at_least("trainer.seed", trainer.seed, 0)
     check_choice("trainer.precision", trainer.precision, PRECISIONS)
+    check_device_name("trainer.device", trainer.device)
+    if trainer.precision == "16-mixed" and trainer.device == "cpu":
+        raise ValueError(
+            "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
+        )
     check_at_least("eval.batch_size", recipe.eval.batch_size, 1)
     check_at_least("eval.votes", recipe.eval.votes, 0)
 
@@ -211,19 +235,21 @@ def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise FileNotFoundError(f"no recipe file {path}")
-        return path.read_text(), str(path)
+        return path.read_text(encoding="utf-8"), str(path)
     if str(name_or_path) not in list_recipes():
         raise FileNotFoundError(
             f"no recipe {str(name_or_path)!r}; known are {', '.join(list_recipes())}, "
             "or give the path of a .yaml file"
         )
     resource = resources.files("ea_pointcloud") / "recipes" / f"{name_or_path}.yaml"
-    return resource.read_text(), f"recipe {name_or_path}"
+    return resource.read_text(encoding="utf-8"), f"recipe {name_or_path}"
 
 
-def _explain(error: OmegaConfBaseException) -> str:
+def _explain(error: Exception) -> str:
     """One line with the full key, and the keys there are where the key is the trouble."""
-    reason = str(error).splitlines()[0]
+    reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+    if isinstance(error, YAMLError):
+        reason = "not valid YAML: " + " ".join(str(error).split())
     key = getattr(error, "full_key", None)
     known = getattr(error, "parent_node", None)
     if "not in" in reason and key and known is not None:

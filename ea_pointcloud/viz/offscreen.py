@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.transforms import AXES, to_y_up
 
 _FIELD_OF_VIEW = 30.0  # degrees, vertical
@@ -91,7 +93,7 @@ def contact_sheet(
             f"there must be one title a cloud and at least one cloud, "
             f"got {len(clouds)} clouds and {len(titles)} titles"
         )
-    check_at_least("columns", columns, 1)
+    check_count("columns", columns)
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)
     caption = max(24, size // 12)
@@ -113,7 +115,7 @@ def contact_sheet(
 @contextmanager
 def _renderer(size: int) -> Iterator[Any]:
     """An off-screen renderer of ``size`` x ``size`` pixels; its GPU memory goes with it."""
-    check_at_least("size", size, 16)
+    check_count("size", size, 16)
     try:
         import open3d
     except (ImportError, OSError) as error:
@@ -211,14 +213,8 @@ def height_colors(height: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _save(picture: NDArray[np.uint8], path: Path) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a picture."""
     from PIL import Image
 
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        Image.fromarray(picture).save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_whole(path, content.getvalue())
