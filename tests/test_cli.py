@@ -181,6 +181,28 @@ def test_a_finished_run_resumes_to_nothing(
     assert (run_folder / "metrics.csv").read_text() == before
 
 
+def test_ctrl_c_says_how_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ea_pointcloud.training.fit.train", interrupted)
+    assert call(monkeypatch, "train", "procedural", "--run", tmp_path / "run") == 130
+    error = capsys.readouterr().err
+    assert f"ea-pointcloud train procedural --resume {tmp_path / 'run'}" in error
+
+
+def test_legacy_figure_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ("eval.legacy=true", "trainer.epochs=1", "--run", run)
+    assert call(monkeypatch, "train", "procedural", *QUICK, *options) == 0
+    assert call(monkeypatch, "evaluate", run) == 0
+    assert "test (legacy, as most papers)" in capsys.readouterr().out
+
+
 def test_a_cloud_that_reads_but_fails_does_not_stop_the_others(
     run_folder: Path,
     files: list[Path],

@@ -632,3 +632,11 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     write_cloud(path, a_cloud(labels=None), overwrite=True)
     assert read_cloud(path).labels is None
+
+
+def test_ply_faces_that_do_not_start_with_their_vertices(tmp_path: Path) -> None:
+    header = f"ply\nformat ascii 1.0\nelement vertex 3\n{XYZ_PLY}element face 1\n"
+    faces = "property uchar flags\nproperty list uchar int vertex_indices\nend_header\n"
+    path = put(tmp_path, "x.ply", header + faces + "0 0 0\n1 0 0\n0 1 0\n7 3 0 1 2\n")
+    with pytest.raises(CloudFileError, match=r"x.ply: its faces start with 'flags' in place of"):
+        read_cloud(path)

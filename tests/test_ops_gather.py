@@ -201,3 +201,8 @@ def test_an_index_outside_the_cloud_is_refused() -> None:
     for index in (-1, 4):
         with pytest.raises(ValueError, match=r"idx must be between 0 and N-1=3, got "):
             gather_points(features, torch.tensor([[index], [0]]))
+
+
+def test_features_must_be_a_tensor() -> None:
+    with pytest.raises(TypeError, match=r"features must be a torch.Tensor, got list; use torch"):
+        gather_points([[1.0]], torch.zeros(1, 1, dtype=torch.long))  # pyright: ignore

@@ -488,3 +488,11 @@ def test_outermost_point_hand_worked() -> None:
     xyz = torch.tensor([[[1.0, 0, 0], [0, -3, 0], [0, 0, 3], [torch.inf, 0, 0], [9, 9, 9]]])
     assert outermost_point(xyz).tolist() == [4]
     assert outermost_point(xyz, torch.tensor([4])).tolist() == [1]  # tie, inf, padding
+
+
+def test_meshes_of_wrong_shape() -> None:
+    flat, faces = torch.zeros(4, 2), torch.zeros(1, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"vertices must have shape \(V, 3\), got \(4, 2\)"):
+        sample_surface(flat, faces, 5)
+    with pytest.raises(ValueError, match=r"faces must have shape \(F, 3\), got \(1, 4\)"):
+        sample_surface(torch.zeros(4, 3), torch.zeros(1, 4, dtype=torch.long), 5)
