@@ -99,7 +99,7 @@ setup() {
     fi
     echo "installing into $environment (minutes the first time)" >&2
     install_torch
-    "$python" -m pip install -q -c scripts/constraints.txt -e '.[dev,track]' ||
+    "$python" -m pip install -q -c scripts/constraints.txt -e '.[dev]' ||
         fail "installation failed; the lines above say why"
     echo "$state" >"$stamp"
 }
