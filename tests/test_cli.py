@@ -83,7 +83,7 @@ def test_evaluate(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "evaluate", run_folder, "--json") == 0
-    report = json.loads(capsys.readouterr().out)
+    (report,) = json.loads(capsys.readouterr().out)
     assert [part["selection"] for part in report["reports"]] == [
         "validation (primary)",
         "last epoch",
@@ -191,6 +191,32 @@ def test_ctrl_c_says_how_to_continue(
     assert call(monkeypatch, "train", "procedural", "--run", tmp_path / "run") == 130
     error = capsys.readouterr().err
     assert f"ea-pointcloud train procedural --resume {tmp_path / 'run'}" in error
+
+
+def test_several_seeds_are_summarised(
+    tmp_path: Path,
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    second = tmp_path / "second"
+    assert call(monkeypatch, "train", "procedural", *QUICK, "trainer.seed=1", "--run", second) == 0
+    assert call(monkeypatch, "evaluate", run_folder, second, "--json") == 0
+    reports = json.loads(capsys.readouterr().out)
+    a, b = (report["reports"][0]["overall_accuracy"] for report in reports)
+    assert call(monkeypatch, "evaluate", run_folder, second) == 0
+    text = capsys.readouterr().out
+    assert "2 seeds: mean and standard deviation" in text
+    assert f"{(a + b) / 2:.4f} ± {abs(a - b) / 2**0.5:.4f}" in text  # of two values, by hand
+
+    assert call(monkeypatch, "evaluate", run_folder, run_folder) == 1
+    assert "the runs must have different seeds, got [0, 0]" in capsys.readouterr().err
+    third = tmp_path / "third"
+    options = ("trainer.seed=2", "trainer.epochs=1", "--run", third)
+    assert call(monkeypatch, "train", "procedural", *QUICK, *options) == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "evaluate", run_folder, third) == 1
+    assert "has trainer.epochs=3, " in capsys.readouterr().err
 
 
 def test_legacy_figure_is_marked(

@@ -15,12 +15,16 @@ EXAMPLES = """Examples:
 
 ea-pointcloud evaluate runs/modelnet10-seed0 --split test
 
+ea-pointcloud evaluate runs/modelnet10-seed0 runs/modelnet10-seed1
+
 ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
 """
 
 
 def run(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of 'train'.")],
+    run_folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, one a seed.")
+    ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of data sets, if it is no longer the run's.")
@@ -28,17 +32,45 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure a run: validation-selected, last epoch, and with votes."""
+    """Measure runs: validation-selected, last epoch, with votes; several seeds as mean and std."""
     from ea_pointcloud._checks import check_choice
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.training.evaluate import evaluate_run
+    from ea_pointcloud.training.evaluate import check_same_recipe, evaluate_run
 
     check_choice("--split", split, ("train", "val", "test"))
-    report = evaluate_run(run_folder, split, resolve_device(device), data_root=data_root)
+    check_same_recipe(run_folders)
+    chosen = resolve_device(device)
+    reports = [evaluate_run(run, split, chosen, data_root=data_root) for run in run_folders]
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2, allow_nan=False))
-    else:
-        _print_tables(report, run_folder)
+        rows = [asdict(report) for report in reports]
+        typer.echo(json.dumps(rows, indent=2, allow_nan=False))
+        return
+    for run, report in zip(run_folders, reports, strict=True):
+        _print_tables(report, run)
+    if len(reports) > 1:
+        _print_summary(reports)
+
+
+def _print_summary(reports: "list[RunReport]") -> None:
+    from statistics import mean, stdev
+
+    from rich.table import Table
+
+    from ea_pointcloud.cli._output import console
+
+    table = Table(title=f"{len(reports)} seeds: mean and standard deviation")
+    table.add_column("weights chosen by")
+    for heading in ("overall accuracy", "mean class accuracy", "with votes"):
+        table.add_column(heading, justify="right")
+    for rows in zip(*(report.reports for report in reports), strict=True):
+        columns = (
+            [row.overall_accuracy for row in rows],
+            [row.mean_class_accuracy for row in rows],
+            [row.voted_accuracy for row in rows if row.voted_accuracy is not None],
+        )
+        cells = [f"{mean(c):.4f} ± {stdev(c):.4f}" if c else "-" for c in columns]
+        table.add_row(rows[0].selection, *cells)
+    console().print(table)
 
 
 def _print_tables(report: "RunReport", run_folder: Path) -> None:

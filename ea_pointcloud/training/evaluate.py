@@ -1,6 +1,7 @@
 """Measuring a classifier on a split, by the protocol that every printed number follows."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from ea_pointcloud.models import EAClassifier, PretrainedModel
 from ea_pointcloud.models.hub import CONFIG_FILE
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import ClassifiedShapes, batches, open_split
-from ea_pointcloud.training.fit import METRICS_FILE, best_logged, load_run_recipe
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.fit import MAY_CHANGE, METRICS_FILE, best_logged, load_run_recipe
+from ea_pointcloud.training.recipe import Recipe, recipe_values
 from ea_pointcloud.transforms import random_scale
 
 VOTE_SCALE = (0.8, 1.25)
@@ -126,6 +127,25 @@ def evaluate_run(
         device=str(device),
         batch_size=recipe.eval.batch_size,
     )
+
+
+def check_same_recipe(runs: Sequence[str | Path]) -> None:
+    """Raise unless the run folders differ in their seeds only, so that a mean makes sense.
+
+    Raises:
+        ValueError: naming the first value that differs, or a seed that occurs twice.
+    """
+    values = [recipe_values(load_run_recipe(run)) for run in runs]
+    for run, other in zip(runs[1:], values[1:], strict=True):
+        for key, value in values[0].items():
+            if key not in (*MAY_CHANGE, "name", "trainer.seed") and other[key] != value:
+                raise ValueError(
+                    f"{runs[0]} has {key}={value}, {run} has {other[key]}; "
+                    "evaluate runs of different recipes one by one"
+                )
+    seeds = [value["trainer.seed"] for value in values]
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"the runs must have different seeds, got {seeds}")
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _PACKAGES = ("ea-pointcloud", "torch", "lightning", "torchmetrics", "torch-geometric", "numpy",
              "h5py", "safetensors", "open3d")  # fmt: skip
 # Where the data lies and what it runs on may change between the start and the end of a run.
-_MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
+MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
 
 
 def train(
@@ -146,7 +146,7 @@ def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
         return
     before = recipe_values(load_run_recipe(run))
     for key, value in recipe_values(recipe).items():
-        if key not in _MAY_CHANGE and before[key] != value:
+        if key not in MAY_CHANGE and before[key] != value:
             raise ValueError(
                 f"{run} was trained with {key}={before[key]}, got {value}; "
                 "leave it out to continue, or start a new run"
