@@ -99,7 +99,7 @@ def test_one_seed_gives_the_same_weights_another_gives_others(tmp_path: Path) ->
 def test_run_folder_holds_everything(tmp_path: Path) -> None:
     recipe = load_recipe("procedural", [*QUICK, "eval.legacy=true", "eval.votes=2"])
     run = train(recipe, tmp_path / "run")
-    assert {path.name for path in run.iterdir()} == {
+    assert {path.name for path in run.iterdir() if path.name != ".lock"} == {
         "recipe.yaml", "versions.json", "metrics.csv", "best", "last", "checkpoints",
     }  # fmt: skip
     assert recipe_values(load_run_recipe(run)) == recipe_values(recipe)
@@ -269,3 +269,21 @@ def test_a_class_without_shapes_has_no_accuracy(tmp_path: Path) -> None:
     report = evaluate_run(run, "test", torch.device("cpu")).reports[0]
     assert list(report.class_accuracy.values())[5:] == [None] * 9
     assert all(value is not None for value in list(report.class_accuracy.values())[:5])
+
+
+class TrainAgain(Callback):
+    """Starts a second training into the same folder while the first one runs."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        train(load_run_recipe(self.run), self.run, resume=True)
+
+
+def test_one_process_trains_into_a_run_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(OSError, match=r"another process is training into .*; wait for it"):
+        train(load_recipe("procedural", QUICK), run, callbacks=[TrainAgain(run)])
+    train(load_run_recipe(run), run, resume=True)  # the lock fell with the failure
+    assert len(read_metrics(run / "metrics.csv")) == 3

@@ -4,11 +4,14 @@ import json
 import platform
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -23,7 +26,7 @@ from ea_pointcloud.training.callbacks import (
     moving_average,
     read_metrics,
 )
-from ea_pointcloud.training.data import batches, data_spec, open_split
+from ea_pointcloud.training.data import ClassifiedShapes, batches, data_spec, open_split
 from ea_pointcloud.training.module import ClassifierModule
 from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, save_recipe
 
@@ -62,6 +65,7 @@ def train(
         FileExistsError: if ``run`` is not empty and ``resume`` is false.
         FileNotFoundError: if there is no run to resume, or no data.
         ValueError: if the recipe to resume with differs from the run's.
+        OSError: if another process is training into ``run``.
         KeyboardInterrupt: if it is stopped by Ctrl-C; the run can be resumed.
     """
     run = Path(run)
@@ -83,9 +87,38 @@ def train(
 
     trainer = _trainer(recipe, run, device, callbacks or [])
     run.mkdir(parents=True, exist_ok=True)
+    with _locked(run):
+        _fit(trainer, module, recipe, run, train_split, held_out)
+    return run
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; the lock falls with the process that holds it."""
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(
+            f"another process is training into {run}; wait for it, or choose another run folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fit(
+    trainer: Trainer,
+    module: ClassifierModule,
+    recipe: Recipe,
+    run: Path,
+    train_split: ClassifiedShapes,
+    held_out: list[ClassifiedShapes],
+) -> None:
     save_recipe(recipe, run / RECIPE_FILE)
     write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    if device.type == "cpu":
+    if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     done = epochs_done(run)
     train_loader = batches(
@@ -109,7 +142,6 @@ def train(
             )
         except SystemExit:  # what Lightning makes of Ctrl-C, for the whole program
             raise KeyboardInterrupt from None
-    return run
 
 
 def load_run_recipe(run: str | Path) -> Recipe:
