@@ -7,6 +7,15 @@ import torch
 from torch import Tensor
 
 
+def values_readable(tensor: Tensor) -> bool:
+    """Whether a check may look at the values of ``tensor``.
+
+    Reading a device tensor would stall its stream, and a traced one has no values; there the
+    caller vouches for them.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_xyz(name: str, xyz: Tensor, letters: str = "(B, N, 3)") -> None:
     """Raise unless ``xyz`` is a floating point tensor of shape ``letters`` with N >= 1."""
     if not isinstance(xyz, Tensor):
@@ -73,8 +82,7 @@ def check_lengths(lengths: Tensor | None, xyz: Tensor) -> None:
         raise ValueError(
             f"lengths must be on {xyz.device} as the points, got {lengths.device}; use .to()"
         )
-    # Reading values of a device tensor would stall the stream; there the caller vouches for them.
-    if lengths.device.type == "cpu" and not bool(((lengths >= 1) & (lengths <= num_points)).all()):
+    if values_readable(lengths) and not bool(((lengths >= 1) & (lengths <= num_points)).all()):
         raise ValueError(
             f"lengths must be between 1 and N={num_points}, got {lengths.tolist()}; "
             "drop empty clouds first"

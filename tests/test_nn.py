@@ -17,7 +17,13 @@ from ea_pointcloud.nn import (
     PointBatchNorm,
     SelfAttention,
 )
-from ea_pointcloud.ops import farthest_point_sample, gather_points, knn
+from ea_pointcloud.ops import (
+    PyramidLevel,
+    build_pyramid,
+    farthest_point_sample,
+    gather_points,
+    knn,
+)
 from tests.oracles import cloud, seeded
 
 ATTENTION = ("external", "multihead_external", "self", "offset")
@@ -277,7 +283,7 @@ def test_attention_runs_under_autocast(attention: str, dtype: torch.dtype) -> No
 
 def grouped(
     embedding: NeighborEmbedding, xyz: Tensor, features: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """PCT's grouping as written: pairs first, then two 1x1 convolutions and the maximum."""
     batch, num_points = xyz.shape[:2]
     norms = [channels_first_norm(norm) for norm in (embedding.pair_norm, embedding.mix_norm)]
@@ -285,63 +291,63 @@ def grouped(
     for b in range(batch):
         real = xyz[b, : num_points if lengths is None else lengths[b]]
         start.append(int(real.norm(dim=-1).argmax()))
-    center = farthest_point_sample(
-        xyz, embedding.num_centers, lengths=lengths, start=torch.tensor(start)
-    )
-    center_xyz = gather_points(xyz, center)
-    k = min(embedding.num_neighbors, num_points)
-    _, neighbor = knn(center_xyz, xyz, k, lengths=lengths)
+    center = farthest_point_sample(xyz, 20, lengths=lengths, start=torch.tensor(start))
+    k = min(12, num_points)
+    _, neighbor = knn(gather_points(xyz, center), xyz, k, lengths=lengths)
     own = gather_points(features, center)[:, :, None].expand(-1, -1, k, -1)
     pairs = torch.cat([gather_points(features, neighbor) - own, own], dim=-1)  # (B, S, K, 2C)
     x = pairs.flatten(0, 1).transpose(1, 2)  # (B S, 2C, K)
     for linear, norm in zip((embedding.pair, embedding.mix), norms, strict=True):
         x = F.relu(norm(F.conv1d(x, linear.weight[..., None])))
-    return center_xyz, x.amax(-1).view(batch, embedding.num_centers, -1)
+    return x.amax(-1).view(batch, 20, -1)
+
+
+def level_of(xyz: Tensor, lengths: Tensor | None = None) -> PyramidLevel:
+    return build_pyramid(xyz, [20], 12, lengths=lengths)[0]
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([60, 9])])
 def test_neighbor_embedding_equals_the_grouped_form(lengths: Tensor | None, training: bool) -> None:
-    embedding = NeighborEmbedding(6, 10, num_centers=20, num_neighbors=12)
-    embedding = randomise(embedding).train(training)
+    embedding = randomise(NeighborEmbedding(6, 10)).train(training)
     xyz = cloud("surface", 60, batch=2)
     features = draw(2, 60, 6).float()
-    expected_xyz, expected = grouped(embedding, xyz, features, lengths)
-    center_xyz, out = embedding(xyz, features, lengths)
-    assert torch.equal(center_xyz, expected_xyz)
+    expected = grouped(embedding, xyz, features, lengths)
+    out = embedding(features, level_of(xyz, lengths))
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_neighbor_embedding_trains_as_the_grouped_form() -> None:
-    embedding = NeighborEmbedding(6, 10, num_centers=20, num_neighbors=12).double()
+    embedding = NeighborEmbedding(6, 10).double()
     xyz, features = cloud("surface", 60, batch=2), draw(2, 60, 6).requires_grad_()
     weights = [features, *(p for p in embedding.parameters() if p.ndim > 1)]
-    expected = torch.autograd.grad(
-        grouped(embedding, xyz, features, None)[1].square().sum(), weights
-    )
-    out = torch.autograd.grad(embedding(xyz, features)[1].square().sum(), weights)
+    expected = torch.autograd.grad(grouped(embedding, xyz, features, None).square().sum(), weights)
+    out = torch.autograd.grad(embedding(features, level_of(xyz)).square().sum(), weights)
     for one, other in zip(out, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_points", [1, 3])
 def test_neighbor_embedding_of_small_clouds(num_points: int) -> None:
-    embedding = NeighborEmbedding(6, 10, num_centers=20, num_neighbors=12).eval()
+    embedding = NeighborEmbedding(6, 10).eval()
     xyz, features = cloud("surface", num_points), draw(1, num_points, 6).float()
-    center_xyz, out = embedding(xyz, features)
-    assert center_xyz.shape == (1, 20, 3)
+    out = embedding(features, level_of(xyz))
+    assert out.shape == (1, 20, 10)
     # The order of the centres repeats.
     torch.testing.assert_close(out[:, num_points:], out[:, : 20 - num_points])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_neighbor_embedding_runs_under_autocast(dtype: torch.dtype) -> None:
-    embedding = NeighborEmbedding(6, 10, num_centers=20, num_neighbors=12)
+    embedding = NeighborEmbedding(6, 10)
     xyz, features = cloud("surface", 60, batch=2), draw(2, 60, 6).float()
-    exact_xyz, exact = copy.deepcopy(embedding)(xyz, features)
+    exact_level = level_of(xyz)
+    exact = copy.deepcopy(embedding)(features, exact_level)
     with torch.autocast("cpu", dtype=dtype):
-        center_xyz, out = embedding(xyz, features)
-    assert torch.equal(center_xyz, exact_xyz)  # the choice of points does not round
+        level = level_of(xyz)
+        out = embedding(features, level)
+    for one, other in zip(level, exact_level, strict=True):
+        assert torch.equal(one, other)  # the choice of points does not round
     assert (out.float() - exact).abs().mean() < 0.05
 
 

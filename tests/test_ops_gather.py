@@ -1,11 +1,39 @@
 """Gathering features at indices and interpolating them."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.ops import gather_points, interpolate_features, knn
-from tests.oracles import cloud, seeded
+from ea_pointcloud import ops
+from ea_pointcloud.ops import knn
+from tests.oracles import RUNS, cloud, running, seeded
+
+
+@pytest.fixture(params=RUNS, autouse=True)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run what this file calls ``gather_points`` on the device; tests deal in CPU tensors."""
+    with running(request.param) as device:
+        for function in (ops.gather_points, ops.interpolate_features):
+            monkeypatch.setitem(globals(), function.__name__, moved(function, device))
+        yield device
+
+
+def moved(function: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
+    def there(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    def run(*arguments: Any, **options: Any) -> Tensor:
+        options = {name: there(value) for name, value in options.items()}
+        return function(*map(there, arguments), **options).cpu()
+
+    return run
+
+
+gather_points = ops.gather_points
+interpolate_features = ops.interpolate_features
 
 
 def line(*x: float) -> Tensor:
@@ -47,6 +75,85 @@ def test_gather_gradient(shape: tuple[int, ...]) -> None:
     features = torch.randn(2, 5, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
     idx = torch.randint(5, shape, generator=seeded())
     assert torch.autograd.gradcheck(lambda values: gather_points(values, idx), features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("channels", [1, 3, 64, 130])
+def test_gather_adds_the_offset(dtype: torch.dtype, channels: int) -> None:
+    features = torch.randn(2, 9, channels, generator=seeded()).to(dtype)
+    idx = torch.randint(9, (2, 5, 3), generator=seeded())
+    offset = torch.randn(2, 5, channels, generator=seeded(1)).to(dtype)
+    expected = gather_points(features, idx) + offset[:, :, None]
+    assert torch.equal(gather_points(features, idx, offset=offset), expected)
+    at_one = gather_points(features, idx[..., 0], offset=offset)
+    assert torch.equal(at_one, expected[:, :, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gather_gradient_in_features_and_offset(dtype: torch.dtype) -> None:
+    # Against autograd of advanced indexing; the float64 case also by finite differences.
+    features = torch.randn(2, 5, 3, generator=seeded(), dtype=dtype, requires_grad=True)
+    idx = torch.randint(5, (2, 4, 3), generator=seeded())
+    offset = torch.randn(2, 4, 3, generator=seeded(1), dtype=dtype, requires_grad=True)
+    weight = torch.randn(2, 4, 3, 3, generator=seeded(2), dtype=dtype)
+    plain = features[torch.arange(2)[:, None, None], idx] + offset[:, :, None]
+    expected = torch.autograd.grad((plain * weight).sum(), [features, offset])
+    out = gather_points(features, idx, offset=offset)
+    for one, other in zip(
+        torch.autograd.grad((out * weight).sum(), [features, offset]), expected, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(
+            lambda one, two: gather_points(one, idx, offset=two), (features, offset)
+        )
+
+
+def test_gather_and_interpolation_have_a_second_derivative() -> None:
+    features = torch.randn(1, 5, 2, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    idx = torch.randint(5, (1, 4, 3), generator=seeded())
+    query, points = cloud("surface", 4, seed=1), cloud("surface", 5)
+    for function in (
+        lambda values: gather_points(values, idx).square(),
+        lambda values: interpolate_features(query, points, values).square(),
+    ):
+        assert torch.autograd.gradgradcheck(function, features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_gradient_of_gather_repeats_bit_for_bit_and_is_rounded_once(dtype: torch.dtype) -> None:
+    features = torch.randn(2, 7, 33, generator=seeded()).to(dtype).requires_grad_()
+    idx = torch.randint(7, (2, 40, 8), generator=seeded())
+    grad = torch.randn(2, 40, 8, 33, generator=seeded(1)).to(dtype)
+    runs = [torch.autograd.grad(gather_points(features, idx), features, grad)[0] for _ in range(3)]
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+    exact = torch.zeros(2, 7, 33, dtype=torch.float64)
+    rows = torch.arange(2)[:, None, None].expand_as(idx)
+    exact.index_put_((rows, idx), grad.double(), accumulate=True)
+    # 46 rows a point on average: in float16 a sum rounded at every step would be off by far more.
+    precision = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-6
+    torch.testing.assert_close(runs[0].double(), exact, rtol=precision, atol=precision)
+
+
+@pytest.mark.parametrize(
+    ("offset", "error", "words"),
+    [
+        (
+            torch.zeros(2, 3, 3),
+            ValueError,
+            r"offset must have shape \(B, S, C\) = \(2, 1, 3\), g",
+        ),
+        (
+            torch.zeros(2, 1, 3).half(),
+            TypeError,
+            r"offset must have the dtype of features, torc",
+        ),
+    ],
+)
+def test_gather_wrong_offset(offset: Tensor, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        gather_points(torch.zeros(2, 4, 3), torch.zeros(2, 1, 2).long(), offset=offset)
 
 
 @pytest.mark.parametrize(

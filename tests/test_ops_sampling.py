@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ea_pointcloud.ops import (
-    _backend,
-    _reference,
     farthest_point_sample,
     outermost_point,
     random_point_sample,
@@ -279,27 +277,6 @@ def test_start_of_any_integer_type() -> None:
     xyz = cloud("surface", 12, batch=2)
     start = torch.tensor([5, 11], dtype=torch.int32)
     assert farthest_point_sample(xyz, 9, start=start).tolist() == fps_oracle(xyz, 9, start=[5, 11])
-
-
-# --- which implementation runs
-
-
-def test_use_implementation_overrides_and_restores() -> None:
-    class Recorder:
-        called = False
-
-        def farthest_point_sample(self, *arguments: object) -> Tensor:
-            self.called = True
-            return _reference.farthest_point_sample(*arguments)
-
-    recorder = Recorder()
-    xyz = torch.zeros(1, 4, 3)
-    assert _backend.describe("cpu").startswith("reference: plain PyTorch")
-    with _backend.use_implementation(recorder):
-        farthest_point_sample(xyz, 2)
-        assert _backend.describe("cpu") == "overridden by use_implementation()"
-    assert recorder.called
-    assert _backend.implementation(xyz) is _reference
 
 
 # --- random_point_sample

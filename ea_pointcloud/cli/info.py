@@ -11,10 +11,20 @@ EXAMPLES = """Examples:
 ea-pointcloud info
 
 ea-pointcloud info --json
+
+ea-pointcloud info --warm-up
 """
 
 
 def run(
+    warm_up: Annotated[
+        bool,
+        typer.Option(
+            "--warm-up",
+            help="Also compile the CPU operators now, once for this machine, instead of in the "
+            "first run that needs them.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show versions, devices, and what runs on them."""
@@ -31,12 +41,15 @@ def run(
         **versions(),
         "device": str(device),
         "threads": str(torch.get_num_threads()),
-        "operators": _backend.describe(device.type),
+        "operators on cpu": _backend.describe("cpu"),
         "models": ", ".join(list_models()),
         "recipes": ", ".join(list_recipes()),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["operators on cuda"] = _backend.describe("cuda")
+    if warm_up:
+        _backend.warm_up("cpu")
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return

@@ -7,6 +7,7 @@ from ea_pointcloud.models.config import ClassifierConfig
 from ea_pointcloud.models.encoder import PointEncoder
 from ea_pointcloud.models.hub import DataSpec, PretrainedModel
 from ea_pointcloud.nn import LinearNorm
+from ea_pointcloud.ops import PyramidLevel
 
 
 class EAClassifier(PretrainedModel):
@@ -49,11 +50,29 @@ class EAClassifier(PretrainedModel):
             width = channels
         self.head = nn.Sequential(*layers, nn.Linear(width, config.num_classes))
 
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
+        """Compute ahead what the network needs of the coordinates alone.
+
+        Args:
+            xyz: (B, N, 3).
+            mask: (B, N) bool, True = real point.
+        """
+        return self.encoder.build_pyramid(xyz, mask)
+
     def forward(
-        self, xyz: Tensor, features: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: tuple[PyramidLevel, ...] | None = None,
     ) -> Tensor:
-        """Classify; softmax of the result gives probabilities in the order of ``class_names``."""
-        token = self.encoder(xyz, features, mask=mask)  # (B, S, C)
+        """Classify; softmax of the result gives probabilities in the order of ``class_names``.
+
+        ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``, where it was
+        computed ahead.
+        """
+        token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
         pooled = token.amax(1)
         if self.config.pooling == "max_mean":
             pooled = torch.cat([pooled, token.mean(1)], dim=-1)

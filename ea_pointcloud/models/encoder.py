@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud._checks import check_features, check_mask, check_xyz
+from ea_pointcloud._checks import check_features, check_mask, check_xyz, values_readable
 from ea_pointcloud.models.config import ClassifierConfig
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, NeighborEmbedding
-from ea_pointcloud.ops import gather_points
+from ea_pointcloud.ops import PyramidLevel, build_pyramid, gather_points
 
 
 class PointEncoder(nn.Module):
@@ -27,16 +27,14 @@ class PointEncoder(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.feature_channels = config.feature_channels
+        self.num_centers = config.num_centers
+        self.num_neighbors = config.num_neighbors
         self.stem_in = LinearNorm(3 + config.feature_channels, config.stem_channels)
         self.stem_out = LinearNorm(config.stem_channels, config.stem_channels)
         self.embeddings = nn.ModuleList()
         width = config.stem_channels
-        for centers, neighbors, channels in zip(
-            config.num_centers, config.num_neighbors, config.embed_channels, strict=True
-        ):
-            self.embeddings.append(
-                NeighborEmbedding(width, channels, num_centers=centers, num_neighbors=neighbors)
-            )
+        for channels in config.embed_channels:
+            self.embeddings.append(NeighborEmbedding(width, channels))
             width = channels
         self.input = nn.Sequential(*[LinearNorm(width, width) for _ in range(config.input_layers)])
         self.position = nn.Linear(3, width, bias=False)
@@ -54,10 +52,36 @@ class PointEncoder(nn.Module):
             width * (config.depth + 1), config.fuse_channels, activation=nn.LeakyReLU(0.2)
         )
 
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
+        """Compute what :meth:`forward` needs of the coordinates alone: one level per embedding.
+
+        Args:
+            xyz: (B, N, 3).
+            mask: (B, N) bool, True = real point.
+        """
+        check_xyz("xyz", xyz)
+        check_mask(mask, xyz)
+        if mask is None:
+            return build_pyramid(xyz, self.num_centers, self.num_neighbors)
+        if values_readable(mask) and not bool(mask.any(1).all()):
+            raise ValueError("mask must keep a point of each cloud; drop empty clouds first")
+        # The operators want padding last; what they return is put back into the order of xyz.
+        order = mask.byte().argsort(dim=1, descending=True, stable=True)
+        first, *others = build_pyramid(
+            gather_points(xyz, order), self.num_centers, self.num_neighbors, lengths=mask.sum(1)
+        )
+        neighbor = order.gather(1, first.neighbor.flatten(1)).view_as(first.neighbor)
+        return (PyramidLevel(first.xyz, order.gather(1, first.center), neighbor), *others)
+
     def forward(
-        self, xyz: Tensor, features: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: tuple[PyramidLevel, ...] | None = None,
     ) -> Tensor:
-        """Encode."""
+        """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
         check_xyz("xyz", xyz)
         check_mask(mask, xyz)
         given = 0 if features is None else features.shape[-1]
@@ -68,34 +92,24 @@ class PointEncoder(nn.Module):
             )
         if features is not None:
             check_features("features", features, like=xyz)
-        lengths = None
-        if mask is not None:
-            if mask.device.type == "cpu" and not bool(mask.any(1).all()):
-                raise ValueError("mask must keep a point of each cloud; drop empty clouds first")
-            xyz, features, mask, lengths = _real_points_first(xyz, features, mask)
+        if pyramid is None:
+            pyramid = self.build_pyramid(xyz, mask)
+        if len(pyramid) != len(self.embeddings):
+            raise ValueError(
+                f"pyramid must have {len(self.embeddings)} levels as the config, "
+                f"got {len(pyramid)}; build it with build_pyramid() of this model"
+            )
         point = xyz
         if features is not None:
             point = torch.cat([xyz, features], dim=-1)
         dtype = self.position.weight.dtype  # numpy's float64 is as good as float32 here
         point = self.stem_out(self.stem_in(point.to(dtype), mask), mask)
-        for embedding in self.embeddings:
-            xyz, point = embedding(xyz, point, lengths)
-            lengths = None  # centres are always real points
+        for embedding, level in zip(self.embeddings, pyramid, strict=True):
+            point = embedding(point, level)
 
         token = self.input(point)
-        skip, position, outputs = point, self.position(xyz.to(dtype)), []
+        skip, position, outputs = point, self.position(pyramid[-1].xyz.to(dtype)), []
         for block in self.blocks:
             token = block(token, position)
             outputs.append(token)
         return self.fuse(torch.cat([*outputs, skip], dim=-1))
-
-
-def _real_points_first(
-    xyz: Tensor, features: Tensor | None, mask: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Order each cloud so that padding comes last, which is what the operators' lengths mean."""
-    order = mask.byte().argsort(dim=1, descending=True, stable=True)
-    xyz = gather_points(xyz, order)
-    if features is not None:
-        features = gather_points(features, order)
-    return xyz, features, mask.gather(1, order), mask.sum(1)

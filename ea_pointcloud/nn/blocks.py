@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention, SelfAttention
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
+from ea_pointcloud.ops import PyramidLevel, gather_points
 
 ATTENTION = ("external", "multihead_external", "self", "offset")
 
@@ -60,52 +60,38 @@ class AttentionBlock(nn.Module):
 
 
 class NeighborEmbedding(nn.Module):
-    """Sample centres, look at the nearest neighbours of each, keep the strongest response.
+    """Look at the nearest neighbours of each centre and keep the strongest response.
 
-    Farthest point sampling picks S centres; two layers read ``concat[neighbour - centre, centre]``
-    features of the K nearest points, and a maximum over the neighbours remains. The first linear
-    layer commutes with the gather, ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the
-    N points instead of the S * K pairs: the same function for S * K / N times less work.
+    Two layers read ``concat[neighbour - centre, centre]`` features of the K nearest points, and a
+    maximum over the neighbours remains. The first linear layer commutes with the gather,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the N points instead of the S * K
+    pairs: the same function for S * K / N times less work.
 
     Args:
         in_channels: C of the points.
         out_channels: C of the centres.
-        num_centers: S.
-        num_neighbors: K; smaller clouds use all their points.
 
     Shape:
-        xyz (B, N, 3), features (B, N, C_in) -> xyz (B, S, 3), features (B, S, C_out);
-        lengths: (B,) valid points of each padded cloud.
+        features (B, N, C_in), ``level`` with S centres and K neighbours among these points, see
+        :func:`~ea_pointcloud.ops.build_pyramid` -> (B, S, C_out).
 
     Reference:
         Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, section 3.4.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, num_centers: int, num_neighbors: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.num_centers = num_centers
-        self.num_neighbors = num_neighbors
         self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
         self.pair_norm = PointBatchNorm(out_channels)
         self.mix = nn.Linear(out_channels, out_channels, bias=False)
         self.mix_norm = PointBatchNorm(out_channels)
 
-    def forward(
-        self, xyz: Tensor, features: Tensor, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the centres and their features."""
-        # This start makes the result independent of the order of the points.
-        start = outermost_point(xyz, lengths)
-        center = farthest_point_sample(xyz, self.num_centers, lengths=lengths, start=start)
-        center_xyz = gather_points(xyz, center)
-        _, neighbor = knn(center_xyz, xyz, min(self.num_neighbors, xyz.shape[1]), lengths=lengths)
+    def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
+        """Return the features of the centres."""
         to_neighbor, to_center = self.pair.weight.chunk(2, dim=1)  # A, B
-        pairs = gather_points(F.linear(features, to_neighbor), neighbor)  # (B, S, K, C)
-        own = F.linear(gather_points(features, center), to_center - to_neighbor)  # (B, S, C)
-        pairs = F.relu(self.pair_norm(pairs + own[:, :, None]))
-        mixed = self.mix_norm(self.mix(pairs))
+        own = F.linear(gather_points(features, level.center), to_center - to_neighbor)  # (B, S, C)
+        pairs = gather_points(F.linear(features, to_neighbor), level.neighbor, offset=own)
+        mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
         # ReLU commutes with the maximum: after it, it touches K times fewer values. max(), whose
         # gradient goes to one winner, has a far cheaper backward than amax().
-        return center_xyz, F.relu(mixed.max(2).values)
+        return F.relu(mixed.max(2).values)

@@ -1,8 +1,10 @@
 """Functions on tensors of points: sampling, neighbours, gathering, external attention."""
 
+from ea_pointcloud.ops import _library as _library  # registers the operators
 from ea_pointcloud.ops.attention import external_attention
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, knn
+from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
 from ea_pointcloud.ops.sampling import (
     farthest_point_sample,
     outermost_point,
@@ -12,7 +14,9 @@ from ea_pointcloud.ops.sampling import (
 )
 
 __all__ = [
+    "PyramidLevel",
     "ball_query",
+    "build_pyramid",
     "external_attention",
     "farthest_point_sample",
     "gather_points",

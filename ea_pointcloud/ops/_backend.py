@@ -1,16 +1,26 @@
 """Which implementation of the operators runs; callers never branch on the device.
 
 An implementation is a module with the functions of :class:`Implementation`. The plain PyTorch one
-runs everywhere and is the oracle that any other must equal, integer for integer.
+runs everywhere and is the oracle that any other must equal, integer for integer. The first call on
+a kind of device decides for the process: Triton on CUDA, numba on the CPU, plain PyTorch elsewhere,
+while exporting, and where the faster one cannot be imported.
 """
 
+import importlib
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from ea_pointcloud._checks import check_choice
 from ea_pointcloud.ops import _reference
+
+# For a process that should do without the fast implementations: EA_POINTCLOUD_OPS=reference.
+VARIABLE = "EA_POINTCLOUD_OPS"
 
 
 class Implementation(Protocol):
@@ -34,21 +44,78 @@ class Implementation(Protocol):
         """See :func:`ea_pointcloud.ops.ball_query`."""
         ...
 
+    def gather(self, features: Tensor, idx: Tensor, offset: Tensor | None) -> Tensor:
+        """(B, N, C), (B, S, K) -> (B, S, K, C), ``features[b, idx[b, s, k]] + offset[b, s]``."""
+        ...
 
+    def interpolate(self, features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
+        """(B, N, C), (B, S, K) -> (B, S, C), ``sum_k weight[b, s, k] * features[b, idx[b, s, k]]``.
+
+        Summed in float32 or wider and rounded once.
+        """
+        ...
+
+    def scatter(
+        self, values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None
+    ) -> Tensor:
+        """(B, S, C), (B, S, K) -> (B, N, C), the transpose of :meth:`interpolate`.
+
+        ``out[b, n]`` is the sum of ``weight[b, s, k] * values[b, s]`` over ``idx[b, s, k] == n``,
+        in float32 or wider, rounded once, in an order that does not change from run to run.
+        """
+        ...
+
+
+class _Fast(NamedTuple):
+    module: str
+    name: str
+    remedy: str
+
+
+_FAST = {
+    "cpu": _Fast("ea_pointcloud.ops._cpu", "numba", "pip install numba"),
+    "cuda": _Fast("ea_pointcloud.ops._triton", "Triton", "pip install triton (Linux)"),
+}
+
+
+class _Choice(NamedTuple):
+    implementation: Implementation
+    reason: str
+
+
+_choices: dict[str, _Choice] = {}
 _override: Implementation | None = None
 
 
-def implementation(xyz: Tensor) -> Implementation:
-    """The implementation for tensors on the device of ``xyz``."""
-    del xyz  # one implementation serves every device so far
-    return _override if _override is not None else _reference
+def operators() -> Any:
+    """Where to call the operators: ``torch.ops.ea_pointcloud``, or plain PyTorch for an export.
+
+    An exported program must run where this package is not installed.
+    """
+    if torch.compiler.is_exporting():
+        return _reference
+    return torch.ops.ea_pointcloud
+
+
+def implementation(device_type: str) -> Implementation:
+    """The implementation for tensors on a ``device_type`` such as ``"cpu"``."""
+    if _override is not None:
+        return _override
+    return _choice(device_type).implementation
 
 
 def describe(device_type: str) -> str:
     """One line for ``ea-pointcloud info``: what runs on ``device_type``, and why."""
     if _override is not None:
         return "overridden by use_implementation()"
-    return f"reference: plain PyTorch, runs on every device ({device_type} included)"
+    return _choice(device_type).reason
+
+
+def warm_up(device_type: str) -> None:
+    """Compile ahead what the implementation of ``device_type`` would compile at its first calls."""
+    ahead = getattr(implementation(device_type), "warm_up", None)
+    if ahead is not None:
+        ahead()
 
 
 @contextmanager
@@ -60,3 +127,41 @@ def use_implementation(chosen: Implementation) -> Iterator[None]:
         yield
     finally:
         _override = before
+
+
+def _choice(device_type: str) -> _Choice:
+    if device_type not in _choices:
+        _choices[device_type] = _choose(device_type)
+    return _choices[device_type]
+
+
+def _choose(device_type: str) -> _Choice:
+    wanted = os.environ.get(VARIABLE, "auto")
+    check_choice(VARIABLE, wanted, ("auto", "reference"))
+    if wanted == "reference":
+        return _Choice(_reference, f"plain PyTorch, as {VARIABLE} says")
+    fast = _FAST.get(device_type)
+    if fast is None:
+        return _Choice(_reference, f"plain PyTorch: nothing faster is written for {device_type}")
+    obstacle = _unsuitable_gpu() if device_type == "cuda" else ""
+    if not obstacle:
+        try:
+            module: Any = importlib.import_module(fast.module)
+            return _Choice(module, f"{fast.name} kernels")
+        except Exception as error:  # a broken installation raises anything; the fallback works
+            obstacle = f"{fast.name} does not import ({error}); {fast.remedy}"
+    warnings.warn(
+        f"the operators run in plain PyTorch on {device_type}, several times slower: {obstacle}",
+        stacklevel=2,
+    )
+    return _Choice(_reference, f"plain PyTorch: {obstacle}")
+
+
+def _unsuitable_gpu() -> str:
+    """Why the Triton kernels cannot run on this GPU, or nothing."""
+    if torch.version.hip is not None:
+        return "the kernels are tested on NVIDIA GPUs only"
+    capability = torch.cuda.get_device_capability()
+    if capability < (7, 5):
+        return f"Triton needs compute capability 7.5, this GPU has {capability[0]}.{capability[1]}"
+    return ""

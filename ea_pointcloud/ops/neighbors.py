@@ -31,9 +31,7 @@ def knn(
     check_pair(query, points)
     check_lengths(lengths, points)
     check_range("k", k, 1, points.shape[1], "N")
-    return _backend.implementation(points).knn(
-        query.detach().float(), points.detach().float(), k, lengths
-    )
+    return _backend.operators().knn(query.detach().float(), points.detach().float(), k, lengths)
 
 
 def ball_query(
@@ -67,6 +65,6 @@ def ball_query(
     check_lengths(lengths, points)
     check_positive("radius", radius)
     check_range("k", k, 1, points.shape[1], "N")
-    return _backend.implementation(points).ball_query(
+    return _backend.operators().ball_query(
         query.detach().float(), points.detach().float(), radius, k, lengths
     )

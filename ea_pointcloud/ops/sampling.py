@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_count, check_lengths, check_positive, check_xyz
+from ea_pointcloud._checks import (
+    check_count,
+    check_lengths,
+    check_positive,
+    check_xyz,
+    values_readable,
+)
 from ea_pointcloud.ops import _backend
 from ea_pointcloud.ops._reference import cycle_order
 
@@ -49,12 +55,12 @@ def farthest_point_sample(
     else:
         if start.is_floating_point() or start.dtype == torch.bool:
             raise TypeError(f"start must be integers, got {start.dtype}; convert with .long()")
-        if start.device.type == "cpu" and not bool(((start >= 0) & (start < num_points)).all()):
+        if values_readable(start) and not bool(((start >= 0) & (start < num_points)).all()):
             raise ValueError(
                 f"start must be between 0 and N-1={num_points - 1}, got {start.tolist()}"
             )
         start = start.long()
-    return _backend.implementation(xyz).farthest_point_sample(
+    return _backend.operators().farthest_point_sample(
         xyz.detach().float(), num_samples, lengths, start
     )
 
