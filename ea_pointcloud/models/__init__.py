@@ -1,19 +1,28 @@
 """Whole networks, their configurations, and their weights."""
 
 from ea_pointcloud.models.classifier import EAClassifier
-from ea_pointcloud.models.config import ClassifierConfig, classifier_config
+from ea_pointcloud.models.config import (
+    ClassifierConfig,
+    SegmenterConfig,
+    classifier_config,
+    segmenter_config,
+)
 from ea_pointcloud.models.encoder import PointEncoder
 from ea_pointcloud.models.factory import create_model, list_models, load_model
 from ea_pointcloud.models.hub import DataSpec, PretrainedModel
+from ea_pointcloud.models.segmenter import EASegmenter
 
 __all__ = [
     "ClassifierConfig",
     "DataSpec",
     "EAClassifier",
+    "EASegmenter",
     "PointEncoder",
     "PretrainedModel",
+    "SegmenterConfig",
     "classifier_config",
     "create_model",
     "list_models",
     "load_model",
+    "segmenter_config",
 ]

@@ -1,7 +1,7 @@
 """Configurations of the networks: one frozen dataclass each, and every named size in one table."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.nn.blocks import ATTENTION
@@ -55,32 +55,94 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON or YAML) become tuples."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-        check_count("num_classes", self.num_classes, 2)
-        check_count("feature_channels", self.feature_channels, 0)
-        check_count("input_layers", self.input_layers, 0)
-        for name in ("stem_channels", "depth", "heads", "memory_size", "fuse_channels"):
-            check_count(name, getattr(self, name))
-        for name in ("num_centers", "num_neighbors", "embed_channels", "head_channels"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple):
-                raise TypeError(f"{name} must be a list of counts, got {values!r}")
-            for value in values:
-                check_count(name, value)
-        check_choice("attention", self.attention, ATTENTION)
-        check_choice("norm", self.norm, NORMS)
-        check_choice("pooling", self.pooling, POOLING)
-        stages = {len(self.num_centers), len(self.num_neighbors), len(self.embed_channels)}
-        if len(stages) != 1 or not self.num_centers:
+        _check(self, least={"num_classes": 2, "feature_channels": 0, "input_layers": 0})
+        if not self.num_centers:
             raise ValueError(
                 "num_centers, num_neighbors and embed_channels must have one entry per neighbour "
-                f"embedding, got {self.num_centers}, {self.num_neighbors}, {self.embed_channels}"
+                "embedding, got none"
             )
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """Everything that fixes the architecture of :class:`~ea_pointcloud.models.EASegmenter`.
+
+    The defaults are the published network on all points: PCT's segmentation backbone, its four
+    attention layers replaced by external attention. With ``num_centers`` it is the grouped form:
+    the classifier's encoder, whose tokens are carried back to all points.
+
+    Args:
+        num_parts: part labels told apart, over all categories, >= 2.
+        num_categories: shape categories; 0 for a network that is not told the category.
+        feature_channels: per-point features beside xyz (normals = 3), 0 without.
+        attention: ``"external"``, ``"multihead_external"``, ``"self"`` or ``"offset"``.
+        norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
+        stem_channels: width of the two per-point layers; on all points also of the attention.
+        num_centers: points kept by each neighbour embedding; none of them on all points.
+        num_neighbors: neighbours each of them looks at.
+        embed_channels: width of each; the last is the width of the attention blocks.
+        input_layers: linear layers between the embeddings and the attention blocks.
+        depth: attention blocks.
+        heads: heads of ``"multihead_external"``.
+        memory_size: slots M of the external memories.
+        fuse_channels: width after the concatenation of all blocks.
+        category_channels: width of the category's embedding.
+        head_channels: widths of the layers before the logits.
+        dropout: dropout after the first of them.
+    """
+
+    num_parts: int
+    num_categories: int = 0
+    feature_channels: int = 0
+    attention: str = "external"
+    norm: str = "double"
+    stem_channels: int = 128
+    num_centers: tuple[int, ...] = ()
+    num_neighbors: tuple[int, ...] = ()
+    embed_channels: tuple[int, ...] = ()
+    input_layers: int = 0
+    depth: int = 4
+    heads: int = 8
+    memory_size: int = 64
+    fuse_channels: int = 1024
+    category_channels: int = 64
+    head_channels: tuple[int, ...] = (512, 256)
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the values; lists (from JSON or YAML) become tuples."""
+        least = {"num_parts": 2, "num_categories": 0, "feature_channels": 0, "input_layers": 0}
+        _check(self, least=least)
+        if not self.head_channels:
+            raise ValueError("head_channels must name at least one width, got none")
+
+
+def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) -> None:
+    """Raise for what no network can be built of; counts are >= 1 where ``least`` is silent."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, field.name, value)
+        if field.type == "int" or field.type is int:
+            check_count(field.name, value, least.get(field.name, 1))
+        elif isinstance(field.default, tuple):
+            if not isinstance(value, tuple):
+                raise TypeError(f"{field.name} must be a list of counts, got {value!r}")
+            for entry in value:
+                check_count(field.name, entry)
+    check_choice("attention", config.attention, ATTENTION)
+    check_choice("norm", config.norm, NORMS)
+    if isinstance(config, ClassifierConfig):
+        check_choice("pooling", config.pooling, POOLING)
+    stages = {len(config.num_centers), len(config.num_neighbors), len(config.embed_channels)}
+    if len(stages) != 1:
+        raise ValueError(
+            "num_centers, num_neighbors and embed_channels must have one entry per neighbour "
+            f"embedding, got {config.num_centers}, {config.num_neighbors}, {config.embed_channels}"
+        )
+    if not isinstance(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {config.dropout!r}")
 
 
 CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {
@@ -110,14 +172,74 @@ CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+# Networks on all points, and their grouped counterparts.
+SEGMENTER_SIZES: dict[str, dict[str, Any]] = {
+    # CPU minutes.
+    "tiny": {"stem_channels": 64, "depth": 3, "fuse_channels": 256, "head_channels": (128, 64)},
+    "small": {"stem_channels": 96, "fuse_channels": 512, "head_channels": (256, 128)},
+    # The published dimensions.
+    "base": {},
+    "grouped_tiny": {
+        "stem_channels": 32,
+        "num_centers": (256, 64),
+        "num_neighbors": (16, 16),
+        "embed_channels": (64, 128),
+        "input_layers": 1,
+        "fuse_channels": 256,
+        "head_channels": (128, 64),
+    },
+    "grouped_small": {
+        "stem_channels": 48,
+        "num_centers": (512, 128),
+        "num_neighbors": (16, 24),
+        "embed_channels": (96, 192),
+        "input_layers": 1,
+        "fuse_channels": 512,
+        "head_channels": (256, 128),
+    },
+    "grouped_base": {
+        "stem_channels": 64,
+        "num_centers": (512, 256),
+        "num_neighbors": (32, 32),
+        "embed_channels": (128, 256),
+        "input_layers": 2,
+    },
+}
+
+
 def classifier_config(size: str, num_classes: int, **overrides: Any) -> ClassifierConfig:
     """The configuration of a named size, single values replaced by ``overrides``.
 
     Raises:
         ValueError: if the size or an override is unknown, or a value is impossible.
     """
-    check_choice("size", size, CLASSIFIER_SIZES)
-    known = {field.name for field in fields(ClassifierConfig)} - {"num_classes"}
+    return _named(ClassifierConfig, CLASSIFIER_SIZES, size, {"num_classes": num_classes}, overrides)
+
+
+def segmenter_config(
+    size: str, num_parts: int, num_categories: int = 0, **overrides: Any
+) -> SegmenterConfig:
+    """The configuration of a named size, single values replaced by ``overrides``.
+
+    Raises:
+        ValueError: if the size or an override is unknown, or a value is impossible.
+    """
+    fixed = {"num_parts": num_parts, "num_categories": num_categories}
+    return _named(SegmenterConfig, SEGMENTER_SIZES, size, fixed, overrides)
+
+
+_Config = TypeVar("_Config", ClassifierConfig, SegmenterConfig)
+
+
+def _named(
+    kind: type[_Config],
+    sizes: dict[str, dict[str, Any]],
+    size: str,
+    fixed: dict[str, int],
+    overrides: dict[str, Any],
+) -> _Config:
+    check_choice("size", size, sizes)
+    known = sorted({field.name for field in fields(kind)} - set(fixed))
     for name in overrides:
-        check_choice("model override", name, sorted(known))
-    return ClassifierConfig(num_classes, **{**CLASSIFIER_SIZES[size], **overrides})
+        check_choice("model override", name, known)
+    return kind(**{**fixed, **sizes[size], **overrides})

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud._checks import check_features, check_mask, check_xyz, values_readable
-from ea_pointcloud.models.config import ClassifierConfig
+from ea_pointcloud.models.config import ClassifierConfig, SegmenterConfig
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, NeighborEmbedding
 from ea_pointcloud.ops import PyramidLevel, build_pyramid, gather_points
 
@@ -24,7 +24,7 @@ class PointEncoder(nn.Module):
         -> tokens (B, S, ``config.fuse_channels``).
     """
 
-    def __init__(self, config: ClassifierConfig) -> None:
+    def __init__(self, config: ClassifierConfig | SegmenterConfig) -> None:
         super().__init__()
         self.feature_channels = config.feature_channels
         self.num_centers = config.num_centers
@@ -82,34 +82,53 @@ class PointEncoder(nn.Module):
         pyramid: tuple[PyramidLevel, ...] | None = None,
     ) -> Tensor:
         """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
-        check_xyz("xyz", xyz)
-        check_mask(mask, xyz)
-        given = 0 if features is None else features.shape[-1]
-        if given != self.feature_channels:
-            raise ValueError(
-                f"features must have {self.feature_channels} channels as in the config "
-                f"(feature_channels), got {given}"
-            )
-        if features is not None:
-            check_features("features", features, like=xyz)
         if pyramid is None:
             pyramid = self.build_pyramid(xyz, mask)
+        return self.tokens(self.levels(xyz, features, mask, pyramid)[-1], pyramid)
+
+    def levels(
+        self,
+        xyz: Tensor,
+        features: Tensor | None,
+        mask: Tensor | None,
+        pyramid: tuple[PyramidLevel, ...],
+    ) -> list[Tensor]:
+        """Features of all points, then of the centres of each level, [(B, N, C_0), (B, S, C_1)]."""
         if len(pyramid) != len(self.embeddings):
             raise ValueError(
                 f"pyramid must have {len(self.embeddings)} levels as the config, "
                 f"got {len(pyramid)}; build it with build_pyramid() of this model"
             )
-        point = xyz
-        if features is not None:
-            point = torch.cat([xyz, features], dim=-1)
-        dtype = self.position.weight.dtype  # numpy's float64 is as good as float32 here
-        point = self.stem_out(self.stem_in(point.to(dtype), mask), mask)
+        point = stem_input(xyz, features, mask, self.feature_channels)
+        point = point.to(self.position.weight.dtype)  # float64 is as good as float32 here
+        levels = [self.stem_out(self.stem_in(point, mask), mask)]
         for embedding, level in zip(self.embeddings, pyramid, strict=True):
-            point = embedding(point, level)
+            levels.append(embedding(levels[-1], level))
+        return levels
 
-        token = self.input(point)
-        skip, position, outputs = point, self.position(pyramid[-1].xyz.to(dtype)), []
+    def tokens(self, top: Tensor, pyramid: tuple[PyramidLevel, ...]) -> Tensor:
+        """Attend between the centres of the last level, whose features are ``top``."""
+        token, position = self.input(top), self.position(pyramid[-1].xyz.to(top.dtype))
+        outputs = []
         for block in self.blocks:
             token = block(token, position)
             outputs.append(token)
-        return self.fuse(torch.cat([*outputs, skip], dim=-1))
+        return self.fuse(torch.cat([*outputs, top], dim=-1))
+
+
+def stem_input(
+    xyz: Tensor, features: Tensor | None, mask: Tensor | None, feature_channels: int
+) -> Tensor:
+    """(B, N, 3 + F) checked coordinates and features of the points."""
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    given = 0 if features is None else features.shape[-1]
+    if given != feature_channels:
+        raise ValueError(
+            f"features must have {feature_channels} channels as in the config "
+            f"(feature_channels), got {given}"
+        )
+    if features is None:
+        return xyz
+    check_features("features", features, like=xyz)
+    return torch.cat([xyz, features], dim=-1)

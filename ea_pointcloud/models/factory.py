@@ -4,37 +4,69 @@ from typing import Any
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.models.classifier import EAClassifier
-from ea_pointcloud.models.config import CLASSIFIER_SIZES, classifier_config
+from ea_pointcloud.models.config import (
+    CLASSIFIER_SIZES,
+    SEGMENTER_SIZES,
+    classifier_config,
+    segmenter_config,
+)
 from ea_pointcloud.models.hub import DataSpec, PretrainedModel, read_description, resolve_weights
+from ea_pointcloud.models.segmenter import EASegmenter
 
 CLASSIFIER = "ea_classifier"
-_ARCHITECTURES: dict[str, type[PretrainedModel]] = {"EAClassifier": EAClassifier}
+SEGMENTER = "ea_segmenter"
+_ARCHITECTURES: dict[str, type[PretrainedModel]] = {
+    "EAClassifier": EAClassifier,
+    "EASegmenter": EASegmenter,
+}
 
 
 def list_models() -> list[str]:
     """The names that :func:`create_model` knows."""
-    return [f"{CLASSIFIER}_{size}" for size in CLASSIFIER_SIZES]
+    return [
+        *(f"{CLASSIFIER}_{size}" for size in CLASSIFIER_SIZES),
+        *(f"{SEGMENTER}_{size}" for size in SEGMENTER_SIZES),
+    ]
 
 
 def create_model(
-    name: str, *, num_classes: int = 40, data_spec: DataSpec | None = None, **overrides: Any
-) -> EAClassifier:
+    name: str,
+    *,
+    num_classes: int = 40,
+    num_parts: int = 50,
+    num_categories: int | None = None,
+    data_spec: DataSpec | None = None,
+    **overrides: Any,
+) -> Any:
     """Build an untrained network of a named size.
 
     Args:
         name: one of :func:`list_models`, e.g. ``"ea_classifier_base"``.
-        num_classes: classes told apart; taken from ``data_spec`` where that is given.
-        data_spec: class names and the form of the input.
-        overrides: fields of :class:`~ea_pointcloud.models.ClassifierConfig`.
+        num_classes: classes a classifier tells apart; from ``data_spec`` where that is given.
+        num_parts: parts a segmenter tells apart; from ``data_spec`` where that is given.
+        num_categories: categories a segmenter is told; 16 or those of ``data_spec`` without it,
+            0 for a category-free one.
+        data_spec: names and the form of the input.
+        overrides: fields of :class:`~ea_pointcloud.models.ClassifierConfig` or
+            :class:`~ea_pointcloud.models.SegmenterConfig`.
+
+    Returns:
+        An :class:`~ea_pointcloud.models.EAClassifier` or
+        :class:`~ea_pointcloud.models.EASegmenter`.
 
     Raises:
         ValueError: if a name is unknown or a value impossible.
     """
     check_choice("name", name, list_models())
     if data_spec is not None:
-        num_classes = len(data_spec.class_names)
-    config = classifier_config(name.removeprefix(f"{CLASSIFIER}_"), num_classes, **overrides)
-    return EAClassifier(config, data_spec)
+        num_classes = num_parts = len(data_spec.class_names)
+    if name.startswith(CLASSIFIER):
+        size = name.removeprefix(f"{CLASSIFIER}_")
+        return EAClassifier(classifier_config(size, num_classes, **overrides), data_spec)
+    if num_categories is None:
+        num_categories = 16 if data_spec is None else len(data_spec.category_names)
+    size = name.removeprefix(f"{SEGMENTER}_")
+    return EASegmenter(segmenter_config(size, num_parts, num_categories, **overrides), data_spec)
 
 
 def load_model(name_or_path: str, *, revision: str | None = None) -> PretrainedModel:

@@ -30,11 +30,13 @@ class DataSpec:
     """What the numbers going into and coming out of a model mean.
 
     Args:
-        class_names: in the order of the logits.
+        class_names: in the order of the logits; of a segmenter the names of the parts.
         up_axis: ``"x"``, ``"y"`` or ``"z"``, up in the training clouds.
         normalization: ``"unit_sphere"``: mean at the origin, farthest point at distance 1.
         num_points: points a cloud was reduced to in training.
         point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
+        category_names: of a segmenter, the categories of shapes it was trained on.
+        parts: of a segmenter, the part ids (places in ``class_names``) of each category.
     """
 
     class_names: tuple[str, ...]
@@ -42,21 +44,41 @@ class DataSpec:
     normalization: str = "unit_sphere"
     num_points: int = 1024
     point_choice: str = "random"
+    category_names: tuple[str, ...] = ()
+    parts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values; a list of names (from JSON) becomes a tuple."""
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        if len(set(self.class_names)) != len(self.class_names):
-            raise ValueError(f"class_names must differ from each other, got {self.class_names}")
+        """Check the values; lists (from JSON) become tuples."""
+        for name in ("class_names", "category_names"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must differ from each other, got {values}")
+        object.__setattr__(self, "parts", tuple(tuple(ids) for ids in self.parts))
+        if len(self.parts) != len(self.category_names):
+            raise ValueError(
+                f"parts must have an entry for each of the {len(self.category_names)} "
+                f"category_names, got {len(self.parts)}"
+            )
+        for category, ids in zip(self.category_names, self.parts, strict=True):
+            if not ids or not all(0 <= part < len(self.class_names) for part in ids):
+                raise ValueError(
+                    f"parts of {category} must be places in the {len(self.class_names)} "
+                    f"class_names, got {ids}"
+                )
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("point_choice", self.point_choice, POINT_CHOICES)
         check_count("num_points", self.num_points)
 
     @classmethod
-    def unnamed(cls, num_classes: int) -> Self:
-        """Placeholder names ``class_0``, ``class_1``, ..."""
-        return cls(tuple(f"class_{index}" for index in range(num_classes)))
+    def unnamed(cls, num_classes: int, num_categories: int = 0) -> Self:
+        """Placeholder names ``class_0``, ``category_0``, ...; every category has every part."""
+        return cls(
+            tuple(f"class_{index}" for index in range(num_classes)),
+            category_names=tuple(f"category_{index}" for index in range(num_categories)),
+            parts=(tuple(range(num_classes)),) * num_categories,
+        )
 
 
 class PretrainedModel(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice, check_count, check_features, check_mask
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
-from ea_pointcloud.ops import external_attention
+from ea_pointcloud.ops import external_attention, slot_logsumexp
 from ea_pointcloud.ops.attention import NORMS
 
 
@@ -65,10 +65,21 @@ class ExternalAttention(nn.Module):
             self.value_memory.copy_(self.key_memory)
         self.norm.reset_parameters()
 
+    def over_points(self, features: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What the points of a part of a cloud add up to; parts join by ``logaddexp``."""
+        if self.norm_kind == "softmax":
+            return None
+        return slot_logsumexp(self.input(features), self.key_memory, mask=mask)
+
     def forward(
-        self, features: Tensor, mask: Tensor | None = None, *, chunk: int | None = None
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        *,
+        chunk: int | None = None,
+        over_points: Tensor | None = None,
     ) -> Tensor:
-        """Attend; ``chunk`` as in :func:`ea_pointcloud.ops.external_attention`."""
+        """Attend; options as in :func:`ea_pointcloud.ops.external_attention`."""
         check_features("features", features)
         attended = external_attention(
             self.input(features),
@@ -77,6 +88,7 @@ class ExternalAttention(nn.Module):
             mask=mask,
             chunk=chunk,
             norm=self.norm_kind,
+            over_points=over_points,
         )
         return F.relu(features + self.norm(self.output(attended), mask))
 
@@ -150,22 +162,37 @@ class MultiHeadExternalAttention(nn.Module):
             if self.key_bias is not None:
                 self.key_bias.zero_()
 
+    def over_points(self, features: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What the points of a part of a cloud add up to; parts join by ``logaddexp``."""
+        if self.norm_kind == "softmax":
+            return None
+        return slot_logsumexp(self._heads(features), self.key_memory, mask=mask)
+
     def forward(
-        self, features: Tensor, mask: Tensor | None = None, *, chunk: int | None = None
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        *,
+        chunk: int | None = None,
+        over_points: Tensor | None = None,
     ) -> Tensor:
-        """Attend; ``chunk`` as in :func:`ea_pointcloud.ops.external_attention`."""
+        """Attend; options as in :func:`ea_pointcloud.ops.external_attention`."""
         check_features("features", features)
-        heads = self.input(features).unflatten(-1, (-1, self.head_channels))  # (B, N, 4H, C/H)
         attended = external_attention(
-            heads,
+            self._heads(features),
             self.key_memory,
             self.value_memory,
             mask=mask,
             chunk=chunk,
             norm=self.norm_kind,
             key_bias=self.key_bias,
+            over_points=over_points,
         )
         return self.output((attended + self.value_bias).flatten(2))
+
+    def _heads(self, features: Tensor) -> Tensor:
+        """(B, N, 4H, C / H)."""
+        return self.input(features).unflatten(-1, (-1, self.head_channels))
 
 
 class SelfAttention(nn.Module):

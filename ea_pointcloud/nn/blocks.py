@@ -50,10 +50,39 @@ class AttentionBlock(nn.Module):
         else:
             self.attention = SelfAttention(channels, offset=attention == "offset")
 
-    def forward(self, features: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+    def over_points(
+        self, features: Tensor, position: Tensor, mask: Tensor | None = None
+    ) -> Tensor | None:
+        """What :meth:`forward` needs of a whole cloud when it is given a part of one.
+
+        Compute it for every part, join by ``logaddexp``, hand it to :meth:`forward` of each part;
+        None where nothing is needed. In evaluation mode the parts are then exactly those of the
+        whole.
+
+        Raises:
+            ValueError: if the attention is of a kind that compares all points with each other.
+        """
+        if isinstance(self.attention, SelfAttention):
+            raise ValueError(
+                "self- and offset-attention compare all points with each other and cannot work in "
+                "parts; call the network without chunk, or build it with external attention"
+            )
+        return self.attention.over_points(features + position, mask)
+
+    def forward(
+        self,
+        features: Tensor,
+        position: Tensor,
+        mask: Tensor | None = None,
+        *,
+        over_points: Tensor | None = None,
+    ) -> Tensor:
         """Add the position embedding, attend, close the residual."""
         features = features + position
-        attended = self.attention(features, mask)
+        if isinstance(self.attention, SelfAttention):
+            attended = self.attention(features, mask)
+        else:
+            attended = self.attention(features, mask, over_points=over_points)
         if self.outer_norm is None:
             return attended
         return F.relu(features + self.outer_norm(attended, mask))

@@ -1,7 +1,7 @@
 """Functions on tensors of points: sampling, neighbours, gathering, external attention."""
 
 from ea_pointcloud.ops import _library as _library  # registers the operators
-from ea_pointcloud.ops.attention import external_attention
+from ea_pointcloud.ops.attention import external_attention, slot_logsumexp
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, knn
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
@@ -25,5 +25,6 @@ __all__ = [
     "outermost_point",
     "random_point_sample",
     "sample_surface",
+    "slot_logsumexp",
     "voxel_sample",
 ]

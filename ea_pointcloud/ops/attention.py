@@ -18,6 +18,7 @@ def external_attention(
     chunk: int | None = None,
     norm: str = "double",
     key_bias: Tensor | None = None,
+    over_points: Tensor | None = None,
 ) -> Tensor:
     """Attend from each point to two small learned memories instead of to the other points.
 
@@ -35,6 +36,8 @@ def external_attention(
             beside input and output; all N without it. The result is that of the whole cloud.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
         key_bias: (M,) added to the logits; it cancels in the double normalisation.
+        over_points: what :func:`slot_logsumexp` gave for the whole cloud, where ``features`` are
+            a part of it.
 
     Returns:
         Same shape as ``features``, ``out[b, i] = sum_m A[b, i, m] value_memory[m]``.
@@ -46,6 +49,63 @@ def external_attention(
         Guo et al., Beyond Self-attention: External Attention using Two Linear Layers for Visual
         Tasks, 2021, arXiv 2105.02358, section 3.
     """
+    _check(features, key_memory, value_memory, mask, key_bias, chunk)
+    check_choice("norm", norm, NORMS)
+    size = features.shape[1] if chunk is None else min(chunk, features.shape[1])
+    if norm == "double" and over_points is None and size < features.shape[1]:
+        over_points = slot_logsumexp(features, key_memory, mask=mask, chunk=size, key_bias=key_bias)
+    outputs = []
+    for part, padding in _parts(features, mask, size):
+        logits = _logits(part, key_memory, key_bias)
+        if norm == "double":  # of one part the logits serve both sums
+            total = _logsumexp(logits, padding) if over_points is None else over_points
+            logits = logits - total
+        outputs.append(_attend(logits, value_memory, padding).to(features.dtype))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def slot_logsumexp(
+    features: Tensor,
+    key_memory: Tensor,
+    *,
+    mask: Tensor | None = None,
+    chunk: int | None = None,
+    key_bias: Tensor | None = None,
+) -> Tensor:
+    """The one sum over the points that the double normalisation needs, for each memory slot.
+
+    Sums of parts of a cloud join by ``logaddexp``.
+
+    Args:
+        features: (B, N, C) or (B, N, H, C).
+        key_memory: (M, C).
+        mask: (B, N) bool, True = real point.
+        chunk: points handled at a time; all N without it.
+        key_bias: (M,) added to the logits.
+
+    Returns:
+        (B, 1, M) or (B, 1, H, M), ``log sum_i exp(features[b, i] . key_memory[m])``.
+
+    Raises:
+        ValueError: if the shapes do not agree or ``chunk`` < 1.
+    """
+    _check(features, key_memory, key_memory, mask, key_bias, chunk)
+    total = None
+    for part, padding in _parts(features, mask, chunk or features.shape[1]):
+        partial = _logsumexp(_logits(part, key_memory, key_bias), padding)
+        total = partial if total is None else total.logaddexp(partial)
+    assert total is not None
+    return total
+
+
+def _check(
+    features: Tensor,
+    key_memory: Tensor,
+    value_memory: Tensor,
+    mask: Tensor | None,
+    key_bias: Tensor | None,
+    chunk: int | None,
+) -> None:
     if features.ndim not in (3, 4):
         raise ValueError(
             f"features must have shape (B, N, C) or (B, N, H, C), got {tuple(features.shape)}"
@@ -62,31 +122,17 @@ def external_attention(
             f"key_bias must have shape (M,) = ({len(key_memory)},), got {tuple(key_bias.shape)}"
         )
     check_mask(mask, features)
-    check_choice("norm", norm, NORMS)
     if chunk is not None:
         check_count("chunk", chunk)
 
-    num_points = features.shape[1]
-    size = num_points if chunk is None else min(chunk, num_points)
-    parts = features.split(size, dim=1)
-    padding = None if mask is None else ~mask.view(*mask.shape, *[1] * (features.ndim - 2))
-    paddings = [None] * len(parts) if padding is None else padding.split(size, dim=1)
 
-    if len(parts) == 1:  # the logits are used twice, form them once
-        logits = _logits(parts[0], key_memory, key_bias)
-        over_points = _logsumexp(logits, padding) if norm == "double" else None
-        return _attend(logits, over_points, value_memory, padding, features.dtype)
-
-    over_points = None
-    if norm == "double":
-        for part, part_padding in zip(parts, paddings, strict=True):
-            partial = _logsumexp(_logits(part, key_memory, key_bias), part_padding)
-            over_points = partial if over_points is None else over_points.logaddexp(partial)
-    outputs = []
-    for part, part_padding in zip(parts, paddings, strict=True):
-        logits = _logits(part, key_memory, key_bias)
-        outputs.append(_attend(logits, over_points, value_memory, part_padding, features.dtype))
-    return torch.cat(outputs, dim=1)
+def _parts(features: Tensor, mask: Tensor | None, size: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Pieces of at most ``size`` points, each with where its padding is, to fit the logits."""
+    pieces = features.split(size, dim=1)
+    if mask is None:
+        return [(piece, None) for piece in pieces]
+    padding = ~mask.view(*mask.shape, *[1] * (features.ndim - 2))
+    return list(zip(pieces, padding.split(size, dim=1), strict=True))
 
 
 def _logits(features: Tensor, key_memory: Tensor, key_bias: Tensor | None) -> Tensor:
@@ -102,19 +148,9 @@ def _logsumexp(logits: Tensor, padding: Tensor | None) -> Tensor:
     return logits.logsumexp(dim=1, keepdim=True)
 
 
-def _attend(
-    logits: Tensor,
-    over_points: Tensor | None,
-    value_memory: Tensor,
-    padding: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    if over_points is not None:
-        logits = logits - over_points
+def _attend(logits: Tensor, value_memory: Tensor, padding: Tensor | None) -> Tensor:
     if padding is not None:  # a cloud of padding only has infinite logits, and NaN gradients
         logits = logits.masked_fill(padding, 0.0)
     # Leaving autocast's or the caller's dtype aside, the product runs in the memory's dtype.
     out = logits.softmax(dim=-1).to(value_memory.dtype) @ value_memory
-    if padding is not None:
-        out = out.masked_fill(padding, 0.0)
-    return out.to(dtype)
+    return out if padding is None else out.masked_fill(padding, 0.0)
