@@ -120,7 +120,7 @@ class SegmenterConfig:
 def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) -> None:
     """Raise for what no network can be built of; counts are >= 1 where ``least`` is silent."""
     for field in fields(config):
-        value = getattr(config, field.name)
+        value: Any = getattr(config, field.name)
         if isinstance(value, list):
             value = tuple(value)
             object.__setattr__(config, field.name, value)

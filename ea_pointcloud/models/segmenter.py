@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +63,7 @@ class EASegmenter(PretrainedModel):
         self.head_norm = PointBatchNorm(first)
         self.dropout = nn.Dropout(config.dropout)
         widths = config.head_channels
-        self.head = nn.ModuleList(
-            LinearNorm(one, two) for one, two in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.head = nn.ModuleList(LinearNorm(one, two) for one, two in pairwise(widths))
         self.out = nn.Linear(widths[-1], config.num_parts)
 
     def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
