@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ea_pointcloud.datasets import ModelNet
-from ea_pointcloud.datasets.modelnet import stratified_mask
+from ea_pointcloud.datasets._splits import stratified_mask
 
 
 def test_reads_the_published_layout(modelnet_folder: Path) -> None:

@@ -46,6 +46,7 @@ def test_shapes_dtypes_and_names(small: ProceduralShapes):
     assert small.class_names == CATEGORIES
     assert small.part_names == PART_NAMES
     assert small.category_parts == CATEGORY_PARTS
+    assert dict(zip(small.category_names, small.parts, strict=True)) == CATEGORY_PARTS
     assert small.up_axis == "y"
     assert small.split == "train"
     assert len(small) == 28
@@ -70,12 +71,17 @@ def test_indexing(small: ProceduralShapes):
         "xyz": (128, 3),
         "label": (),
         "part_label": (128,),
+        "category": (),
+        "mask": (128,),
     }
     for index in ([3, 5], torch.tensor([3, 5])):
         batch = small[index]
         assert batch["xyz"].shape == (2, 128, 3)
         assert batch["label"].tolist() == [3, 5]
         assert torch.equal(batch["part_label"][0], one["part_label"])
+        assert torch.equal(batch["category"], batch["label"])
+        assert batch["mask"].shape == (2, 128)
+        assert batch["mask"].all()
 
 
 def test_same_seed_same_data(small: ProceduralShapes):

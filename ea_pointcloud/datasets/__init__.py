@@ -2,5 +2,6 @@
 
 from ea_pointcloud.datasets.modelnet import ModelNet
 from ea_pointcloud.datasets.procedural import ProceduralShapes
+from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
 
-__all__ = ["ModelNet", "ProceduralShapes"]
+__all__ = ["ModelNet", "ProceduralShapes", "ShapeNetPart"]

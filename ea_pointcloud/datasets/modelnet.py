@@ -10,12 +10,16 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice
 from ea_pointcloud.datasets._files import find_folder
+from ea_pointcloud.datasets._splits import (
+    SPLIT_SEED,
+    SPLITS,
+    check_val_fraction,
+    stratified_mask,
+)
 from ea_pointcloud.ops import gather_points
 from ea_pointcloud.transforms import choose_points
 
-SPLITS = ("train", "val", "test", "trainval")
 NAMES_FILE = "shape_names.txt"
-_SPLIT_SEED = 0  # fixed for good: another value would be another val set
 
 
 class ModelNet(Dataset[dict[str, Tensor]]):
@@ -61,8 +65,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
     ) -> None:
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}")
+        check_val_fraction(val_fraction)
         self.name = name
         self.split = split
         self.folder = find_folder(root, f"{name}_ply_hdf5_2048", NAMES_FILE)
@@ -105,27 +108,12 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         return torch.cat([xyz for xyz, _ in parts]), torch.cat([label for _, label in parts])
 
 
-def stratified_mask(label: Tensor, fraction: float) -> Tensor:
-    """(n,) bool, True for the share of each class that goes to val; the same at every call.
-
-    A class with at least two samples has at least one on either side.
-    """
-    generator = torch.Generator().manual_seed(_SPLIT_SEED)
-    mask = torch.zeros(len(label), dtype=torch.bool)
-    for value in label.unique():
-        members = (label == value).nonzero().flatten()
-        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        order = torch.randperm(len(members), generator=generator)
-        mask[members[order[:count]]] = True
-    return mask
-
-
 def _reduce(xyz: Tensor, num_points: int, point_choice: str) -> Tensor:
     if num_points > xyz.shape[1]:
         raise ValueError(
             f"num_points must be at most the {xyz.shape[1]} points stored, got {num_points}"
         )
-    generator = torch.Generator().manual_seed(_SPLIT_SEED)
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
     chunks = [
         gather_points(chunk, choose_points(chunk, num_points, point_choice, generator=generator))
         for chunk in xyz.split(256)

@@ -122,6 +122,8 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
         xyz: (n, N, 3) float32, mean at the origin, farthest point on the unit sphere, y up.
         label: (n,) int64, positions in ``class_names``.
         part_label: (n, N) int64, positions in ``part_names``.
+        category: (n,) int64, the label under the name it has in part segmentation.
+        mask: (n, N) bool, all True.
 
     Raises:
         ValueError: if the split is unknown or a number is below 1.
@@ -130,6 +132,8 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
     class_names: tuple[str, ...] = CATEGORIES
     part_names: tuple[str, ...] = PART_NAMES
     category_parts: dict[str, tuple[int, ...]] = CATEGORY_PARTS
+    category_names: tuple[str, ...] = CATEGORIES
+    parts: tuple[tuple[int, ...], ...] = tuple(CATEGORY_PARTS.values())
     up_axis = "y"
 
     def __init__(
@@ -148,9 +152,10 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
         check_at_least("num_points", num_points, 1)
         self.split = split
         self.seed = seed
-        self.label = torch.arange(num_shapes) % len(CATEGORIES)
+        self.label = self.category = torch.arange(num_shapes) % len(CATEGORIES)
         self.xyz = torch.empty(num_shapes, num_points, 3)
         self.part_label = torch.empty(num_shapes, num_points, dtype=torch.long)
+        self.mask = torch.ones(num_shapes, num_points, dtype=torch.bool)
         with _one_thread():
             for index in range(num_shapes):
                 self.xyz[index], self.part_label[index] = _observe(
@@ -162,11 +167,13 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
         return len(self.label)
 
     def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
-        """Return ``xyz``, ``label`` and ``part_label`` of one shape, or of a batch of shapes."""
+        """Return one shape, or a batch of shapes, under the names of the attributes."""
         return {
             "xyz": self.xyz[index],
             "label": self.label[index],
             "part_label": self.part_label[index],
+            "category": self.category[index],
+            "mask": self.mask[index],
         }
 
     def __repr__(self) -> str:

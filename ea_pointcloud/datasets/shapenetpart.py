@@ -1,0 +1,244 @@
+"""ShapeNetPart in either published layout, or any part-labelled set laid out like it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.datasets._part_files import (
+    LabelledCloud,
+    PartFolder,
+    PartTable,
+    check_distinct,
+)
+from ea_pointcloud.datasets._splits import (
+    SPLIT_SEED,
+    SPLITS,
+    check_val_fraction,
+    stratified_mask,
+)
+from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
+from ea_pointcloud.transforms import POINT_CHOICES, normalize_unit_sphere
+
+# The numbering of both published layouts; a table beside the files comes before it.
+SHAPENETPART_PARTS: dict[str, tuple[int, ...]] = {
+    "Airplane": (0, 1, 2, 3),
+    "Bag": (4, 5),
+    "Cap": (6, 7),
+    "Car": (8, 9, 10, 11),
+    "Chair": (12, 13, 14, 15),
+    "Earphone": (16, 17, 18),
+    "Guitar": (19, 20, 21),
+    "Knife": (22, 23),
+    "Lamp": (24, 25, 26, 27),
+    "Laptop": (28, 29),
+    "Motorbike": (30, 31, 32, 33, 34, 35),
+    "Mug": (36, 37),
+    "Pistol": (38, 39, 40),
+    "Rocket": (41, 42, 43),
+    "Skateboard": (44, 45, 46),
+    "Table": (47, 48, 49),
+}
+_CHUNK = 256  # clouds normalised or sampled at a time
+
+
+class ShapeNetPart(Dataset[dict[str, Tensor]]):
+    """ShapeNetPart, or any set in one of its layouts, held in memory.
+
+    The layout is found by itself. HDF5 (``shapenet_part_seg_hdf5_data``):
+    ``all_object_categories.txt``, ``{train,val,test}_hdf5_file_list.txt`` and the files they list,
+    with ``data`` (n, N, 3), ``label`` (n, 1) and ``pid`` (n, N), part ids counted through all
+    categories. Text (``shapenetcore_partanno_segmentation_benchmark_v0_normal``):
+    ``synsetoffset2category.txt``, ``train_test_split/shuffled_{train,val,test}_file_list.json``
+    and ``SYNSET/ID.txt`` with x y z nx ny nz part on each line; or without normals, as
+    ``SYNSET/points/ID.pts`` and ``SYNSET/points_label/ID.seg``, labels counted from 1 in each
+    category. Where both are there the HDF5 files are taken; give the folder itself as ``root`` for
+    the other.
+
+    The part ids of each category come from ``seg_classes.json`` or
+    ``overallid_to_catid_partid.json`` in the folder, else from :data:`SHAPENETPART_PARTS`; for
+    other categories, from the labels that occur in any split. The published val split is used
+    where there is one; else the train split is divided once and for all, category by category.
+    ``"trainval"`` is both. Clouds are never brought to one size by repeating points: short ones
+    are padded.
+
+    Args:
+        root: data root or the folder itself; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
+        name: ``"shapenetpart"`` for the published folders; any other ``NAME`` is looked for in
+            ``NAME_hdf5_data`` and ``NAME_txt_normal``.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
+        num_points: most points kept of each cloud, 0 for all.
+        point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
+            farthest point sampling (``"fps"``).
+        val_fraction: share of each category of the train split that goes to val where no val split
+            is published.
+        normals: read the normals too; only the text layout has them.
+
+    Attributes:
+        xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
+        mask: (n, N) bool, True = real point; real points come first.
+        part_label: (n, N) int64, positions in ``part_names``; -1 in the padding.
+        category: (n,) int64, positions in ``category_names``.
+        normals: (n, N, 3) float32, zero in the padding; None unless asked for.
+        parts: the part ids of each category, empty for one without any shape or table.
+        part_names: one for each part id, like ``"Chair/leg"``, or ``"Chair/0"`` if they have none.
+
+    Raises:
+        FileNotFoundError: if the folder or a listed file is missing.
+        ValueError: if an argument is impossible or a file does not hold what the layout promises.
+
+    Reference:
+        Yi et al., A scalable active framework for region annotation, SIGGRAPH Asia 2016; layouts
+        of Qi et al., PointNet, CVPR 2017, and PointNet++, NeurIPS 2017.
+    """
+
+    up_axis: ClassVar[str] = "y"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        name: str = "shapenetpart",
+        split: str = "train",
+        num_points: int = 0,
+        point_choice: str = "first",
+        val_fraction: float = 0.2,
+        normals: bool = False,
+    ) -> None:
+        check_choice("split", split, SPLITS)
+        check_at_least("num_points", num_points, 0)
+        check_choice("point_choice", point_choice, POINT_CHOICES)
+        check_val_fraction(val_fraction)
+        self.name = name
+        self.split = split
+        files = PartFolder.find(root, name, normals=normals)
+        self.folder = files.path
+        self.category_names = files.names
+        self.parts = _part_table(files)
+        self.part_names = files.part_names(self.parts)
+        clouds = _select(files, self.parts, split, val_fraction)
+        if not clouds:
+            raise ValueError(
+                f"{self.folder} has no shape for split {split!r}; take 'trainval', or add shapes"
+            )
+        lengths = torch.tensor([len(cloud.xyz) for cloud in clouds])
+        self.category = torch.tensor([cloud.category for cloud in clouds])
+        self.mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        self.part_label = _pad([cloud.part for cloud in clouds], -1)
+        self.normals = _pad(_all_normals(clouds), 0) if normals else None
+        # Some codes leave the HDF5 coordinates as they are: they are centred and in the unit sphere
+        # up to their rounding already (1.0006 has been seen). Here both layouts go through the
+        # same step, so that they give the same numbers.
+        self.xyz = _in_chunks(normalize_unit_sphere, _pad([c.xyz for c in clouds], 0), self.mask)
+        if 0 < num_points < self.mask.shape[1]:
+            self._reduce(num_points, point_choice)
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+    def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
+        """One sample, or a whole batch where ``index`` is a list or tensor.
+
+        Returns:
+            ``xyz``, ``mask``, ``part_label`` and ``category``, and ``features``, the normals where
+            they were asked for; no longer than the longest cloud of the batch.
+        """
+        mask = self.mask[index]
+        longest = int(mask.sum(-1).max())
+        sample = {
+            "xyz": self.xyz[index][..., :longest, :],
+            "mask": mask[..., :longest],
+            "part_label": self.part_label[index][..., :longest],
+            "category": self.category[index],
+        }
+        if self.normals is not None:
+            sample["features"] = self.normals[index][..., :longest, :]
+        return sample
+
+    def __repr__(self) -> str:
+        lengths = self.mask.sum(1)
+        low, high = int(lengths.min()), int(lengths.max())
+        return (
+            f"ShapeNetPart({self.name!r}, split={self.split!r}, shapes={len(self)}, "
+            f"points={high if low == high else f'{low}..{high}'}, "
+            f"categories={len(self.category_names)}, parts={len(self.part_names)})"
+        )
+
+    def _reduce(self, num_points: int, point_choice: str) -> None:
+        """Keep at most ``num_points`` of each cloud; a cloud with fewer keeps them all."""
+        generator = torch.Generator().manual_seed(SPLIT_SEED)
+
+        def choose(xyz: Tensor, mask: Tensor) -> Tensor:
+            lengths = mask.sum(1)
+            if point_choice == "random":
+                return random_point_sample(xyz, num_points, lengths=lengths, generator=generator)
+            if point_choice == "fps":
+                return farthest_point_sample(xyz, num_points, lengths=lengths)
+            return torch.arange(num_points).expand(len(xyz), -1)
+
+        idx = _in_chunks(choose, self.xyz, self.mask)
+        # The real points of a short cloud come first in its choice, then repetitions: padding.
+        self.mask = self.mask[:, :num_points]
+        padding = ~self.mask
+        self.part_label = self.part_label.gather(1, idx).masked_fill_(padding, -1)
+        self.xyz = gather_points(self.xyz, idx).masked_fill_(padding[..., None], 0)
+        if self.normals is not None:
+            self.normals = gather_points(self.normals, idx).masked_fill_(padding[..., None], 0)
+
+
+def _part_table(files: PartFolder) -> PartTable:
+    parts = files.part_table()
+    if parts is None and set(files.names) <= set(SHAPENETPART_PARTS):
+        parts = tuple(SHAPENETPART_PARTS[name] for name in files.names)
+    if parts is None:
+        # All splits: a part may occur in one only, and ids must not depend on the split opened.
+        found: list[set[int]] = [set() for _ in files.names]
+        for split in filter(files.has_split, ("train", "val", "test")):
+            for cloud in files.read(split, None):
+                found[cloud.category].update(np.unique(cloud.part).tolist())
+        parts = tuple(tuple(sorted(ids)) for ids in found)
+        check_distinct(files.path, parts, files.names)
+    return parts
+
+
+def _select(
+    files: PartFolder, parts: PartTable, split: str, val_fraction: float
+) -> list[LabelledCloud]:
+    if split == "test" or (split != "trainval" and files.has_split("val")):
+        return files.read(split, parts)
+    train = files.read("train", parts)
+    if split == "trainval":
+        return train + (files.read("val", parts) if files.has_split("val") else [])
+    is_val = stratified_mask(torch.tensor([cloud.category for cloud in train]), val_fraction)
+    return [c for c, held in zip(train, is_val.tolist(), strict=True) if held == (split == "val")]
+
+
+def _all_normals(clouds: list[LabelledCloud]) -> list[np.ndarray]:
+    result = []
+    for cloud in clouds:
+        if cloud.normals is None:
+            raise ValueError(
+                f"{cloud.source} has no normals; leave normals=False, or take the layout with "
+                "x y z nx ny nz part on each line"
+            )
+        result.append(cloud.normals)
+    return result
+
+
+def _pad(arrays: list[np.ndarray], value: int) -> Tensor:
+    """(n, Nmax, ...) of arrays (N, ...), filled up with ``value``."""
+    shape = (len(arrays), max(map(len, arrays)), *arrays[0].shape[1:])
+    padded = np.full(shape, value, arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)
+
+
+def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], xyz: Tensor, mask: Tensor) -> Tensor:
+    chunks = zip(xyz.split(_CHUNK), mask.split(_CHUNK), strict=True)
+    return torch.cat([function(*chunk) for chunk in chunks])
