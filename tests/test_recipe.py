@@ -13,7 +13,19 @@ from ea_pointcloud.training.recipe import (
 @pytest.mark.parametrize("name", list_recipes())
 def test_packaged_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.model_config(10).num_classes == 10
+    if recipe.task == "segmentation":
+        assert recipe.segmenter_config(10, 3).num_parts == 10
+    else:
+        assert recipe.model_config(10).num_classes == 10
+
+
+def test_shapenetpart_is_the_published_setting() -> None:
+    recipe = load_recipe("shapenetpart")
+    config = recipe.segmenter_config(50, 16)
+    assert config.num_centers == ()
+    assert config.fuse_channels == 1024
+    assert recipe.data.num_points == 2048
+    assert recipe.optim.name == "sgd"
 
 
 def test_modelnet40_is_the_published_setting() -> None:
@@ -57,7 +69,10 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("optim.min_lr=-1", "optim.min_lr must be at least 0, got -1"),
         ("optim.ema_decay=1", "optim.ema_decay must be at least 0 and below 1, got 1"),
         ("optim.label_smoothing=1", "optim.label_smoothing must be at least 0 and below 1"),
-        ("data.dataset=shapenet", "data.dataset must be one of 'modelnet', 'procedural', got 'sha"),
+        ("task=detection", "task must be one of 'classification', 'segmentation', got 'detection'"),
+        ("data.normals=true", "data.normals belongs to part labels in the text layout; leave it"),
+        ("optim.name=adam", "optim.name must be one of 'adamw', 'sgd', got 'adam'"),
+        ("data.dataset=shapenet", "data.dataset for classification must be one of .modelnet., .pro"),
         ("data.num_points=0", "data.num_points must be at least 1, got 0"),
         ("data.point_choice=last", "data.point_choice must be one of 'first', 'random', 'fps'"),
         ("data.val_fraction=1", "data.val_fraction must be between 0 and 1, got 1"),

@@ -61,7 +61,7 @@ class DataSpec:
                 f"category_names, got {len(self.parts)}"
             )
         for category, ids in zip(self.category_names, self.parts, strict=True):
-            if not ids or not all(0 <= part < len(self.class_names) for part in ids):
+            if not all(0 <= part < len(self.class_names) for part in ids):
                 raise ValueError(
                     f"parts of {category} must be places in the {len(self.class_names)} "
                     f"class_names, got {ids}"

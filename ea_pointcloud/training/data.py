@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.datasets import ModelNet, ProceduralShapes
+from ea_pointcloud.datasets import ModelNet, ProceduralShapes, ShapeNetPart
 from ea_pointcloud.models import DataSpec
-from ea_pointcloud.training.recipe import DataRecipe
+from ea_pointcloud.training.recipe import DataRecipe, Recipe
 
-ClassifiedShapes = ModelNet | ProceduralShapes
+Shapes = ModelNet | ProceduralShapes | ShapeNetPart
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 
 
-def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> ClassifiedShapes:
+def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Shapes:
     """The split that a recipe names.
 
     Args:
@@ -27,23 +27,48 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Cla
     if data.dataset == "procedural":
         num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
         return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
+    num_points = 0 if all_points else data.num_points
+    if data.dataset == "shapenetpart":
+        return ShapeNetPart(
+            data.root,
+            name=data.name,
+            split=split,
+            num_points=num_points,
+            point_choice=data.point_choice,
+            val_fraction=data.val_fraction,
+            normals=data.normals,
+        )
     return ModelNet(
         data.root,
         name=data.name,
         split=split,
-        num_points=0 if all_points else data.num_points,
+        num_points=num_points,
         point_choice=data.point_choice,
         val_fraction=data.val_fraction,
     )
 
 
-def data_spec(data: DataRecipe, dataset: ClassifiedShapes) -> DataSpec:
+def open_held_out(recipe: Recipe, split: str) -> Shapes:
+    """A split to measure on: parts are asked of every point there is, whatever training saw."""
+    return open_split(recipe.data, split, all_points=recipe.task == "segmentation")
+
+
+def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
+    names, categories, parts = (), (), ()
+    if recipe.task == "segmentation":
+        assert not isinstance(dataset, ModelNet)
+        names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
+    else:
+        assert not isinstance(dataset, ShapeNetPart)
+        names = dataset.class_names
     return DataSpec(
-        class_names=dataset.class_names,
+        class_names=names,
         up_axis=dataset.up_axis,
-        num_points=data.num_points,
-        point_choice=data.point_choice,
+        num_points=recipe.data.num_points,
+        point_choice=recipe.data.point_choice,
+        category_names=categories,
+        parts=parts,
     )
 
 

@@ -1,9 +1,11 @@
-"""Measuring a classifier on a split, by the protocol that every printed number follows."""
+"""Measuring a network on a split, by the protocol that every printed number follows."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,16 +13,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
-from ea_pointcloud.metrics import class_accuracy, classification_metrics
-from ea_pointcloud.models import EAClassifier, PretrainedModel
+from ea_pointcloud.datasets import ModelNet, ShapeNetPart
+from ea_pointcloud.metrics import PartIoU, class_accuracy, classification_metrics
+from ea_pointcloud.models import EAClassifier, EASegmenter, PretrainedModel, load_model
 from ea_pointcloud.models.hub import CONFIG_FILE
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.data import ClassifiedShapes, batches, open_split
+from ea_pointcloud.training.data import Shapes, batches, open_held_out
 from ea_pointcloud.training.fit import MAY_CHANGE, METRICS_FILE, best_logged, load_run_recipe
 from ea_pointcloud.training.recipe import Recipe, recipe_values
+from ea_pointcloud.training.tasks import task_of
 from ea_pointcloud.transforms import random_scale
 
-VOTE_SCALE = (0.8, 1.25)
+VOTE_SCALE = (0.8, 1.25)  # of a classifier, drawn for each axis
+VOTE_SIZES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # of a segmenter, in turn
 _VOTE_SEED = 0
 
 
@@ -53,14 +58,48 @@ class ClassificationReport:
 
 
 @dataclass(frozen=True)
+class SegmentationReport:
+    """Figures of one set of weights on one split, at every point of every shape.
+
+    Args:
+        selection: how the weights were chosen, ``"validation (primary)"`` or ``"last epoch"``.
+        split: what was measured on.
+        shapes: clouds in the split.
+        instance_miou: argmax among the parts of the shape's category, one plain pass.
+        category_miou: the same, mean over the categories.
+        point_accuracy: the same, share of points.
+        all_parts_instance_miou: argmax among all parts.
+        all_parts_category_miou: argmax among all parts.
+        voted_instance_miou: of the mean over ``VOTE_SIZES``, None without votes.
+        voted_category_miou: the same.
+        category_iou: category -> mean IoU of its shapes, None for one that does not occur.
+        clouds_per_second: of the plain pass, at the evaluation's batch size.
+    """
+
+    selection: str
+    split: str
+    shapes: int
+    instance_miou: float
+    category_miou: float
+    point_accuracy: float
+    all_parts_instance_miou: float
+    all_parts_category_miou: float
+    voted_instance_miou: float | None
+    voted_category_miou: float | None
+    category_iou: dict[str, float | None]
+    clouds_per_second: float
+
+
+@dataclass(frozen=True)
 class RunReport:
     """The whole protocol for one run.
 
     Args:
         recipe: the run's recipe.
         reports: validation-selected first, then the last epoch.
-        legacy_accuracy: the best overall accuracy on the test split over all epochs, as most
-            papers report it; only where the run logged it, and only for the test split.
+        legacy_accuracy: the best overall accuracy (instance mIoU of a segmenter) on the test
+            split over all epochs, as most papers report it; only where the run logged it, and only
+            for the test split.
         epochs_done: whole epochs trained, which may be fewer than the recipe's.
         parameters: trainable parameters.
         macs: multiply-accumulates of one cloud.
@@ -69,7 +108,7 @@ class RunReport:
     """
 
     recipe: Recipe
-    reports: tuple[ClassificationReport, ...]
+    reports: tuple[ClassificationReport, ...] | tuple[SegmentationReport, ...]
     legacy_accuracy: float | None
     epochs_done: int
     parameters: int
@@ -103,13 +142,15 @@ def evaluate_run(
                 f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
                 f"continue it with --resume {run}"
             )
-    dataset = open_split(recipe.data, split)
-    reports = []
+    task = task_of(recipe)
+    dataset = open_held_out(recipe, split)
+    reports: list[Any] = []
     for selection, folder in (("validation (primary)", "best"), ("last epoch", "last")):
-        model = EAClassifier.from_pretrained(run / folder).to(device)
+        model = load_model(str(run / folder)).to(device)
+        measure = evaluate_segmenter if recipe.task == "segmentation" else evaluate_classifier
         reports.append(
-            evaluate_classifier(
-                model,
+            measure(
+                model,  # pyright: ignore[reportArgumentType]
                 dataset,
                 selection=selection,
                 votes=recipe.eval.votes,
@@ -117,10 +158,11 @@ def evaluate_run(
                 device=device,
             )
         )
+    metric = task.monitor.removeprefix("val/")
     return RunReport(
         recipe=recipe,
         reports=tuple(reports),
-        legacy_accuracy=best_logged(run, "test/overall_accuracy") if split == "test" else None,
+        legacy_accuracy=best_logged(run, f"test/{metric}") if split == "test" else None,
         epochs_done=len(read_metrics(run / METRICS_FILE)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=count_macs(model, recipe.data.num_points),
@@ -151,7 +193,7 @@ def check_same_recipe(runs: Sequence[str | Path]) -> None:
 @torch.inference_mode()
 def evaluate_classifier(
     model: EAClassifier,
-    dataset: ClassifiedShapes,
+    dataset: Shapes,
     *,
     selection: str,
     votes: int,
@@ -167,10 +209,8 @@ def evaluate_classifier(
         ValueError: if the classes of the data are not the model's, in order.
     """
     names = model.data_spec.class_names
-    if dataset.class_names != names:
-        raise ValueError(
-            f"the data's classes {list(dataset.class_names)} are not the model's {list(names)}"
-        )
+    assert not isinstance(dataset, ShapeNetPart)
+    _check_names("classes", dataset.class_names, names)
     model.eval()
     metrics = classification_metrics(len(names)).to(device)
     confusion = MulticlassConfusionMatrix(len(names)).to(device)
@@ -203,14 +243,99 @@ def evaluate_classifier(
     )
 
 
+@torch.inference_mode()
+def evaluate_segmenter(
+    model: EASegmenter,
+    dataset: Shapes,
+    *,
+    selection: str,
+    votes: int,
+    batch_size: int,
+    device: torch.device,
+) -> SegmentationReport:
+    """Measure ``model`` on every point of ``dataset``, once plainly and once with votes.
+
+    Voting averages the probabilities of passes over the clouds scaled by each of ``VOTE_SIZES``,
+    as published.
+
+    Raises:
+        ValueError: if the categories or parts of the data are not the model's, in order.
+    """
+    spec = model.data_spec
+    assert not isinstance(dataset, ModelNet)
+    _check_names("categories", dataset.category_names, spec.category_names)
+    _check_names("parts", dataset.part_names, spec.class_names)
+    model.eval()
+    plain, voted = PartIoU(spec.parts).to(device), PartIoU(spec.parts).to(device)
+    all_parts = PartIoU(spec.parts, restrict=False).to(device)
+    seconds = 0.0
+
+    def logits_of(batch: dict[str, Tensor], size: float = 1.0) -> Tensor:
+        mask = batch["mask"]
+        return model(
+            batch["xyz"] * size,
+            batch.get("features"),
+            category=batch["category"] if model.config.num_categories else None,
+            mask=None if bool(mask.all()) else mask,
+        )
+
+    for number, stored in enumerate(batches(dataset, batch_size)):
+        batch = {name: value.to(device) for name, value in stored.items()}
+        if number == 0:  # the first batch pays for warming up
+            logits_of(batch)
+            _synchronize(device)
+        started = time.perf_counter()
+        logits = logits_of(batch)
+        _synchronize(device)
+        seconds += time.perf_counter() - started
+        truth = batch["part_label"], batch["category"], batch["mask"]
+        plain.update(logits, *truth)
+        all_parts.update(logits, *truth)
+        if votes:
+            probs = sum(logits_of(batch, size).softmax(-1) for size in VOTE_SIZES)
+            voted.update(cast("Tensor", probs), *truth)
+    figures, every = plain.compute(), all_parts.compute()
+    vote = voted.compute() if votes else None
+    iou = figures["category_iou"].tolist()
+    return SegmentationReport(
+        selection=selection,
+        split=dataset.split,
+        shapes=len(dataset),
+        instance_miou=float(figures["instance_miou"]),
+        category_miou=float(figures["category_miou"]),
+        point_accuracy=float(figures["point_accuracy"]),
+        all_parts_instance_miou=float(every["all_parts_instance_miou"]),
+        all_parts_category_miou=float(every["all_parts_category_miou"]),
+        voted_instance_miou=None if vote is None else float(vote["instance_miou"]),
+        voted_category_miou=None if vote is None else float(vote["category_miou"]),
+        category_iou={
+            name: None if math.isnan(value) else value
+            for name, value in zip(spec.category_names, iou, strict=True)
+        },
+        clouds_per_second=len(dataset) / seconds,
+    )
+
+
 def count_macs(model: PretrainedModel, num_points: int) -> int:
     """Multiply-accumulates of the matrix products for one cloud of ``num_points`` points."""
     device = next(model.parameters()).device
-    cloud = torch.rand(1, num_points, 3, generator=generator_for(device, 0), device=device)
+    generator = generator_for(device, 0)
+    cloud = torch.rand(1, num_points, 3, generator=generator, device=device)
+    inputs = {}
+    if model.config.feature_channels:
+        shape = (1, num_points, model.config.feature_channels)
+        inputs["features"] = torch.rand(shape, generator=generator, device=device)
+    if isinstance(model, EASegmenter) and model.config.num_categories:
+        inputs["category"] = torch.zeros(1, dtype=torch.long, device=device)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(cloud)
+        model.eval()(cloud, **inputs)
     return counter.get_total_flops() // 2
+
+
+def _check_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if found != expected:
+        raise ValueError(f"the data's {what} {list(found)} are not the model's {list(expected)}")
 
 
 def _vote(model: EAClassifier, xyz: Tensor, votes: int, generator: torch.Generator) -> Tensor:

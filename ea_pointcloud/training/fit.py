@@ -18,7 +18,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
-from ea_pointcloud.models import EAClassifier
 from ea_pointcloud.training.callbacks import (
     EpochTable,
     ExportWeights,
@@ -26,9 +25,10 @@ from ea_pointcloud.training.callbacks import (
     moving_average,
     read_metrics,
 )
-from ea_pointcloud.training.data import ClassifiedShapes, batches, data_spec, open_split
-from ea_pointcloud.training.module import ClassifierModule
+from ea_pointcloud.training.data import Shapes, batches, data_spec, open_held_out, open_split
+from ea_pointcloud.training.module import RecipeModule
 from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, save_recipe
+from ea_pointcloud.training.tasks import task_of
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.csv"
@@ -49,8 +49,9 @@ def train(
     """Train a recipe.
 
     The run folder holds ``recipe.yaml`` (every value), ``versions.json``, ``metrics.csv`` (a row an
-    epoch), ``best`` (highest overall accuracy on val) and ``last`` (weights folders), and
-    ``checkpoints`` to resume from. Training twice with one seed on the CPU gives equal weights.
+    epoch), ``best`` (highest overall accuracy or instance mIoU on val) and ``last`` (weights
+    folders), and ``checkpoints`` to resume from. Training twice with one seed on the CPU gives
+    equal weights.
 
     Args:
         recipe: checked, from :func:`load_recipe`.
@@ -76,16 +77,15 @@ def train(
     device = resolve_device(recipe.trainer.device)
     fresh_points = recipe.data.point_choice == "random"
     train_split = open_split(recipe.data, "train", all_points=fresh_points)
-    held_out = [open_split(recipe.data, "val")]
+    held_out = [open_held_out(recipe, "val")]
     if recipe.eval.legacy:
-        held_out.append(open_split(recipe.data, "test"))
+        held_out.append(open_held_out(recipe, "test"))
 
     torch.manual_seed(mix_seeds(recipe.trainer.seed))  # the initial weights
-    spec = data_spec(recipe.data, train_split)
-    model = EAClassifier(recipe.model_config(len(spec.class_names)), spec)
-    module = ClassifierModule(model, recipe)
+    model = task_of(recipe).model(data_spec(recipe, train_split))
+    module = RecipeModule(model, recipe)
 
-    trainer = _trainer(recipe, run, device, callbacks or [])
+    trainer = _trainer(recipe, run, device, module.task.monitor, callbacks or [])
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         _fit(trainer, module, recipe, run, train_split, held_out)
@@ -110,11 +110,11 @@ def _locked(run: Path) -> Iterator[None]:
 
 def _fit(
     trainer: Trainer,
-    module: ClassifierModule,
+    module: RecipeModule,
     recipe: Recipe,
     run: Path,
-    train_split: ClassifiedShapes,
-    held_out: list[ClassifiedShapes],
+    train_split: Shapes,
+    held_out: list[Shapes],
 ) -> None:
     save_recipe(recipe, run / RECIPE_FILE)
     write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -198,11 +198,13 @@ def epochs_done(run: Path) -> int:
         ) from error
 
 
-def _trainer(recipe: Recipe, run: Path, device: torch.device, extra: list[Callback]) -> Trainer:
+def _trainer(
+    recipe: Recipe, run: Path, device: torch.device, monitor: str, extra: list[Callback]
+) -> Trainer:
     best = RunCheckpoint(
         run / "checkpoints",
         filename="best",
-        monitor="val/overall_accuracy",
+        monitor=monitor,
         mode="max",
         save_on_train_epoch_end=True,
         enable_version_counter=False,

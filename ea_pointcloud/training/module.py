@@ -1,4 +1,4 @@
-"""The Lightning module: loss, optimiser, schedule, and metrics of a classifier."""
+"""The Lightning module: one step, the optimiser and the schedule, for whichever task."""
 
 import math
 
@@ -6,18 +6,17 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional as F
 
 from ea_pointcloud._device import generator_for, mix_seeds
-from ea_pointcloud.metrics import classification_metrics
-from ea_pointcloud.models import EAClassifier
+from ea_pointcloud.models import PretrainedModel
 from ea_pointcloud.training.recipe import OptimRecipe, Recipe
+from ea_pointcloud.training.tasks import task_of
 
 SPLITS = ("val", "test")  # what the validation loaders hold, in order; test in legacy runs only
 
 
-class ClassifierModule(LightningModule):
-    """Train a classifier as a recipe says.
+class RecipeModule(LightningModule):
+    """Train a network as a recipe says.
 
     All randomness of a step (augmentation, dropout) follows from the recipe's seed and the numbers
     of epoch and batch, so a resumed run continues exactly as if never stopped.
@@ -27,28 +26,24 @@ class ClassifierModule(LightningModule):
         recipe: the checked recipe.
     """
 
-    def __init__(self, model: EAClassifier, recipe: Recipe) -> None:
+    def __init__(self, model: PretrainedModel, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.augmentation = recipe.augmentation()
-        num_classes = model.config.num_classes
+        self.task = task_of(recipe)
         self.metrics = torch.nn.ModuleDict(
-            {split: classification_metrics(num_classes, f"{split}/") for split in SPLITS}
+            {split: self.task.metrics(model.data_spec, f"{split}/") for split in SPLITS}
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Augment, classify, and measure the smoothed cross entropy."""
+        """Augment, call the network, and measure the smoothed cross entropy."""
         place = (self.recipe.trainer.seed, self.current_epoch, batch_idx)
-        generator = generator_for(self.device, *place, 1)
         torch.manual_seed(mix_seeds(*place, 2))  # dropout knows the global generator only
-        xyz, mask = self.augmentation(batch["xyz"], generator=generator)
-        logits = self.model(xyz, mask=mask)
-        loss = F.cross_entropy(
-            logits.float(), batch["label"], label_smoothing=self.recipe.optim.label_smoothing
-        )
+        batch = self.task.augment(batch, generator_for(self.device, *place, 1))
+        logits = self.task.logits(self.model, batch)
+        loss = self.task.loss(logits, batch, self.recipe.optim.label_smoothing)
         self.log(
-            "train/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(xyz)
+            "train/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(logits)
         )
         return loss
 
@@ -57,27 +52,28 @@ class ClassifierModule(LightningModule):
     ) -> None:
         """Collect the metrics of one split."""
         split = SPLITS[dataloader_idx]
-        logits = self.model(batch["xyz"])
+        logits = self.task.logits(self.model, batch)
         metrics = self.metrics[split]
-        metrics.update(logits, batch["label"])  # pyright: ignore[reportCallIssue]
+        self.task.update(metrics, logits, batch)  # pyright: ignore[reportArgumentType]
         self.log_dict(
             metrics,  # pyright: ignore[reportArgumentType]
             prog_bar=True,
             add_dataloader_idx=False,
         )
-        loss = F.cross_entropy(logits.float(), batch["label"])
+        loss = self.task.loss(logits, batch)
         self.log(f"{split}/loss", loss, batch_size=len(logits), add_dataloader_idx=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW without decay on vectors (norms, biases), warm-up and cosine by the step."""
+        """No decay on vectors (norms, biases), warm-up and cosine by the step."""
         optim = self.recipe.optim
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-            lr=optim.lr,
-            weight_decay=optim.weight_decay,
-        )
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        decay = optim.weight_decay
+        if optim.name == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, weight_decay=decay)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=optim.lr, weight_decay=decay)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = round(total * min(0.5, optim.warmup_epochs / self.recipe.trainer.epochs))
         schedule = torch.optim.lr_scheduler.LambdaLR(

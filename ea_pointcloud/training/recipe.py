@@ -18,17 +18,32 @@ from yaml import YAMLError
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_at_least, check_choice, check_positive
 from ea_pointcloud._device import check_device_name
-from ea_pointcloud.models import EAClassifier
-from ea_pointcloud.models.config import CLASSIFIER_SIZES, ClassifierConfig, classifier_config
+from ea_pointcloud.models import EAClassifier, EASegmenter
+from ea_pointcloud.models.config import (
+    CLASSIFIER_SIZES,
+    SEGMENTER_SIZES,
+    ClassifierConfig,
+    SegmenterConfig,
+    classifier_config,
+    segmenter_config,
+)
 from ea_pointcloud.transforms import POINT_CHOICES, Augmentation
 
-DATASETS = ("modelnet", "procedural")
+# Which data sets a task can be trained on.
+TASKS = {
+    "classification": ("modelnet", "procedural"),
+    "segmentation": ("shapenetpart", "procedural"),
+}
+OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass
 class DataRecipe:
-    """Which clouds. ``shapes`` belongs to the procedural set (train, val, test)."""
+    """Which clouds. ``shapes`` belongs to the procedural set (train, val, test).
+
+    ``normals`` (of the text layout of part labels) become features of the points.
+    """
 
     dataset: str = "modelnet"
     root: str | None = None
@@ -37,13 +52,18 @@ class DataRecipe:
     point_choice: str = "first"
     val_fraction: float = 0.1
     shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
+    normals: bool = False
 
 
 @dataclass
 class ModelRecipe:
-    """Which network: a named size, and fields of its config to replace."""
+    """Which network: a named size, and fields of its config to replace.
+
+    ``category`` tells a segmenter the category of each shape; without it, it has to do without.
+    """
 
     size: str = MISSING
+    category: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,11 +80,13 @@ class AugmentRecipe:
 
 @dataclass
 class OptimRecipe:
-    """AdamW, linear warm-up, cosine to ``min_lr``; ``ema_decay`` 0 keeps no average.
+    """``"adamw"`` or ``"sgd"`` (momentum 0.9), linear warm-up, cosine to ``min_lr``.
 
-    The warm-up takes ``warmup_epochs``, but at most half of a short run.
+    The warm-up takes ``warmup_epochs``, but at most half of a short run. ``ema_decay`` 0 keeps no
+    average of the weights.
     """
 
+    name: str = "adamw"
     lr: float = 1e-3
     min_lr: float = 1e-5
     weight_decay: float = 0.05
@@ -88,7 +110,10 @@ class TrainerRecipe:
 
 @dataclass
 class EvalRecipe:
-    """``legacy`` also logs the test split every epoch; nothing is ever selected on it."""
+    """``votes`` are passes over randomly scaled clouds; a segmenter has fixed scales for them.
+
+    ``legacy`` also logs the test split every epoch; nothing is ever selected on it.
+    """
 
     batch_size: int = 64
     votes: int = 10
@@ -100,6 +125,7 @@ class Recipe:
     """A whole recipe; ``name`` is that of the packaged recipe or file it started from."""
 
     name: str = ""
+    task: str = "classification"
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -120,8 +146,14 @@ class Recipe:
         )
 
     def model_config(self, num_classes: int) -> ClassifierConfig:
-        """The network's configuration."""
+        """The configuration of a classifier."""
         return classifier_config(self.model.size, num_classes, **self.model.overrides)
+
+    def segmenter_config(self, num_parts: int, num_categories: int) -> SegmenterConfig:
+        """The configuration of a segmenter."""
+        features = {"feature_channels": 3} if self.data.normals else {}
+        overrides = {**features, **self.model.overrides}
+        return segmenter_config(self.model.size, num_parts, num_categories, **overrides)
 
 
 def list_recipes() -> list[str]:
@@ -181,21 +213,30 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
 def check_recipe(recipe: Recipe) -> None:
     """Raise for any value that could not work, naming its key."""
     data, optim, trainer = recipe.data, recipe.optim, recipe.trainer
-    check_choice("data.dataset", data.dataset, DATASETS)
+    check_choice("task", recipe.task, TASKS)
+    check_choice(f"data.dataset for {recipe.task}", data.dataset, TASKS[recipe.task])
     check_at_least("data.num_points", data.num_points, 1)
     check_choice("data.point_choice", data.point_choice, POINT_CHOICES)
     if not 0 < data.val_fraction < 1:
         raise ValueError(f"data.val_fraction must be between 0 and 1, got {data.val_fraction}")
     if len(data.shapes) != 3 or min(data.shapes) < 1:
         raise ValueError(f"data.shapes must be three counts (train, val, test), got {data.shapes}")
-    check_choice("model.size", recipe.model.size, CLASSIFIER_SIZES)
+    segments = recipe.task == "segmentation"
+    check_choice("model.size", recipe.model.size, SEGMENTER_SIZES if segments else CLASSIFIER_SIZES)
+    if data.normals and not (segments and data.dataset == "shapenetpart"):
+        raise ValueError("data.normals belongs to part labels in the text layout; leave it false")
+    if data.normals and recipe.augment.rotation != "none":
+        raise ValueError("augment.rotation must be none with data.normals: they are not turned")
     if data.dataset == "procedural" and data.point_choice != "first":
         raise ValueError(
             "data.point_choice must be 'first' with the procedural set, whose points are drawn at "
             f"random when it is made, got {data.point_choice!r}"
         )
     with torch.device("meta"):  # builds every layer without memory or time
-        EAClassifier(recipe.model_config(num_classes=2))
+        if segments:
+            EASegmenter(recipe.segmenter_config(num_parts=2, num_categories=1))
+        else:
+            EAClassifier(recipe.model_config(num_classes=2))
     if len(recipe.augment.scale) != 2 or not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ValueError(f"augment.scale must be [low, high], 0 < low, got {recipe.augment.scale}")
     for name in ("shift", "jitter"):
@@ -203,6 +244,7 @@ def check_recipe(recipe: Recipe) -> None:
     if not 0 <= recipe.augment.drop < 1:
         raise ValueError(f"augment.drop must be at least 0 and below 1, got {recipe.augment.drop}")
     recipe.augmentation()
+    check_choice("optim.name", optim.name, OPTIMIZERS)
     check_positive("optim.lr", optim.lr)
     check_positive("optim.clip_norm", optim.clip_norm)
     for name in ("min_lr", "weight_decay", "warmup_epochs"):

@@ -1,0 +1,176 @@
+"""What a classifier and a segmenter do differently in training; the loop around them is one.
+
+A task makes the network, turns a stored batch into the network's input, and knows the loss and the
+metrics. Batches are dictionaries as the data sets give them.
+"""
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
+from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, PretrainedModel
+from ea_pointcloud.ops import gather_points, random_point_sample
+from ea_pointcloud.training.recipe import Recipe
+
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What the training loop asks of a task."""
+
+    monitor: str  # the metric on val that selects the weights, under its logged name
+
+    def model(self, spec: DataSpec) -> PretrainedModel:
+        """The untrained network."""
+        ...
+
+    def metrics(self, spec: DataSpec, prefix: str) -> MetricCollection:
+        """Metrics of one split, logged under ``prefix``."""
+        ...
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """A training batch as the network shall see it, never the stored tensors altered."""
+        ...
+
+    def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
+        """Call the network."""
+        ...
+
+    def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross entropy."""
+        ...
+
+    def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
+        """Count a batch."""
+        ...
+
+
+class ClassificationTask:
+    """One name for each cloud.
+
+    Args:
+        recipe: the checked recipe.
+    """
+
+    monitor = "val/overall_accuracy"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.augmentation = recipe.augmentation()
+
+    def model(self, spec: DataSpec) -> EAClassifier:
+        """The untrained network."""
+        return EAClassifier(self.recipe.model_config(len(spec.class_names)), spec)
+
+    def metrics(self, spec: DataSpec, prefix: str) -> MetricCollection:
+        """Overall and mean class accuracy."""
+        return classification_metrics(len(spec.class_names), prefix)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
+        xyz, mask = self.augmentation(batch["xyz"], generator=generator)
+        augmented = {"xyz": xyz, "label": batch["label"]}
+        return augmented if mask is None else {**augmented, "mask": mask}
+
+    def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
+        """(B, classes)."""
+        return model(batch["xyz"], mask=_given(batch.get("mask")))
+
+    def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Mean over the clouds."""
+        return F.cross_entropy(logits.float(), batch["label"], label_smoothing=label_smoothing)
+
+    def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
+        """Count a batch."""
+        metrics.update(logits, batch["label"])
+
+
+class SegmentationTask:
+    """One part for each point.
+
+    Args:
+        recipe: the checked recipe.
+    """
+
+    monitor = "val/instance_miou"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.num_points = recipe.data.num_points if recipe.data.point_choice == "random" else 0
+        # Which points are drawn decides labels and features too, so that is done here.
+        self.augmentation = replace(recipe.augmentation(), num_points=0)
+
+    def model(self, spec: DataSpec) -> EASegmenter:
+        """The untrained network."""
+        categories = len(spec.category_names) if self.recipe.model.category else 0
+        return EASegmenter(self.recipe.segmenter_config(len(spec.class_names), categories), spec)
+
+    def metrics(self, spec: DataSpec, prefix: str) -> MetricCollection:
+        """Instance and category mIoU, point accuracy; argmax among the parts of the category."""
+        return part_segmentation_metrics(spec.parts, prefix)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
+        if 0 < self.num_points < batch["xyz"].shape[1]:
+            batch = _draw_points(batch, self.num_points, generator)
+        xyz, kept = self.augmentation(batch["xyz"], generator=generator)
+        mask = batch["mask"] if kept is None else batch["mask"] & kept
+        return {**batch, "xyz": xyz, "mask": mask}
+
+    def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
+        """(B, N, P)."""
+        told = self.recipe.model.category
+        return model(
+            batch["xyz"],
+            batch.get("features"),
+            category=batch["category"] if told else None,
+            mask=_given(batch["mask"]),
+        )
+
+    def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Mean over the real points."""
+        label = batch["part_label"].masked_fill(~batch["mask"], -1)
+        return F.cross_entropy(
+            logits.float().flatten(0, 1),
+            label.flatten(),
+            ignore_index=-1,
+            label_smoothing=label_smoothing,
+        )
+
+    def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
+        """Count a batch."""
+        metrics.update(logits, batch["part_label"], batch["category"], batch["mask"])
+
+
+_TASKS: dict[str, Any] = {"classification": ClassificationTask, "segmentation": SegmentationTask}
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task that a recipe names."""
+    return _TASKS[recipe.task](recipe)
+
+
+def _given(mask: Tensor | None) -> Tensor | None:
+    """The mask where it leaves something out: without one the network is faster."""
+    return None if mask is None or bool(mask.all()) else mask
+
+
+def _draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Batch:
+    """At most ``num_points`` random points of each cloud; smaller clouds keep all of theirs."""
+    lengths = batch["mask"].sum(1)
+    idx = random_point_sample(batch["xyz"], num_points, lengths=lengths, generator=generator)
+    mask = torch.arange(num_points, device=idx.device) < lengths[:, None]
+    drawn = {
+        "xyz": gather_points(batch["xyz"], idx),
+        "mask": mask,
+        "part_label": batch["part_label"].gather(1, idx).masked_fill(~mask, -1),
+        "category": batch["category"],
+    }
+    if "features" in batch:
+        drawn["features"] = gather_points(batch["features"], idx)
+    return drawn
