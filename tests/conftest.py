@@ -1,10 +1,18 @@
 import os
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+
+try:
+    import hypothesis  # noqa: F401
+except ModuleNotFoundError:
+    from tests import without_hypothesis
+
+    sys.modules["hypothesis"] = without_hypothesis  # pyright: ignore[reportArgumentType]
 
 # Two threads on tiny tensors wait for each other more than they work, and one thread makes sums
 # exactly repeatable.

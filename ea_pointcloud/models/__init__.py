@@ -7,6 +7,7 @@ from ea_pointcloud.models.config import (
     classifier_config,
     segmenter_config,
 )
+from ea_pointcloud.models.cost import count_macs
 from ea_pointcloud.models.encoder import PointEncoder
 from ea_pointcloud.models.factory import create_model, list_models, load_model
 from ea_pointcloud.models.hub import DataSpec, PretrainedModel
@@ -21,6 +22,7 @@ __all__ = [
     "PretrainedModel",
     "SegmenterConfig",
     "classifier_config",
+    "count_macs",
     "create_model",
     "list_models",
     "load_model",

@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.metrics import PartIoU, class_accuracy, classification_metrics
-from ea_pointcloud.models import EAClassifier, EASegmenter, PretrainedModel, load_model
+from ea_pointcloud.models import EAClassifier, EASegmenter, count_macs, load_model
 from ea_pointcloud.models.hub import CONFIG_FILE
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import Shapes, batches, open_held_out
@@ -314,23 +313,6 @@ def evaluate_segmenter(
         },
         clouds_per_second=len(dataset) / seconds,
     )
-
-
-def count_macs(model: PretrainedModel, num_points: int) -> int:
-    """Multiply-accumulates of the matrix products for one cloud of ``num_points`` points."""
-    device = next(model.parameters()).device
-    generator = generator_for(device, 0)
-    cloud = torch.rand(1, num_points, 3, generator=generator, device=device)
-    inputs = {}
-    if model.config.feature_channels:
-        shape = (1, num_points, model.config.feature_channels)
-        inputs["features"] = torch.rand(shape, generator=generator, device=device)
-    if isinstance(model, EASegmenter) and model.config.num_categories:
-        inputs["category"] = torch.zeros(1, dtype=torch.long, device=device)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.eval()(cloud, **inputs)
-    return counter.get_total_flops() // 2
 
 
 def _check_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:

@@ -83,7 +83,7 @@ class OptimRecipe:
     """``"adamw"`` or ``"sgd"`` (momentum 0.9), linear warm-up, cosine to ``min_lr``.
 
     The warm-up takes ``warmup_epochs``, but at most half of a short run. ``ema_decay`` 0 keeps no
-    average of the weights.
+    average of the weights. ``iou_weight`` adds so much of the soft IoU to a segmenter's loss.
     """
 
     name: str = "adamw"
@@ -94,6 +94,7 @@ class OptimRecipe:
     clip_norm: float = 1.0
     label_smoothing: float = 0.2
     ema_decay: float = 0.0
+    iou_weight: float = 0.0
 
 
 @dataclass
@@ -247,7 +248,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_choice("optim.name", optim.name, OPTIMIZERS)
     check_positive("optim.lr", optim.lr)
     check_positive("optim.clip_norm", optim.clip_norm)
-    for name in ("min_lr", "weight_decay", "warmup_epochs"):
+    for name in ("min_lr", "weight_decay", "warmup_epochs", "iou_weight"):
         check_at_least(f"optim.{name}", getattr(optim, name), 0)
     if not math.isfinite(optim.lr) or optim.min_lr > optim.lr:
         raise ValueError(
