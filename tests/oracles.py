@@ -4,6 +4,8 @@ The oracles repeat the contract of the operators and share no code with them: sq
 ``((dx*dx) + (dy*dy)) + (dz*dz)`` with one float32 rounding a step, ties to the lowest index.
 """
 
+import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +21,19 @@ RUNS = [
     pytest.param((_reference, "cpu"), id="reference-cpu"),
     pytest.param((_reference, "cuda"), id="reference-cuda", marks=pytest.mark.gpu),
 ]
+if importlib.util.find_spec("numba"):
+    from ea_pointcloud.ops import _cpu
+
+    RUNS.append(pytest.param((_cpu, "cpu"), id="numba-cpu"))
+if importlib.util.find_spec("triton"):
+    from ea_pointcloud.ops import _triton
+
+    if os.environ.get("TRITON_INTERPRET") == "1":  # a process of its own, with no other purpose
+        RUNS = [pytest.param((_triton, "cpu"), id="triton-interpreter")]
+        # It takes as long for an instruction on one row as on eight.
+        _triton.neighbors.ROWS = 8
+    else:
+        RUNS.append(pytest.param((_triton, "cuda"), id="triton-cuda", marks=pytest.mark.gpu))
 
 CLOUDS = (
     "surface",
@@ -40,7 +55,9 @@ def running(run: tuple[_backend.Implementation, str]) -> Iterator[str]:
     implementation, device = run
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    with _backend.use_implementation(implementation):
+    # Triton's interpreter computes with numpy, which warns where a distance overflows.
+    quiet = np.errstate(over="ignore", under="ignore", invalid="ignore")
+    with _backend.use_implementation(implementation), quiet:
         yield device
 
 

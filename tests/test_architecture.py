@@ -26,6 +26,7 @@ RANK = {
     "models": 3,
     "predictor": 4,
     "training": 4.1,
+    "benchmark": 4.2,
     "cli": 5,
     "__main__": 6,
     "__init__": 7,
@@ -41,9 +42,9 @@ HOMES = {
     "PIL": ("viz/",),
     "safetensors": ("models/",),
     "huggingface_hub": ("models/",),
-    "numba": ("ops/_cpu.py",),
+    "numba": ("ops/_cpu",),
     "plotly": ("viz/",),
-    "triton": ("ops/_triton.py",),
+    "triton": ("ops/_triton",),
     "torch_geometric": ("datasets/pyg.py",),
 }
 
