@@ -246,6 +246,7 @@ class Sampled(Dataset):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing to fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on one core
 def test_forked_workers_of_a_loader_after_threads_in_the_parent() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)

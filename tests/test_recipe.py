@@ -73,7 +73,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("data.normals=true", "data.normals belongs to part labels in the text layout; leave it"),
         ("optim.iou_weight=-1", "optim.iou_weight must be at least 0, got -1"),
         ("optim.name=adam", "optim.name must be one of 'adamw', 'sgd', got 'adam'"),
-        ("data.dataset=shapenet", "data.dataset for classification must be one of .modelnet., .pro"),
+        ("data.dataset=shapenet", "data.dataset for classification must be one of 'modelnet', "),
         ("data.num_points=0", "data.num_points must be at least 1, got 0"),
         ("data.point_choice=last", "data.point_choice must be one of 'first', 'random', 'fps'"),
         ("data.val_fraction=1", "data.val_fraction must be between 0 and 1, got 1"),
