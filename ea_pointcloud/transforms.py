@@ -15,7 +15,8 @@ from ea_pointcloud._checks import check_at_least, check_choice, check_mask, chec
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 
 AXES = ("x", "y", "z")
-ROTATIONS = ("none", "up", "any")
+ROTATIONS = ("none", "up", "tilt", "any")
+TILT = math.pi / 6  # the largest angle of the rotation "tilt"
 POINT_CHOICES = ("first", "random", "fps")
 
 
@@ -106,16 +107,29 @@ def random_rotate(xyz: Tensor, *, generator: torch.Generator | None = None) -> T
     """
     check_xyz("xyz", xyz)
     q = torch.randn(len(xyz), 4, generator=generator, device=xyz.device, dtype=xyz.dtype)
-    w, x, y, z = F.normalize(q, dim=1).unbind(1)
-    rotation = torch.stack(
-        [
-            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-        ],
-        dim=1,
-    ).view(-1, 3, 3)  # fmt: skip
-    return xyz @ rotation.transpose(1, 2)
+    return _rotated(xyz, F.normalize(q, dim=1))
+
+
+def random_tilt(xyz: Tensor, limit: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Turn each cloud about an axis of any direction by U(0, limit) radians."""
+    check_xyz("xyz", xyz)
+    check_at_least("limit", limit, 0)
+    axis = torch.randn(len(xyz), 3, generator=generator, device=xyz.device, dtype=xyz.dtype)
+    half = _uniform(xyz, (len(xyz), 1), 0.0, limit / 2, generator)
+    return _rotated(xyz, torch.cat([half.cos(), half.sin() * F.normalize(axis, dim=1)], dim=1))
+
+
+def random_mirror(
+    xyz: Tensor, *, up_axis: str = "y", generator: torch.Generator | None = None
+) -> Tensor:
+    """Mirror half of the clouds, by chance, in an upright plane through the origin."""
+    check_xyz("xyz", xyz)
+    check_choice("up_axis", up_axis, AXES)
+    mirrored = torch.rand(len(xyz), generator=generator, device=xyz.device) < 0.5
+    across = (AXES.index(up_axis) + 2) % 3  # x where y is up
+    sign = xyz.new_ones(len(xyz), 1, 3)
+    sign[:, 0, across] -= 2 * mirrored.to(xyz.dtype)
+    return xyz * sign
 
 
 def random_drop(
@@ -159,13 +173,14 @@ def choose_points(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The training augmentation: point choice, rotation, scale, shift, jitter, dropout, in order.
+    """The training augmentation: points, rotation, mirror, scale, shift, jitter, drop, in order.
 
     Every entry at its default changes nothing.
 
     Args:
         num_points: points drawn anew from each cloud, 0 for all of them.
-        rotation: ``"none"``, ``"up"`` or ``"any"``.
+        rotation: ``"none"``, ``"up"``, ``"tilt"`` (at most 30 degrees about any axis) or ``"any"``.
+        mirror: whether half of the clouds are mirrored in an upright plane.
         scale: lowest and highest factor, drawn for each axis.
         shift: largest shift along an axis.
         jitter: standard deviation of the noise, cut off at five times that.
@@ -174,6 +189,7 @@ class Augmentation:
 
     num_points: int = 0
     rotation: str = "none"
+    mirror: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
     jitter: float = 0.0
@@ -192,8 +208,12 @@ class Augmentation:
             xyz = gather_points(xyz, idx)
         if self.rotation == "up":
             xyz = random_rotate_up(xyz, generator=generator)
+        elif self.rotation == "tilt":
+            xyz = random_tilt(xyz, TILT, generator=generator)
         elif self.rotation == "any":
             xyz = random_rotate(xyz, generator=generator)
+        if self.mirror:
+            xyz = random_mirror(xyz, generator=generator)
         if tuple(self.scale) != (1.0, 1.0):
             xyz = random_scale(xyz, *self.scale, generator=generator)
         if self.shift:
@@ -202,6 +222,20 @@ class Augmentation:
             xyz = random_jitter(xyz, self.jitter, 5 * self.jitter, generator=generator)
         mask = random_drop(xyz, self.drop, generator=generator) if self.drop else None
         return xyz, mask
+
+
+def _rotated(xyz: Tensor, quaternion: Tensor) -> Tensor:
+    """Turn clouds (B, N, 3) by unit quaternions (B, 4), the real part first."""
+    w, x, y, z = quaternion.unbind(1)
+    rotation = torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ],
+        dim=1,
+    ).view(-1, 3, 3)  # fmt: skip
+    return xyz @ rotation.transpose(1, 2)
 
 
 def _uniform(

@@ -13,10 +13,12 @@ from ea_pointcloud.transforms import (
     normalize_unit_sphere,
     random_drop,
     random_jitter,
+    random_mirror,
     random_rotate,
     random_rotate_up,
     random_scale,
     random_shift,
+    random_tilt,
     to_y_up,
 )
 from tests.oracles import cloud, fps_oracle, seeded
@@ -26,6 +28,8 @@ RANDOM: dict[str, Callable[..., Tensor]] = {
     "shift": lambda xyz, generator=None: random_shift(xyz, 0.2, generator=generator),
     "jitter": lambda xyz, generator=None: random_jitter(xyz, 0.1, 0.2, generator=generator),
     "rotate_up": lambda xyz, generator=None: random_rotate_up(xyz, generator=generator),
+    "tilt": lambda xyz, generator=None: random_tilt(xyz, 0.5, generator=generator),
+    "mirror": lambda xyz, generator=None: random_mirror(xyz, generator=generator),
     "rotate": lambda xyz, generator=None: random_rotate(xyz, generator=generator),
     "drop": lambda xyz, generator=None: random_drop(xyz, 0.5, generator=generator),
     "choose": lambda xyz, generator=None: choose_points(xyz, 9, "random", generator=generator),
@@ -206,6 +210,30 @@ def test_rotate_up_keeps_to_its_limit() -> None:
 
 def test_rotate_is_a_rotation() -> None:
     assert_rotations(rotations_of(lambda xyz: random_rotate(xyz, generator=seeded()), 100))
+
+
+def test_tilt_is_a_rotation_by_a_small_angle() -> None:
+    matrices = rotations_of(lambda xyz: random_tilt(xyz, 0.5, generator=seeded()), 4000)
+    assert_rotations(matrices)
+    trace = matrices.diagonal(dim1=1, dim2=2).sum(1)
+    angle = ((trace - 1) / 2).clamp(-1, 1).acos()
+    assert angle.max() <= 0.5 + 1e-3
+    assert abs(float(angle.mean()) - 0.25) < 0.01  # U(0, 0.5)
+    skew = (matrices - matrices.transpose(1, 2)).mean(0)
+    assert skew.abs().max() < 0.02  # axes of every direction
+    assert torch.equal(random_tilt(cloud("surface", 9), 0.0), cloud("surface", 9))
+
+
+@pytest.mark.parametrize(("up_axis", "across"), [("x", 2), ("y", 0), ("z", 1)])
+def test_mirror_turns_half_of_the_clouds_over(up_axis: str, across: int) -> None:
+    xyz = torch.ones(1000, 2, 3)
+    before = xyz.clone()
+    out = random_mirror(xyz, up_axis=up_axis, generator=seeded())
+    assert torch.equal(xyz, before)
+    kept = [axis for axis in range(3) if axis != across]
+    assert (out[..., kept] == 1).all()
+    assert (out[..., across] == out[:, :1, across]).all()  # a cloud as a whole
+    assert 450 < int((out[:, 0, across] == -1).sum()) < 550
 
 
 def test_rotate_is_uniform() -> None:

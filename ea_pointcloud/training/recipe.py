@@ -72,6 +72,7 @@ class AugmentRecipe:
     """See :class:`~ea_pointcloud.transforms.Augmentation`."""
 
     rotation: str = "none"
+    mirror: bool = False
     scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
     shift: float = 0.2
     jitter: float = 0.0
@@ -140,6 +141,7 @@ class Recipe:
         return Augmentation(
             num_points=self.data.num_points if self.data.point_choice == "random" else 0,
             rotation=self.augment.rotation,
+            mirror=self.augment.mirror,
             scale=(low, high),
             shift=self.augment.shift,
             jitter=self.augment.jitter,
@@ -226,8 +228,11 @@ def check_recipe(recipe: Recipe) -> None:
     check_choice("model.size", recipe.model.size, SEGMENTER_SIZES if segments else CLASSIFIER_SIZES)
     if data.normals and not (segments and data.dataset == "shapenetpart"):
         raise ValueError("data.normals belongs to part labels in the text layout; leave it false")
-    if data.normals and recipe.augment.rotation != "none":
-        raise ValueError("augment.rotation must be none with data.normals: they are not turned")
+    if data.normals and (recipe.augment.rotation != "none" or recipe.augment.mirror):
+        raise ValueError(
+            "augment.rotation must be none and augment.mirror false with data.normals, which are "
+            "not turned"
+        )
     if data.dataset == "procedural" and data.point_choice != "first":
         raise ValueError(
             "data.point_choice must be 'first' with the procedural set, whose points are drawn at "
