@@ -100,7 +100,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("augment.scale=[2,1]", r"augment.scale must be \[low, high\], 0 < low, got \[2.0, 1.0\]"),
         ("augment.shift=-1", "augment.shift must be at least 0, got -1"),
         ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
-        ("augment.rotation=all", "rotation must be one of 'none', 'up', 'any', got 'all'"),
+        ("augment.rotation=all", "rotation must be one of 'none', 'up', 'tilt', 'any', got 'all'"),
         ("trainer.epochs=0", "trainer.epochs must be at least 1, got 0"),
         ("trainer.batch_size=0", "trainer.batch_size must be at least 1, got 0"),
         ("trainer.seed=-1", "trainer.seed must be at least 0, got -1"),
