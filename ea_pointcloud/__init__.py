@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ea_pointcloud.io import write_cloud as write_cloud
     from ea_pointcloud.io import write_mesh as write_mesh
     from ea_pointcloud.models import EAClassifier as EAClassifier
+    from ea_pointcloud.models import EASegmenter as EASegmenter
     from ea_pointcloud.models import create_model as create_model
     from ea_pointcloud.models import list_models as list_models
     from ea_pointcloud.predictor import Predictor as Predictor
@@ -23,6 +24,7 @@ _HOME = {
     "Cloud": "io",
     "CloudFileError": "io",
     "EAClassifier": "models",
+    "EASegmenter": "models",
     "Predictor": "predictor",
     "create_model": "models",
     "list_models": "models",

@@ -28,6 +28,7 @@ from ea_pointcloud._formats.writers import (
     CLOUD_ENCODERS,
     COORDINATES_ONLY,
     MESH_ENCODERS,
+    PARTS,
     Columns,
 )
 
@@ -44,6 +45,7 @@ class Cloud:
         normals: (N, 3) float32 of unit length, or zero where the file has a zero normal.
         colors: (N, 3) float32, red, green, blue in 0..1.
         labels: (N,) int64.
+        confidence: (N,) float32 of the labels, 0..1 where we wrote it.
         name: the file's name without folder and suffix.
 
     Raises:
@@ -56,6 +58,7 @@ class Cloud:
     normals: np.ndarray | None = None
     colors: np.ndarray | None = None
     labels: np.ndarray | None = None
+    confidence: np.ndarray | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Cloud:
         _check_array("normals", self.normals, (count, 3), np.float32)
         _check_array("colors", self.colors, (count, 3), np.float32)
         _check_array("labels", self.labels, (count,), np.int64)
+        _check_array("confidence", self.confidence, (count,), np.float32)
 
     def __len__(self) -> int:
         """N."""
@@ -75,9 +79,7 @@ class Cloud:
 
     def __repr__(self) -> str:
         """Name, size and what it carries, not its values."""
-        extras = [
-            part for part in ("normals", "colors", "labels") if getattr(self, part) is not None
-        ]
+        extras = [part for part in PARTS if getattr(self, part) is not None]
         return f"Cloud({', '.join([repr(self.name), f'{len(self)} points', *extras])})"
 
 
@@ -105,7 +107,8 @@ def read_cloud(
     Coordinates stay float64 until the midpoint of their bounding box is subtracted, so that
     millimetres survive in coordinates of a million metres. Text columns are known by a header
     line; without one by their number: xyz, then a label (4 columns), normals or rgb (6), and a
-    label (7). Points of a mesh carry the normal of their triangle.
+    label (7). Points of a mesh carry the normal of their triangle. A column or array named
+    ``confidence`` is kept.
 
     Args:
         path: a file whose suffix is one of ``READABLE``, in any case.
@@ -178,6 +181,7 @@ def _to_cloud(path: Path, points: Points, *, drop_invalid: bool) -> Cloud:
         normals=None if points.normals is None else unit_normals(points.normals),
         colors=None if points.colors is None else unit_colors(path, points.colors),
         labels=None if points.labels is None else whole_labels(path, points.labels),
+        confidence=None if points.confidence is None else points.confidence.astype(np.float32),
         name=path.stem,
     )
 
@@ -208,9 +212,7 @@ def _read_pcd(path: Path) -> Points:
     }
     columns |= dict(zip("xyz", parts["positions"].T, strict=True))
     points = points_from_columns(path, columns)
-    return Points(
-        points.xyz, parts.get("normals"), parts.get("colors", points.colors), points.labels
-    )
+    return points._replace(normals=parts.get("normals"), colors=parts.get("colors", points.colors))
 
 
 def _read_stl(path: Path) -> Mesh:
@@ -250,8 +252,8 @@ READABLE: tuple[str, ...] = tuple(_READERS)
 def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool = False) -> None:
     """Write a cloud with its file coordinates ``xyz + center``; all of it or nothing.
 
-    ``.ply``, ``.pcd``, ``.txt``, ``.csv`` and ``.npz`` keep normals, colours and labels (colours
-    as bytes in the first two); ``.xyz`` and ``.npy`` hold coordinates only.
+    ``.ply``, ``.pcd``, ``.txt``, ``.csv`` and ``.npz`` keep normals, colours, labels and
+    confidence (colours as bytes in the first two); ``.xyz`` and ``.npy`` hold coordinates only.
 
     Args:
         path: where to; the folder must exist.
@@ -265,7 +267,7 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
     path = Path(path)
     suffix = _check_suffix(path, tuple(CLOUD_ENCODERS))
     columns: Columns = {"xyz": cloud.xyz + cloud.center}
-    for part in ("normals", "colors", "labels"):
+    for part in PARTS:
         values = getattr(cloud, part)
         if values is None:
             continue

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.io import Cloud, read_cloud
-from ea_pointcloud.models import EAClassifier, load_model
-from ea_pointcloud.ops import farthest_point_sample, gather_points, outermost_point
+from ea_pointcloud.models import EAClassifier, EASegmenter, load_model
+from ea_pointcloud.models.inference import farthest_points, label_points
+from ea_pointcloud.ops import gather_points
 from ea_pointcloud.transforms import AXES, normalize_unit_sphere, to_y_up
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
@@ -40,14 +41,34 @@ class Classification:
     top: tuple[Candidate, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The parts of a cloud, an entry for every input point.
+
+    Args:
+        labels: (N,) int64, places in ``names``.
+        confidence: (N,) float32, the label's probability among the parts it was chosen from.
+        category: what the object was taken for; None where the weights know no categories.
+        category_from: who said so.
+        names: the parts the network tells apart, over all categories.
+    """
+
+    labels: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    category: str | None
+    category_from: Literal["given", "classifier", "network"]
+    names: tuple[str, ...]
+
+
 class Predictor:
-    """Classify clouds of any size, in any position and scale, from files or arrays.
+    """Classify or segment clouds of any size, in any position and scale, from files or arrays.
 
     What the weights expect is done inside: up axis, centring, scaling, and the choice of points.
     The same input gives the same answer every time, whatever else is in the batch.
 
     Args:
-        model: a trained network; its ``data_spec`` says what it expects.
+        model: a trained network; its ``data_spec`` says what it expects. A classifier classifies,
+            a segmenter segments.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
@@ -55,7 +76,9 @@ class Predictor:
             device.
     """
 
-    def __init__(self, model: EAClassifier, device: str | torch.device = "auto") -> None:
+    def __init__(
+        self, model: EAClassifier | EASegmenter, device: str | torch.device = "auto"
+    ) -> None:
         if model.data_spec.up_axis != "y":
             raise ValueError(f"the model must be one with y up, got {model.data_spec.up_axis} up")
         self.device = resolve_device(device)
@@ -67,7 +90,7 @@ class Predictor:
     ) -> "Predictor":
         """Load weights from a folder, a run folder, or the hub."""
         model = load_model(str(name_or_path))
-        assert isinstance(model, EAClassifier)
+        assert isinstance(model, (EAClassifier, EASegmenter))
         return cls(model, device)
 
     @overload
@@ -90,10 +113,11 @@ class Predictor:
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if a file or array holds no usable points.
+            ValueError: if a file or array holds no usable points, or the weights are a segmenter's.
         """
         if not isinstance(clouds, (list, tuple)):
             return self.classify([clouds], up=up, top=top)[0]  # pyright: ignore
+        self.check_classify()
         check_count("top", top)
         check_choice("up", up, AXES)
         prepared = [self._prepare(cloud, up) for cloud in clouds]
@@ -102,21 +126,114 @@ class Predictor:
             results += self._classify_batch(prepared[start : start + _BATCH_SIZE], top)
         return results
 
+    @overload
+    def segment(
+        self,
+        clouds: CloudLike,
+        *,
+        up: str = ...,
+        category: str | None = ...,
+        classifier: "Predictor | None" = ...,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        clouds: Sequence[CloudLike],
+        *,
+        up: str = ...,
+        category: str | None = ...,
+        classifier: "Predictor | None" = ...,
+    ) -> list[Segmentation]: ...
+
+    def segment(
+        self,
+        clouds: CloudLike | Sequence[CloudLike],
+        *,
+        up: str = "y",
+        category: str | None = None,
+        classifier: "Predictor | None" = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Name the part of every point of one cloud, or of each cloud of a list.
+
+        Labels are chosen among the parts of the object's category. A network that is told the
+        category needs one; any other takes the category whose parts are the most probable over all
+        points. Networks on all points see every point; grouped ones see the farthest points, as
+        many as in training, and all points get what their three nearest of those have.
+
+        Args:
+            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
+                Weights trained with normals need them: a file or Cloud that has some.
+            up: the axis that is up in them: ``"x"``, ``"y"`` or ``"z"``.
+            category: of all these clouds, one of the model's, in upper or lower case.
+            classifier: names the category of each cloud; its classes are categories of the model.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file or array holds no usable points, the category is unknown, missing
+                or comes from two places, or the weights are a classifier's.
+        """
+        if not isinstance(clouds, (list, tuple)):
+            options = {"up": up, "category": category, "classifier": classifier}
+            return self.segment([clouds], **options)[0]  # pyright: ignore
+        check_choice("up", up, AXES)
+        self.check_segment(category=category, classifier=classifier)
+        return [self._segment_one(cloud, up, category, classifier) for cloud in clouds]
+
+    def check_classify(self) -> None:
+        """Raise for what :meth:`classify` would refuse whatever the cloud.
+
+        Raises:
+            ValueError: if the weights are a segmenter's.
+        """
+        if not isinstance(self.model, EAClassifier):
+            raise ValueError(
+                f"these weights are of {type(self.model).__name__}, which labels points; use "
+                "segment, or give the weights of a classifier"
+            )
+
+    def check_segment(
+        self, *, category: str | None = None, classifier: "Predictor | None" = None
+    ) -> None:
+        """Raise for what :meth:`segment` would refuse whatever the cloud.
+
+        Raises:
+            ValueError: if the weights are a classifier's, or the category is unknown, missing or
+                comes from two places.
+        """
+        if not isinstance(self.model, EASegmenter):
+            raise ValueError(
+                f"these weights are of {type(self.model).__name__}, which names whole clouds; use "
+                "classify, or give the weights of a segmenter"
+            )
+        if category is not None and classifier is not None:
+            raise ValueError("category and classifier both name the category; give one of them")
+        if category is not None:
+            self._place_of(category, "category")
+        elif classifier is not None:
+            classifier.check_classify()
+        elif self.model.config.num_categories:
+            raise ValueError(
+                "these weights need the category of the object: give category (--category), one of "
+                f"{', '.join(self.model.data_spec.category_names)}, or a classifier that names it "
+                "(--classifier)"
+            )
+
     def __repr__(self) -> str:
-        """The network, its classes and the device."""
-        name, classes = type(self.model).__name__, len(self.model.data_spec.class_names)
-        return f"Predictor({name}, {classes} classes, {self.device})"
+        """The network, its classes or parts, and the device."""
+        name, count = type(self.model).__name__, len(self.model.data_spec.class_names)
+        what = "classes" if isinstance(self.model, EAClassifier) else "parts"
+        return f"Predictor({name}, {count} {what}, {self.device})"
+
+    def _posed(self, cloud: CloudLike, up: str) -> Tensor:
+        """(1, N, 3) float32 on the model's device, y up, in the unit sphere."""
+        xyz = torch.from_numpy(_coordinates(cloud))[None].to(self.device)
+        return normalize_unit_sphere(to_y_up(xyz, up)).float()
 
     def _prepare(self, cloud: CloudLike, up: str) -> Tensor:
-        """(n, 3) as the model was trained on, n <= num_points, on the model's device."""
-        xyz = torch.from_numpy(_coordinates(cloud))[None].to(self.device)
-        xyz = normalize_unit_sphere(to_y_up(xyz, up)).float()
-        # Whatever the points of training were: farthest points cover any cloud evenly, need no
-        # seed, and do not depend on the order in the file. On ModelNet10's val split they are as
-        # good as points drawn at random (0.972 against 0.969, trained on random points).
-        num_points = min(self.model.data_spec.num_points, xyz.shape[1])
-        idx = farthest_point_sample(xyz, num_points, start=outermost_point(xyz))
-        return gather_points(xyz, idx)[0]
+        """(n, 3) as the classifier was trained on, n <= num_points, on the model's device."""
+        xyz = self._posed(cloud, up)
+        return gather_points(xyz, farthest_points(xyz, self.model.data_spec.num_points))[0]
 
     def _classify_batch(self, clouds: list[Tensor], top: int) -> list[Classification]:
         lengths = torch.tensor([len(cloud) for cloud in clouds], device=self.device)
@@ -132,6 +249,60 @@ class Predictor:
             candidates = tuple(Candidate(names[index], value) for index, value in pairs)
             results.append(Classification(candidates[0].label, candidates[0].prob, candidates))
         return results
+
+    def _segment_one(
+        self, cloud: CloudLike, up: str, category: str | None, classifier: "Predictor | None"
+    ) -> Segmentation:
+        model, spec = self.model, self.model.data_spec
+        assert isinstance(model, EASegmenter)
+        if isinstance(cloud, (str, Path)):
+            cloud = read_cloud(cloud)
+        xyz, features = self._posed(cloud, up), self._features(cloud, up)
+        place, source = None, "network"
+        if category is not None:
+            place, source = self._place_of(category, "category"), "given"
+        elif classifier is not None:
+            named = classifier.classify(cloud, up=up, top=1).label
+            place, source = self._place_of(named, "the class found by the classifier"), "classifier"
+        labels, confidence, place = label_points(model, xyz, features, place)
+        return Segmentation(
+            labels=labels.cpu().numpy(),
+            confidence=confidence.cpu().numpy(),
+            category=None if place is None else spec.category_names[place],
+            category_from=source,
+            names=spec.class_names,
+        )
+
+    def _place_of(self, category: str, what: str) -> int:
+        """The place of a category, written in whatever case, among the model's."""
+        spec = self.model.data_spec
+        if not spec.category_names:
+            raise ValueError(f"{what} is {category!r}, but these weights know no categories")
+        known = {name.casefold(): place for place, name in enumerate(spec.category_names)}
+        place = known.get(category.casefold())
+        if place is None:
+            raise ValueError(
+                f"{what} must be one of {', '.join(spec.category_names)}, got {category!r}"
+            )
+        if not spec.parts[place]:
+            raise ValueError(f"{what} is {category!r}, of which these weights know no parts")
+        return place
+
+    def _features(self, cloud: Cloud | NDArray[np.floating], up: str) -> Tensor | None:
+        """(1, N, 3) normals where the network was trained with them."""
+        channels = self.model.config.feature_channels
+        if not channels:
+            return None
+        normals = cloud.normals if isinstance(cloud, Cloud) else None
+        if channels != 3 or normals is None:
+            raise ValueError(
+                f"these weights were trained with {channels} features a point beside xyz; only "
+                "normals, which are 3, are known here, and this cloud must be a file or Cloud "
+                "that has them"
+            )
+        if not np.isfinite(normals).all():
+            raise ValueError("a cloud must have finite normals; drop rows with NaN or inf first")
+        return to_y_up(torch.from_numpy(normals)[None].to(self.device), up)
 
 
 def _coordinates(cloud: CloudLike) -> NDArray[np.float64]:

@@ -10,9 +10,9 @@ import pytest
 from ea_pointcloud import cli
 from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.io import write_mesh
-from tests.test_training import QUICK
+from tests.test_training import PARTS, QUICK
 
-COMMANDS = ("info", "train", "evaluate", "classify")
+COMMANDS = ("info", "train", "evaluate", "classify", "segment", "benchmark")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -207,7 +207,7 @@ def test_several_seeds_are_summarised(
     assert call(monkeypatch, "evaluate", run_folder, second) == 0
     text = capsys.readouterr().out
     assert "2 seeds: mean and standard deviation" in text
-    assert f"{(a + b) / 2:.4f} ± {abs(a - b) / 2**0.5:.4f}" in text  # of two values, by hand
+    assert mean_and_std(a, b) in text
 
     assert call(monkeypatch, "evaluate", run_folder, run_folder) == 1
     assert "the runs must have different seeds, got [0, 0]" in capsys.readouterr().err
@@ -217,6 +217,52 @@ def test_several_seeds_are_summarised(
     capsys.readouterr()
     assert call(monkeypatch, "evaluate", run_folder, third) == 1
     assert "has trainer.epochs=3, " in capsys.readouterr().err
+
+
+def test_evaluate_of_part_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / "first", tmp_path / "second"]
+    options = ("trainer.epochs=1", "eval.legacy=true")
+    for seed, run in enumerate(runs):
+        arguments = (*PARTS, *options, f"trainer.seed={seed}", "--run", run)
+        assert call(monkeypatch, "train", "procedural", *arguments) == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "evaluate", *runs, "--json") == 0
+    reports = json.loads(capsys.readouterr().out)
+    a, b = (report["reports"][0] for report in reports)
+    assert a["selection"] == "validation (primary)"
+    assert set(a["category_iou"]) == set(CATEGORIES)
+
+    assert call(monkeypatch, "evaluate", *runs) == 0
+    text = capsys.readouterr().out
+    for heading in (
+        "instance mIoU ",
+        "category mIoU ",
+        "point accuracy",
+        "all-parts instance mIoU",
+        "instance mIoU, 8 scales",
+        "category mIoU, 8 scales",
+        "validation (primary), by category",
+        "test (legacy, as most papers)",
+        "2 seeds: mean and standard deviation",
+    ):
+        assert heading in " ".join(text.split())
+    for field in ("instance_miou", "all_parts_instance_miou", "voted_category_miou"):
+        assert f"{a[field]:.4f}" in text
+        assert mean_and_std(a[field], b[field]) in text
+    assert mean_and_std(a["category_iou"]["mug"], b["category_iou"]["mug"]) in text
+    legacy = [report["legacy_accuracy"] for report in reports]
+    assert mean_and_std(*legacy) in text
+
+    plain = ("evaluate", runs[0], "--split", "val")
+    assert call(monkeypatch, *plain) == 0
+    assert "legacy" not in capsys.readouterr().out  # it belongs to the test split
+
+
+def mean_and_std(a: float, b: float) -> str:
+    """Of two values, by hand."""
+    return f"{(a + b) / 2:.4f} ± {abs(a - b) / 2**0.5:.4f}"
 
 
 def test_legacy_figure_is_marked(

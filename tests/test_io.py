@@ -40,6 +40,7 @@ def a_cloud(**changes: object) -> Cloud:
         normals=np.array([[1, 0, 0], [0, 1, 0], [0.6, 0, 0.8]], np.float32),
         colors=np.array([[1, 0, 0], [0, 128 / 255, 0], [0, 0, 1 / 255]], np.float32),
         labels=np.array([3, -1, 70000]),
+        confidence=np.array([0.1, 1, 1 / 3], np.float32),
         name="scan",
     )
     return dataclasses.replace(cloud, **changes)
@@ -51,7 +52,7 @@ def a_cloud(**changes: object) -> Cloud:
 def test_cloud_has_length_and_short_repr() -> None:
     cloud = a_cloud(colors=None)
     assert len(cloud) == 3
-    assert repr(cloud) == "Cloud('scan', 3 points, normals, labels)"
+    assert repr(cloud) == "Cloud('scan', 3 points, normals, labels, confidence)"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ def test_cloud_has_length_and_short_repr() -> None:
         ({"normals": np.zeros((2, 3), np.float32)}, ValueError, r"normals must .* got \(2, 3\)"),
         ({"colors": np.zeros((3, 3), np.uint8)}, TypeError, "colors must be float32, got uint8"),
         ({"labels": np.zeros(3, np.int32)}, TypeError, r"labels.astype\(np.int64\)"),
+        ({"confidence": np.zeros(3)}, TypeError, "confidence must be float32, got float64"),
+        ({"confidence": np.zeros((3, 1), np.float32)}, ValueError, r"confidence must .* \(3, 1\)"),
     ],
 )
 def test_cloud_checks_its_arrays(changes: dict, error: type[Exception], words: str) -> None:
@@ -412,7 +415,7 @@ def test_npz_errors(tmp_path: Path, arrays: dict, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_damaged_numpy_files(tmp_path: Path, name: str) -> None:
-    write_cloud(tmp_path / name, a_cloud(normals=None, colors=None, labels=None))
+    write_cloud(tmp_path / name, a_cloud(normals=None, colors=None, labels=None, confidence=None))
     content = (tmp_path / name).read_bytes()
     with pytest.raises(CloudFileError, match=r"damaged or not a numpy file .* copy it again"):
         read_cloud(put(tmp_path, f"cut-{name}", content[:-30]))
@@ -560,7 +563,7 @@ def test_without_open3d(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         words = rf"{name}: reading .{name[2:]} needs Open3D; pip install open3d"
         with pytest.raises(CloudFileError, match=words):
             read_cloud(put(tmp_path, name, "1"))
-    bare = a_cloud(normals=None, colors=None, labels=None)
+    bare = a_cloud(normals=None, colors=None, labels=None, confidence=None)
     for name in ("a.ply", "a.xyz", "a.npy"):
         write_cloud(tmp_path / name, bare)
         assert len(read_cloud(tmp_path / name)) == 3
@@ -581,14 +584,41 @@ def test_cloud_round_trip_of_all_parts(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(again.normals, cloud.normals, atol=1e-7)
     np.testing.assert_allclose(again.colors, cloud.colors, atol=1e-7)
     assert (again.labels == cloud.labels).all()
+    assert again.confidence is not None
+    assert again.confidence.dtype == np.float32
+    assert (again.confidence == cloud.confidence).all()
     assert again.name == "scan"
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".pcd", ".txt", ".csv", ".npz"])
+def test_confidence_alone(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".pcd":
+        pytest.importorskip("open3d")
+    cloud = a_cloud(normals=None, colors=None, labels=None)
+    write_cloud(tmp_path / f"a{suffix}", cloud)
+    again = read_cloud(tmp_path / f"a{suffix}")
+    assert again.confidence is not None
+    assert (again.confidence == cloud.confidence).all()
+    assert again.labels is None
+
+
+def test_confidence_of_others(tmp_path: Path) -> None:
+    # CloudCompare's name of a field, and a scanner's levels; points without an end are left out.
+    text = "//X Y Z scalar_Confidence\n1 2 3 0\nnan 5 6 1\n4 5 6 2\n"
+    cloud = read_cloud(put(tmp_path, "a.txt", text), drop_invalid=True)
+    assert cloud.confidence is not None
+    assert cloud.confidence.tolist() == [0, 2]
+    plain = ascii_ply(XYZ_PLY + "property float confidence\n", "1 2 3 .5\n", 1)
+    cloud = read_cloud(put(tmp_path, "a.ply", plain))
+    assert cloud.confidence is not None
+    assert cloud.confidence.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("suffix", [".xyz", ".npy"])
 def test_formats_of_coordinates_only(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(ValueError, match=f"{suffix} holds coordinates only and the cloud has norm"):
         write_cloud(tmp_path / f"a{suffix}", a_cloud())
-    cloud = a_cloud(normals=None, colors=None, labels=None)
+    cloud = a_cloud(normals=None, colors=None, labels=None, confidence=None)
     write_cloud(tmp_path / f"a{suffix}", cloud)
     assert (in_file(read_cloud(tmp_path / f"a{suffix}")) == in_file(cloud)).all()
 

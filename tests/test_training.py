@@ -7,15 +7,22 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
-from ea_pointcloud.datasets import ModelNet
-from ea_pointcloud.datasets.procedural import CATEGORIES
-from ea_pointcloud.models import EAClassifier
+from ea_pointcloud.datasets import ModelNet, ShapeNetPart
+from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
+from ea_pointcloud.models import EAClassifier, EASegmenter
 from ea_pointcloud.training.callbacks import moving_average, read_metrics
-from ea_pointcloud.training.data import BatchIndices
-from ea_pointcloud.training.evaluate import evaluate_classifier, evaluate_run
+from ea_pointcloud.training.data import BatchIndices, data_spec, open_held_out
+from ea_pointcloud.training.evaluate import (
+    SegmentationReport,
+    evaluate_classifier,
+    evaluate_run,
+    evaluate_segmenter,
+)
 from ea_pointcloud.training.fit import load_run_recipe, train
 from ea_pointcloud.training.module import learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
+from ea_pointcloud.training.tasks import SegmentationTask
+from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 
 # A network and a set small enough for an epoch a second.
 QUICK = [
@@ -34,6 +41,8 @@ QUICK = [
     "model.overrides.dropout=0.1",
     "optim.lr=0.02",
 ]
+# The same for part labels.
+PARTS = [*QUICK, "task=segmentation", "model.size=grouped_tiny"]
 
 
 class Crash(Callback):
@@ -85,6 +94,103 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, ema: str, seed: in
     for row in rows[0] + rows[1]:
         del row["seconds"]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("category", ["true", "false"])
+def test_part_labels_train_and_resume_exactly(tmp_path: Path, category: str) -> None:
+    options = [f"model.category={category}", "optim.ema_decay=0.0", "eval.legacy=true"]
+    recipe = load_recipe("procedural", [*PARTS, *options])
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(recipe, tmp_path / "stopped", callbacks=[Crash(epoch=2)])
+    train(recipe, tmp_path / "stopped", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    rows, again = (read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "stopped"))
+    for row in rows + again:
+        del row["seconds"]
+    assert rows == again
+
+    spec = EASegmenter.from_pretrained(tmp_path / "whole" / "best").data_spec
+    assert (spec.category_names, spec.parts) == (CATEGORIES, tuple(CATEGORY_PARTS.values()))
+    device = torch.device("cpu")
+    best, last = evaluate_run(tmp_path / "whole", "val", device).reports
+    assert isinstance(best, SegmentationReport)
+    assert isinstance(last, SegmentationReport)
+    values = [float(row["val/instance_miou"]) for row in rows]
+    assert best.instance_miou == pytest.approx(max(values), abs=1e-6)
+    assert last.instance_miou == pytest.approx(values[-1], abs=1e-6)
+    report = evaluate_run(tmp_path / "whole", "test", device)
+    assert report.legacy_accuracy == max(float(row["test/instance_miou"]) for row in rows)
+
+
+class Spoil(Callback):
+    """Turns the logits round while epochs after the first two are measured on val."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._turn(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._turn(trainer, pl_module)
+
+    def _turn(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch >= 2:
+            for parameter in pl_module.model.out.parameters():  # pyright: ignore
+                parameter.data.neg_()
+
+
+def test_the_epoch_is_chosen_by_the_parts_on_val(tmp_path: Path) -> None:
+    options = [*PARTS, "trainer.epochs=4", "optim.ema_decay=0.0"]
+    run = train(load_recipe("procedural", options), tmp_path / "run", callbacks=[Spoil()])
+    values = [float(row["val/instance_miou"]) for row in read_metrics(run / "metrics.csv")]
+    best = max(range(4), key=values.__getitem__)
+    assert best < 2
+    device = torch.device("cpu")
+    chosen, last = evaluate_run(run, "val", device).reports
+    assert isinstance(chosen, SegmentationReport)
+    assert isinstance(last, SegmentationReport)
+    assert chosen.instance_miou == pytest.approx(values[best], abs=1e-6)
+    assert last.instance_miou > chosen.instance_miou  # which only an unspoilt val would have shown
+
+
+def test_point_counts_may_vary(tmp_path: Path) -> None:
+    lengths = [20, 60, 45, 31]
+    shapes = {name: make_shapes(i, 12, lengths) for i, name in enumerate(("train", "val", "test"))}
+    write_txt(tmp_path / TXT, shapes)
+    options = [f"data.root={tmp_path}", "data.num_points=40", "trainer.epochs=1", "augment.drop=0"]
+    quick = [*PARTS, *options, "trainer.device=cpu", "trainer.batch_size=6", "eval.batch_size=5"]
+    recipe = load_recipe("shapenetpart", quick)
+
+    task = SegmentationTask(recipe)
+    dataset = ShapeNetPart(tmp_path, split="train")
+    stored = dataset[[0, 1, 2, 3]]
+    batch = task.augment(stored, torch.Generator().manual_seed(0))
+    assert batch["mask"].sum(1).tolist() == [20, 40, 40, 31]
+    assert batch["xyz"].shape == (4, 40, 3)
+    assert (batch["part_label"][~batch["mask"]] == -1).all()
+    for row, category in enumerate(batch["category"].tolist()):
+        own = set(batch["part_label"][row][batch["mask"][row]].tolist())
+        assert own <= set(dataset.parts[category])
+    model = task.model(data_spec(recipe, dataset)).eval()
+    spoiled = {**batch, "xyz": batch["xyz"].masked_fill(~batch["mask"][..., None], 7.0)}
+    losses = [task.loss(task.logits(model, one), one) for one in (batch, spoiled)]
+    torch.testing.assert_close(losses[0], losses[1])
+
+    run = train(recipe, tmp_path / "run")
+    # Measured at every point, whatever training saw, and whatever shares a batch.
+    one, many = (
+        evaluate_segmenter(
+            EASegmenter.from_pretrained(run / "best"),
+            open_held_out(recipe, "test"),
+            selection="",
+            votes=1,
+            batch_size=size,
+            device=torch.device("cpu"),
+        )
+        for size in (1, 12)
+    )
+    assert one.instance_miou == pytest.approx(many.instance_miou, abs=1e-6)
+    assert one.voted_instance_miou == pytest.approx(many.voted_instance_miou, abs=1e-6)
+    assert one.point_accuracy == many.point_accuracy
 
 
 def test_one_seed_gives_the_same_weights_another_gives_others(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ea_pointcloud import viz
 from ea_pointcloud.viz import offscreen
-from ea_pointcloud.viz.offscreen import height_colors
+from ea_pointcloud.viz.colors import height_colors
 
 pytest.importorskip("open3d")
 

@@ -18,6 +18,7 @@ class Points(NamedTuple):
     normals: np.ndarray | None = None  # (N, 3)
     colors: np.ndarray | None = None  # (N, 3), 0..1 or the range of an integer type
     labels: np.ndarray | None = None  # (N,), whole numbers of any dtype
+    confidence: np.ndarray | None = None  # (N,)
 
 
 class Mesh(NamedTuple):
@@ -30,6 +31,7 @@ class Mesh(NamedTuple):
 NORMAL_NAMES = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 COLOR_NAMES = (("red", "green", "blue"), ("r", "g", "b"))
 LABEL_NAMES = ("label", "labels", "class", "classification", "part_label", "scalar")
+CONFIDENCE_NAME = "confidence"
 
 
 def plain_name(name: str) -> str:
@@ -38,7 +40,7 @@ def plain_name(name: str) -> str:
 
 
 def points_from_columns(path: Path, columns: dict[str, np.ndarray]) -> Points:
-    """Pick coordinates, normals, colours and labels out of named (N,) columns.
+    """Pick coordinates, normals, colours, labels and confidence out of named (N,) columns.
 
     Args:
         path: the file, for the message.
@@ -61,7 +63,8 @@ def points_from_columns(path: Path, columns: dict[str, np.ndarray]) -> Points:
 
     label = next((known[name] for name in LABEL_NAMES if name in known), None)
     xyz = np.stack([known[axis] for axis in "xyz"], 1)
-    return Points(xyz, group(NORMAL_NAMES), group(COLOR_NAMES), label)
+    confidence = known.get(CONFIDENCE_NAME)
+    return Points(xyz, group(NORMAL_NAMES), group(COLOR_NAMES), label, confidence)
 
 
 Lines = list[tuple[int, str]]  # (line number from 1, text)

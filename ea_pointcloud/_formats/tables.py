@@ -23,6 +23,7 @@ NPZ_KEYS = {
     "normals": ("normals", "normal"),
     "colors": ("colors", "color", "rgb"),
     "labels": ("labels", "label"),
+    "confidence": ("confidence",),
 }
 
 
@@ -144,7 +145,7 @@ def read_npy(path: Path) -> Points:
 
 
 def read_npz(path: Path) -> Points:
-    """Read xyz (or points, pos, data) and, where present, normals, colors and labels."""
+    """Read xyz (or points, pos, data) and the normals, colors, labels, confidence there are."""
     try:
         # Opened here: numpy leaves a damaged archive open when it raises.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -162,7 +163,8 @@ def read_npz(path: Path) -> Points:
             "save the coordinates as xyz"
         )
     points = points_from_width(path, _checked_table(path, "the array of points", found["xyz"]))
-    for part, columns in (("normals", (3,)), ("colors", (3,)), ("labels", ())):
+    shapes = {"normals": (3,), "colors": (3,), "labels": (), "confidence": ()}
+    for part, columns in shapes.items():
         array = found.get(part)
         if array is None:
             continue

@@ -8,13 +8,15 @@ import numpy as np
 from ea_pointcloud._formats.meshes import face_normals
 
 FLOAT_FORMAT = "%.12g"  # a hundredth of a millimetre in UTM metres, and more than float32 has
-Columns = dict[str, np.ndarray]  # xyz float64, and normals, colors (0..1), labels where known
+PARTS = ("normals", "colors", "labels", "confidence")  # of a point, beside xyz
+Columns = dict[str, np.ndarray]  # xyz float64, and the PARTS there are, colors in 0..1
 
 SHORT_NAMES = {
     "xyz": ("x", "y", "z"),
     "normals": ("nx", "ny", "nz"),
     "colors": ("r", "g", "b"),
     "labels": ("label",),
+    "confidence": ("confidence",),
 }
 
 
@@ -48,7 +50,7 @@ def encode_npz(columns: Columns) -> bytes:
 
 
 def encode_ply(columns: Columns) -> bytes:
-    """Binary little endian: double coordinates, float normals, uchar colours, int label."""
+    """Binary: double coordinates, float normals and confidence, uchar colours, int label."""
     layout: list[tuple[str, str, np.ndarray]] = []
     layout += _fields("xyz", "<f8", columns["xyz"])
     if "normals" in columns:
@@ -58,6 +60,8 @@ def encode_ply(columns: Columns) -> bytes:
         layout += [(name, "|u1", values) for name, values in colors]
     if "labels" in columns:
         layout.append(("label", "<i4", _as_int32(columns["labels"])))
+    if "confidence" in columns:
+        layout.append(("confidence", "<f4", columns["confidence"]))
     types = {"<f8": "double", "<f4": "float", "|u1": "uchar", "<i4": "int"}
     properties = "".join(f"property {types[code]} {name}\n" for name, code, _ in layout)
     header = (
@@ -68,7 +72,10 @@ def encode_ply(columns: Columns) -> bytes:
 
 
 def encode_pcd(columns: Columns) -> bytes:
-    """Binary: double coordinates and normals (Open3D wants one type), packed rgb, int label."""
+    """Binary: double coordinates and normals (Open3D wants one type), packed rgb, int label.
+
+    Confidence is float.
+    """
     layout = _fields("xyz", "<f8", columns["xyz"])
     if "normals" in columns:
         normals = zip("xyz", columns["normals"].T, strict=True)
@@ -78,6 +85,8 @@ def encode_pcd(columns: Columns) -> bytes:
         layout.append(("rgb", "<u4", red << 16 | green << 8 | blue))
     if "labels" in columns:
         layout.append(("label", "<i4", _as_int32(columns["labels"])))
+    if "confidence" in columns:
+        layout.append(("confidence", "<f4", columns["confidence"]))
     kinds = {"f": "F", "u": "U", "i": "I"}
     count = len(columns["xyz"])
     header = (

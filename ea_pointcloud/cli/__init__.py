@@ -4,18 +4,18 @@ import sys
 
 import typer
 
-from ea_pointcloud.cli import classify, evaluate, info, train
+from ea_pointcloud.cli import benchmark, classify, evaluate, info, segment, train
 
 app = typer.Typer(
     name="ea-pointcloud",
-    help="Classify point clouds and meshes with external attention: train, evaluate, predict.",
+    help="Classify and segment point clouds and meshes with external attention.",
     epilog="Start with: ea-pointcloud train procedural",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (info, train, evaluate, classify):
+for command in (info, train, evaluate, classify, segment, benchmark):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
 
 

@@ -43,27 +43,24 @@ def run(
 ) -> None:
     """Name the class of each file; a file that cannot be read is reported, the others go on."""
     from ea_pointcloud._checks import check_choice
-    from ea_pointcloud.io import read_cloud
+    from ea_pointcloud.cli._clouds import check_picture, each_cloud
     from ea_pointcloud.predictor import Predictor
     from ea_pointcloud.transforms import AXES
 
     check_choice("--up", up, AXES)
-    if render is not None:
-        _check_picture(render, force=force)
+    check_picture(render, force=force)
     predictor = Predictor.from_pretrained(model, device)
+    predictor.check_classify()
 
-    results: dict[str, Classification] = {}
-    errors: dict[str, str] = {}
     pictured: dict[str, Cloud] = {}
-    for file in files:
-        try:
-            cloud = read_cloud(file, drop_invalid=drop_invalid)
-            results[file] = predictor.classify(cloud, up=up, top=top)
-        except (OSError, ValueError, ImportError) as error:
-            errors[file] = str(error)
-            continue
+
+    def classify(file: str, cloud: "Cloud") -> "Classification":
+        result = predictor.classify(cloud, up=up, top=top)
         if render is not None:
             pictured[file] = cloud
+        return result
+
+    results, errors = each_cloud(files, classify, drop_invalid=drop_invalid)
 
     if as_json:
         rows = [_json_row(file, results.get(file), errors.get(file)) for file in files]
@@ -74,16 +71,6 @@ def run(
         _render(render, pictured, results, up)
     if errors:
         sys.exit(1)
-
-
-def _check_picture(path: Path, *, force: bool) -> None:
-    """Raise before the work for a picture that could not be written after it."""
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--render must name a .png file, got {path}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise FileNotFoundError(f"--render {path}: no such folder, or a folder itself")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists; choose another name or add --force")
 
 
 def _json_row(file: str, result: "Classification | None", error: str | None) -> dict[str, Any]:

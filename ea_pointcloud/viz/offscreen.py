@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.transforms import AXES, to_y_up
+from ea_pointcloud.viz.colors import height_colors
 
 _FIELD_OF_VIEW = 30.0  # degrees, vertical
 _EYE = (0.75, 0.55, 1.0)  # direction from the object to the camera: right, above, in front
 _MAX_POINTS = 50_000  # more only cost time at the size of a tile
-# Dark violet over green to yellow (viridis at five places): readable without colour vision.
-_HEIGHT_COLORS = np.array(
-    [[0.267, 0.005, 0.329], [0.229, 0.322, 0.546], [0.128, 0.567, 0.551],
-     [0.369, 0.789, 0.383], [0.993, 0.906, 0.144]]
-)  # fmt: skip
 _DRIVER_FOLDERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
 
 
@@ -64,16 +60,20 @@ def contact_sheet(
     titles: Sequence[str],
     path: str | Path | None = None,
     *,
+    colors: Sequence[NDArray[np.floating]] | None = None,
+    legends: Sequence[Mapping[str, NDArray[np.floating]]] | None = None,
     up: str = "y",
     size: int = 360,
     columns: int = 4,
 ) -> NDArray[np.uint8]:
-    """Draw several clouds side by side, a title below each.
+    """Draw several clouds side by side, below each a title and what its colours mean.
 
     Args:
         clouds: (N_i, 3) each.
         titles: one a cloud.
         path: PNG file to write as well; replaced where it exists.
+        colors: (N_i, 3) each, red, green, blue in 0..1; by height without it.
+        legends: of each cloud, name -> (3,) colour, listed below its title; none without it.
         up: the axis that is up in all of them.
         size: edge of one tile in pixels.
         columns: most tiles in a row.
@@ -84,7 +84,7 @@ def contact_sheet(
     Raises:
         ImportError: see :func:`render`.
         OSError: see :func:`render`.
-        ValueError: if there is no cloud, or not one title for each.
+        ValueError: if there is no cloud, or not one title (and colours, legend) for each.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -93,19 +93,31 @@ def contact_sheet(
             f"there must be one title a cloud and at least one cloud, "
             f"got {len(clouds)} clouds and {len(titles)} titles"
         )
+    for name, given in (("colors", colors), ("legends", legends)):
+        if given is not None and len(given) != len(clouds):
+            raise ValueError(f"{name} must have an entry a cloud, {len(clouds)}, got {len(given)}")
     check_count("columns", columns)
     columns = min(columns, len(clouds))
     rows = -(-len(clouds) // columns)
     caption = max(24, size // 12)
-    sheet = Image.new("RGB", (columns * size, rows * (size + caption)), "white")
+    line = caption * 2 // 3
+    below = caption + line * max(map(len, legends or [()]))
+    sheet = Image.new("RGB", (columns * size, rows * (size + below)), "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=caption * 0.55)
+    font, small = (ImageFont.load_default(size=caption * share) for share in (0.55, 0.45))
     with _renderer(size) as renderer:
         for index, (xyz, title) in enumerate(zip(clouds, titles, strict=True)):
-            left, above = index % columns * size, index // columns * (size + caption)
-            sheet.paste(Image.fromarray(_draw(renderer, xyz, None, up, size)), (left, above))
+            left, above = index % columns * size, index // columns * (size + below)
+            paint = None if colors is None else colors[index]
+            sheet.paste(Image.fromarray(_draw(renderer, xyz, paint, up, size)), (left, above))
             place = (left + size / 2, above + size + caption / 2)
             pen.text(place, title, fill="black", font=font, anchor="mm")
+            entries = {} if legends is None else legends[index]
+            for row, (name, color) in enumerate(entries.items()):
+                top, start = above + size + caption + row * line, left + size // 4
+                square = (start, top + line // 8, start + line * 3 // 4, top + line * 7 // 8)
+                pen.rectangle(square, fill=tuple(round(255 * float(value)) for value in color))
+                pen.text((start + line, top + line / 2), name, "black", small, anchor="lm")
     picture = np.asarray(sheet)
     if path is not None:
         _save(picture, Path(path))
@@ -202,14 +214,6 @@ def _draw(
     distance = 1.05 / np.sin(np.radians(_FIELD_OF_VIEW / 2))
     renderer.setup_camera(_FIELD_OF_VIEW, np.zeros(3), eye * distance, np.array([0.0, 1.0, 0.0]))
     return np.asarray(renderer.render_to_image()).copy()
-
-
-def height_colors(height: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 3) colours from dark (lowest) to bright (highest)."""
-    span = float(np.ptp(height)) or 1.0
-    place = (height - height.min()) / span * (len(_HEIGHT_COLORS) - 1)
-    steps = np.arange(len(_HEIGHT_COLORS))
-    return np.stack([np.interp(place, steps, channel) for channel in _HEIGHT_COLORS.T], axis=1)
 
 
 def _save(picture: NDArray[np.uint8], path: Path) -> None:
