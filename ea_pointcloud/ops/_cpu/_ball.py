@@ -11,9 +11,10 @@ from ea_pointcloud.ops._cpu._neighbors import search
 from ea_pointcloud.ops._cpu._pool import parts, run
 from ea_pointcloud.ops._cpu._select import COUNTED, largest, measure, shrink, sort_keys
 
-# From these numbers of points and of queries on, boxes save more than they cost.
-BOXES_FROM = 4096
-BOXES_FROM_QUERIES = 256
+# From these numbers of points and of queries on, boxes save more than they cost: in small balls.
+# Large ones are full after a few leaves in the order of the points.
+BOXES_FROM = 16384
+BOXES_FROM_QUERIES = 1024
 
 NONE = np.int32(-1)  # a limit that no distance keeps
 

@@ -21,8 +21,8 @@ from ea_pointcloud.ops._cpu._select import (
 )
 
 # From these numbers of points and of queries on, boxes save more than they cost.
-BOXES_FROM = 2048
-BOXES_FROM_QUERIES = 256
+BOXES_FROM = 3000
+BOXES_FROM_QUERIES = 1024
 
 
 def knn(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
