@@ -290,15 +290,13 @@ class Predictor:
 
     def _features(self, cloud: Cloud | NDArray[np.floating], up: str) -> Tensor | None:
         """(1, N, 3) normals where the network was trained with them."""
-        channels = self.model.config.feature_channels
-        if not channels:
+        if self.model.data_spec.features != "normals":
             return None
         normals = cloud.normals if isinstance(cloud, Cloud) else None
-        if channels != 3 or normals is None:
+        if normals is None:
             raise ValueError(
-                f"these weights were trained with {channels} features a point beside xyz; only "
-                "normals, which are 3, are known here, and this cloud must be a file or Cloud "
-                "that has them"
+                "these weights were trained with normals, which this cloud has not; give a file or "
+                "Cloud that has them"
             )
         if not np.isfinite(normals).all():
             raise ValueError("a cloud must have finite normals; drop rows with NaN or inf first")

@@ -145,7 +145,7 @@ def test_values_are_those_of_the_files(tmp_path: Path, splits: dict[str, list[Sh
     assert test.mask.all()
     dtypes = [t.dtype for t in (test.xyz, test.mask, test.part_label, test.category)]
     assert dtypes == [torch.float32, torch.bool, torch.int64, torch.int64]
-    assert test.normals is None
+    assert test.features is None
     assert test.up_axis == "y"
 
 
@@ -157,7 +157,7 @@ def test_found_below_the_root_with_hdf5_first(
     h5 = write_h5(tmp_path / "hdf5_data", splits)  # as the published archive unpacks
     assert ShapeNetPart(tmp_path).folder == h5
     assert ShapeNetPart(txt).folder == txt
-    assert ShapeNetPart(tmp_path, normals=True).folder == txt
+    assert ShapeNetPart(tmp_path, features="normals").folder == txt
     monkeypatch.setenv("EA_POINTCLOUD_DATA", str(tmp_path))
     assert ShapeNetPart().folder == h5
     h5.rename(tmp_path / "mine_hdf5_data")
@@ -167,16 +167,16 @@ def test_found_below_the_root_with_hdf5_first(
 
 
 def test_point_counts_stay_as_they_are(tmp_path: Path, uneven: dict[str, list[Shape]]) -> None:
-    test = ShapeNetPart(write_txt(tmp_path / TXT, uneven), split="test", normals=True)
+    test = ShapeNetPart(write_txt(tmp_path / TXT, uneven), split="test", features="normals")
     assert test.xyz.shape == (9, 60, 3)
     assert test.mask.sum(1).tolist() == [20, 60, 45, 31, 20, 60, 45, 31, 20]
     padding = ~test.mask
     assert (test.xyz[padding] == 0).all()
     assert (test.part_label[padding] == -1).all()
-    assert test.normals is not None
-    assert (test.normals[padding] == 0).all()
+    assert test.features is not None
+    assert (test.features[padding] == 0).all()
     for i, (_, xyz, normals, ids) in enumerate(uneven["test"]):
-        assert np.array_equal(test.normals[i, : len(xyz)].numpy(), normals)
+        assert np.array_equal(test.features[i, : len(xyz)].numpy(), normals)
         assert test.part_label[i, : len(xyz)].tolist() == ids.tolist()
         norm = test.xyz[i, : len(xyz)].norm(dim=-1)
         assert float(norm.max()) == pytest.approx(1, abs=1e-6)
@@ -188,7 +188,7 @@ def test_indexing_crops_to_the_longest_cloud(
     tmp_path: Path, uneven: dict[str, list[Shape]]
 ) -> None:
     folder = write_txt(tmp_path / TXT, uneven)
-    test = ShapeNetPart(folder, split="test", normals=True)
+    test = ShapeNetPart(folder, split="test", features="normals")
     one = test[3]
     assert {key: tuple(value.shape) for key, value in one.items()} == {
         "xyz": (31, 3),
@@ -212,18 +212,18 @@ def test_num_points_is_the_most_that_is_kept(
     tmp_path: Path, uneven: dict[str, list[Shape]], choice: str
 ) -> None:
     folder = write_txt(tmp_path / TXT, uneven)
-    whole = ShapeNetPart(folder, split="test", normals=True)
+    whole = ShapeNetPart(folder, split="test", features="normals")
     some, again = (
-        ShapeNetPart(folder, split="test", num_points=40, point_choice=choice, normals=True)
+        ShapeNetPart(folder, split="test", num_points=40, point_choice=choice, features="normals")
         for _ in range(2)
     )
     assert same(some, again)
     assert some.xyz.shape == (9, 40, 3)
     assert some.mask.sum(1).tolist() == [20, 40, 40, 31, 20, 40, 40, 31, 20]
-    assert some.normals is not None
-    assert whole.normals is not None
+    assert some.features is not None
+    assert whole.features is not None
     assert (some.xyz[~some.mask] == 0).all()
-    assert (some.normals[~some.mask] == 0).all()
+    assert (some.features[~some.mask] == 0).all()
     assert (some.part_label[~some.mask] == -1).all()
     for i in range(9):
         rows = [
@@ -231,7 +231,7 @@ def test_num_points_is_the_most_that_is_kept(
                 (*xyz, *normal, part)
                 for xyz, normal, part in zip(
                     data.xyz[i][data.mask[i]].tolist(),
-                    data.normals[i][data.mask[i]].tolist(),  # pyright: ignore
+                    data.features[i][data.mask[i]].tolist(),  # pyright: ignore
                     data.part_label[i][data.mask[i]].tolist(),
                     strict=True,
                 )
@@ -325,7 +325,7 @@ def test_errors_of_the_arguments(tmp_path: Path, splits: dict[str, list[Shape]])
     with pytest.raises(FileNotFoundError, match=nowhere):
         ShapeNetPart(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no synsetoffset2category.txt in"):
-        ShapeNetPart(folder, normals=True)
+        ShapeNetPart(folder, features="normals")
 
 
 def test_errors_of_hdf5_files(tmp_path: Path, splits: dict[str, list[Shape]]) -> None:
@@ -403,8 +403,8 @@ def test_errors_of_text_files(tmp_path: Path, splits: dict[str, list[Shape]]) ->
     expect("1 2 3 4 5 6 9", r"test0.txt has part ids \[9\], but 'Airplane' has the parts \[0, 1, 2")
     first.write_text("1 2 3 1\n2 3 4 2\n")
     assert int(ShapeNetPart(folder, split="test").mask[0].sum()) == 2
-    with pytest.raises(ValueError, match=r"test0.txt has no normals; leave normals=False"):
-        ShapeNetPart(folder, split="test", normals=True)
+    with pytest.raises(ValueError, match=r"test0.txt has no normals; leave features='none'"):
+        ShapeNetPart(folder, split="test", features="normals")
     first.unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*test0.txt, which its list names"):
         ShapeNetPart(folder, split="test")
@@ -461,11 +461,11 @@ def test_real_princeton_text_files_hold_the_same_shapes(data_root: Path) -> None
     folder = data_root / "psb_part_txt_normal"
     sizes, parts = {"train": 12, "val": 6, "test": 6}, dict(enumerate(h5[0].parts))
     for split, size in sizes.items():
-        txt = ShapeNetPart(folder, name="psb_part", split=split, normals=True)
+        txt = ShapeNetPart(folder, name="psb_part", split=split, features="normals")
         assert len(txt) == size
-        assert txt.normals is not None
+        assert txt.features is not None
         torch.testing.assert_close(
-            txt.normals.norm(dim=-1), torch.ones(size, 2048), atol=1e-3, rtol=0
+            txt.features.norm(dim=-1), torch.ones(size, 2048), atol=1e-3, rtol=0
         )
         for i in range(size):
             gap = (xyz - txt.xyz[i]).abs().amax((1, 2))

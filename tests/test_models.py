@@ -87,7 +87,9 @@ def test_sizes_are_ordered() -> None:
         for size in ("tiny", "small", "base")
     ]
     assert counts == sorted(counts)
-    assert list_models() == ["ea_classifier_tiny", "ea_classifier_small", "ea_classifier_base"]
+    assert list_models()[:3] == ["ea_classifier_tiny", "ea_classifier_small", "ea_classifier_base"]
+    for name in list_models():
+        assert create_model(name) is not None
 
 
 # --- properties of the function
@@ -332,7 +334,9 @@ def test_a_named_size_with_overrides() -> None:
 
 
 def test_wrong_names_list_the_known_ones() -> None:
-    words = "name must be one of 'ea_classifier_tiny', .*'ea_classifier_base', got 'pointnet'"
+    words = (
+        "name must be one of 'ea_classifier_tiny', .*'ea_segmenter_grouped_base', got 'pointnet'"
+    )
     with pytest.raises(ValueError, match=words):
         create_model("pointnet")
     with pytest.raises(ValueError, match="size must be one of 'tiny', 'small', 'base', got 'huge'"):
@@ -559,7 +563,9 @@ def test_a_wrong_architecture(saved: Path) -> None:
 
 def test_an_unknown_architecture(saved: Path) -> None:
     edit(saved, lambda description: description.update(architecture="Foreign"))
-    words = "architecture in .*config.json must be one of 'EAClassifier', got 'Foreign'"
+    words = (
+        "architecture in .*config.json must be one of 'EAClassifier', 'EASegmenter', got 'Foreign'"
+    )
     with pytest.raises(ValueError, match=words):
         load_model(saved)
 

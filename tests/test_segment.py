@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
 from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, inference
+from ea_pointcloud.ops import local_shape
 from ea_pointcloud.transforms import normalize_unit_sphere
 from ea_pointcloud.viz import contact_sheet, part_colors
 from tests.oracles import cloud
@@ -30,7 +32,8 @@ def segmenter(size: str = "tiny", *, spec: DataSpec = SPEC, **options: object) -
     torch.manual_seed(0)
     model = lively(create_model(f"ea_segmenter_{size}", data_spec=spec, **options))
     told = torch.tensor([1]) if model.config.num_categories else None
-    features = torch.zeros(1, 300, 3) if model.config.feature_channels else None
+    channels = model.config.feature_channels
+    features = torch.zeros(1, 300, channels) if channels else None
     with torch.no_grad():  # else one part is ahead everywhere
         logits = model(cloud("surface", 300), features, category=told)
         model.out.bias.sub_(logits.mean((0, 1)))
@@ -194,7 +197,7 @@ def test_few_points(form: Form) -> None:
 
 @FORMS
 def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: Path) -> None:
-    model, seen = form(feature_channels=3), []
+    model, seen = form(spec=replace(SPEC, features="normals")), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
     normals = (xyz / np.linalg.norm(xyz, axis=1, keepdims=True)).astype(np.float32)
     scan = Cloud(xyz.astype(np.float32), np.zeros(3), normals=normals)
@@ -207,13 +210,21 @@ def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: 
     place = torch.cdist(points[0], posed(turned)[0]).argmin(1).numpy()
     expected = np.stack([-normals[:, 0], normals[:, 2], normals[:, 1]], 1)[place]
     np.testing.assert_allclose(features[0], expected, atol=1e-5)
-    with pytest.raises(
-        ValueError, match="trained with 3 features a point beside xyz; only normals"
-    ):
+    with pytest.raises(ValueError, match="trained with normals, which this cloud has not; give a"):
         predictor.segment(xyz, category="mug")
     broken = Cloud(scan.xyz, scan.center, normals=np.full_like(normals, np.nan))
     with pytest.raises(ValueError, match="a cloud must have finite normals"):
         predictor.segment(broken, category="mug")
+
+
+@FORMS
+def test_local_shape_is_found_for_what_the_network_sees(form: Form, xyz: np.ndarray) -> None:
+    model, seen = form(spec=replace(SPEC, features="local_shape")), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    result = Predictor(model, "cpu").segment(xyz, category="mug")
+    assert len(result.labels) == 300
+    points, features = seen[0]
+    assert torch.equal(features, local_shape(points))
 
 
 def test_what_cannot_be_segmented(xyz: np.ndarray) -> None:

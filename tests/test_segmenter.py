@@ -282,6 +282,13 @@ def test_impossible_data_specs(wrong: dict[str, object], words: str) -> None:
         DataSpec(("x", "y"), **wrong)
 
 
+def test_a_data_spec_with_other_features() -> None:
+    spec = DataSpec(("x", "y"), features="normals")
+    assert create_model("ea_segmenter_tiny", data_spec=spec).config.feature_channels == 3
+    with pytest.raises(ValueError, match="feature_channels must be 3 as data_spec says the feat"):
+        EASegmenter(SegmenterConfig(2, **WIDTHS), spec)
+
+
 def test_a_data_spec_of_another_size() -> None:
     with pytest.raises(ValueError, match="data_spec must name num_parts=6, got 2"):
         EASegmenter(SegmenterConfig(6, **WIDTHS), DataSpec(("x", "y")))

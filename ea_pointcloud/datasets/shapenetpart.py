@@ -22,7 +22,7 @@ from ea_pointcloud.datasets._splits import (
     check_val_fraction,
     stratified_mask,
 )
-from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
+from ea_pointcloud.ops import farthest_point_sample, gather_points, local_shape, random_point_sample
 from ea_pointcloud.transforms import POINT_CHOICES, normalize_unit_sphere
 
 # The numbering of both published layouts; a table beside the files comes before it.
@@ -77,14 +77,16 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
             farthest point sampling (``"fps"``).
         val_fraction: share of each category of the train split that goes to val where no val split
             is published.
-        normals: read the normals too; only the text layout has them.
+        features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
+            layout has them), or ``"local_shape"`` of the points kept, see
+            :func:`~ea_pointcloud.ops.local_shape`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
         mask: (n, N) bool, True = real point; real points come first.
         part_label: (n, N) int64, positions in ``part_names``; -1 in the padding.
         category: (n,) int64, positions in ``category_names``.
-        normals: (n, N, 3) float32, zero in the padding; None unless asked for.
+        features: (n, N, F) float32, zero in the padding; None without any.
         parts: the part ids of each category, empty for one without any shape or table.
         part_names: one for each part id, like ``"Chair/leg"``, or ``"Chair/0"`` if they have none.
 
@@ -108,8 +110,10 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         num_points: int = 0,
         point_choice: str = "first",
         val_fraction: float = 0.2,
-        normals: bool = False,
+        features: str = "none",
     ) -> None:
+        check_choice("features", features, ("none", "normals", "local_shape"))
+        normals = features == "normals"
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
         check_choice("point_choice", point_choice, POINT_CHOICES)
@@ -130,13 +134,16 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         self.category = torch.tensor([cloud.category for cloud in clouds])
         self.mask = torch.arange(int(lengths.max())) < lengths[:, None]
         self.part_label = _pad([cloud.part for cloud in clouds], -1)
-        self.normals = _pad(_all_normals(clouds), 0) if normals else None
+        self.features = _pad(_all_normals(clouds), 0) if normals else None
         # Some codes leave the HDF5 coordinates as they are: they are centred and in the unit sphere
         # up to their rounding already (1.0006 has been seen). Here both layouts go through the
         # same step, so that they give the same numbers.
         self.xyz = _in_chunks(normalize_unit_sphere, _pad([c.xyz for c in clouds], 0), self.mask)
         if 0 < num_points < self.mask.shape[1]:
             self._reduce(num_points, point_choice)
+        if features == "local_shape":
+            described = _in_chunks(_local_shape, self.xyz, self.mask)
+            self.features = described.masked_fill_(~self.mask[..., None], 0)
 
     def __len__(self) -> int:
         return len(self.category)
@@ -145,8 +152,8 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         """One sample, or a whole batch where ``index`` is a list or tensor.
 
         Returns:
-            ``xyz``, ``mask``, ``part_label`` and ``category``, and ``features``, the normals where
-            they were asked for; no longer than the longest cloud of the batch.
+            ``xyz``, ``mask``, ``part_label`` and ``category``, and ``features`` where they were
+            asked for; no longer than the longest cloud of the batch.
         """
         mask = self.mask[index]
         longest = int(mask.sum(-1).max())
@@ -156,8 +163,8 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
             "part_label": self.part_label[index][..., :longest],
             "category": self.category[index],
         }
-        if self.normals is not None:
-            sample["features"] = self.normals[index][..., :longest, :]
+        if self.features is not None:
+            sample["features"] = self.features[index][..., :longest, :]
         return sample
 
     def __repr__(self) -> str:
@@ -187,8 +194,12 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         padding = ~self.mask
         self.part_label = self.part_label.gather(1, idx).masked_fill_(padding, -1)
         self.xyz = gather_points(self.xyz, idx).masked_fill_(padding[..., None], 0)
-        if self.normals is not None:
-            self.normals = gather_points(self.normals, idx).masked_fill_(padding[..., None], 0)
+        if self.features is not None:
+            self.features = gather_points(self.features, idx).masked_fill_(padding[..., None], 0)
+
+
+def _local_shape(xyz: Tensor, mask: Tensor) -> Tensor:
+    return local_shape(xyz, lengths=mask.sum(1))
 
 
 def _part_table(files: PartFolder) -> PartTable:
@@ -223,7 +234,7 @@ def _all_normals(clouds: list[LabelledCloud]) -> list[np.ndarray]:
     for cloud in clouds:
         if cloud.normals is None:
             raise ValueError(
-                f"{cloud.source} has no normals; leave normals=False, or take the layout with "
+                f"{cloud.source} has no normals; leave features='none', or take the layout with "
                 "x y z nx ny nz part on each line"
             )
         result.append(cloud.normals)

@@ -10,7 +10,13 @@ from ea_pointcloud.models.config import (
     classifier_config,
     segmenter_config,
 )
-from ea_pointcloud.models.hub import DataSpec, PretrainedModel, read_description, resolve_weights
+from ea_pointcloud.models.hub import (
+    FEATURES,
+    DataSpec,
+    PretrainedModel,
+    read_description,
+    resolve_weights,
+)
 from ea_pointcloud.models.segmenter import EASegmenter
 
 CLASSIFIER = "ea_classifier"
@@ -65,6 +71,8 @@ def create_model(
         return EAClassifier(classifier_config(size, num_classes, **overrides), data_spec)
     if num_categories is None:
         num_categories = 16 if data_spec is None else len(data_spec.category_names)
+    if data_spec is not None:
+        overrides = {"feature_channels": FEATURES[data_spec.features], **overrides}
     size = name.removeprefix(f"{SEGMENTER}_")
     return EASegmenter(segmenter_config(size, num_parts, num_categories, **overrides), data_spec)
 

@@ -17,12 +17,15 @@ from typing_extensions import Self
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud.ops.descriptors import LOCAL_SHAPE_CHANNELS
 from ea_pointcloud.transforms import AXES, POINT_CHOICES
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
 NORMALIZATIONS = ("unit_sphere",)
+# What a network may be given beside coordinates -> channels.
+FEATURES = {"none": 0, "normals": 3, "local_shape": LOCAL_SHAPE_CHANNELS}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class DataSpec:
         point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
+        features: what points carry beside coordinates: ``"none"``, ``"normals"`` or
+            ``"local_shape"``, see :func:`~ea_pointcloud.ops.descriptors`.
     """
 
     class_names: tuple[str, ...]
@@ -46,6 +51,7 @@ class DataSpec:
     point_choice: str = "random"
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
+    features: str = "none"
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON) become tuples."""
@@ -67,6 +73,7 @@ class DataSpec:
                     f"class_names, got {ids}"
                 )
         check_choice("up_axis", self.up_axis, AXES)
+        check_choice("features", self.features, FEATURES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("point_choice", self.point_choice, POINT_CHOICES)
         check_count("num_points", self.num_points)

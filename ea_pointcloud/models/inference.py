@@ -11,6 +11,7 @@ from ea_pointcloud.ops import (
     farthest_point_sample,
     gather_points,
     interpolate_features,
+    local_shape,
     outermost_point,
 )
 
@@ -58,7 +59,7 @@ def label_points(
     Args:
         model: in evaluation mode; its ``data_spec`` names categories and parts.
         xyz: (1, N, 3) float32, posed as the model expects, on the model's device.
-        features: (1, N, F).
+        features: (1, N, F); what follows from the coordinates is found here.
         category: of the cloud. Without it, and of a network that knows categories, the one whose
             parts are the most probable, summed over all points; the labels are the best among its
             parts.
@@ -76,6 +77,8 @@ def label_points(
         idx = farthest_points(xyz, spec.num_points)
         seen = gather_points(xyz, idx)
         features = None if features is None else gather_points(features, idx)
+    if spec.features == "local_shape":
+        features = local_shape(seen)
     told = None
     if config.num_categories and category is not None:
         told = torch.tensor([category], device=xyz.device)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_count, values_readable
 from ea_pointcloud.models.config import SegmenterConfig
 from ea_pointcloud.models.encoder import PointEncoder, stem_input
-from ea_pointcloud.models.hub import DataSpec, PretrainedModel
+from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, PointBatchNorm
 from ea_pointcloud.ops import PyramidLevel, interpolate_features
 
@@ -48,6 +48,11 @@ class EASegmenter(PretrainedModel):
             # A category-free network may well know the names of the categories it was trained on.
             if len(names) != count and not (name == "num_categories" and count == 0):
                 raise ValueError(f"data_spec must name {name}={count}, got {len(names)}")
+        if data_spec is not None and config.feature_channels != FEATURES[data_spec.features]:
+            raise ValueError(
+                f"feature_channels must be {FEATURES[data_spec.features]} as data_spec says the "
+                f"features are {data_spec.features}, got {config.feature_channels}"
+            )
         self.trunk = GroupedTrunk(config) if config.num_centers else PointwiseTrunk(config)
         width, first = self.trunk.out_channels, config.head_channels[0]
         pooled = 2 * width

@@ -36,7 +36,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             num_points=num_points,
             point_choice=data.point_choice,
             val_fraction=data.val_fraction,
-            normals=data.normals,
+            features=data.features,
         )
     return ModelNet(
         data.root,
@@ -69,6 +69,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         point_choice=recipe.data.point_choice,
         category_names=categories,
         parts=parts,
+        features=recipe.data.features,
     )
 
 

@@ -34,7 +34,7 @@ RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _PACKAGES = ("ea-pointcloud", "torch", "lightning", "torchmetrics", "torch-geometric", "numpy",
-             "h5py", "safetensors", "open3d")  # fmt: skip
+             "numba", "h5py", "safetensors", "open3d")  # fmt: skip
 # Where the data lies and what it runs on may change between the start and the end of a run.
 MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
 

@@ -27,6 +27,7 @@ from ea_pointcloud.models.config import (
     classifier_config,
     segmenter_config,
 )
+from ea_pointcloud.models.hub import FEATURES
 from ea_pointcloud.transforms import POINT_CHOICES, Augmentation
 
 # Which data sets a task can be trained on.
@@ -42,7 +43,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 class DataRecipe:
     """Which clouds. ``shapes`` belongs to the procedural set (train, val, test).
 
-    ``normals`` (of the text layout of part labels) become features of the points.
+    ``features`` are what points carry beside coordinates when parts are learned: ``"none"``,
+    ``"normals"`` (the text layout has them) or ``"local_shape"``.
     """
 
     dataset: str = "modelnet"
@@ -52,7 +54,7 @@ class DataRecipe:
     point_choice: str = "first"
     val_fraction: float = 0.1
     shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
-    normals: bool = False
+    features: str = "none"
 
 
 @dataclass
@@ -154,8 +156,7 @@ class Recipe:
 
     def segmenter_config(self, num_parts: int, num_categories: int) -> SegmenterConfig:
         """The configuration of a segmenter."""
-        features = {"feature_channels": 3} if self.data.normals else {}
-        overrides = {**features, **self.model.overrides}
+        overrides = {**self.model.overrides, "feature_channels": FEATURES[self.data.features]}
         return segmenter_config(self.model.size, num_parts, num_categories, **overrides)
 
 
@@ -226,12 +227,16 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(f"data.shapes must be three counts (train, val, test), got {data.shapes}")
     segments = recipe.task == "segmentation"
     check_choice("model.size", recipe.model.size, SEGMENTER_SIZES if segments else CLASSIFIER_SIZES)
-    if data.normals and not (segments and data.dataset == "shapenetpart"):
-        raise ValueError("data.normals belongs to part labels in the text layout; leave it false")
-    if data.normals and (recipe.augment.rotation != "none" or recipe.augment.mirror):
+    check_choice("data.features", data.features, FEATURES)
+    if data.features != "none" and not (segments and data.dataset == "shapenetpart"):
         raise ValueError(
-            "augment.rotation must be none and augment.mirror false with data.normals, which are "
-            "not turned"
+            "data.features must be none unless parts are learned from data.dataset=shapenetpart, "
+            f"got {data.features}"
+        )
+    if data.features == "normals" and (recipe.augment.rotation != "none" or recipe.augment.mirror):
+        raise ValueError(
+            "augment.rotation must be none and augment.mirror false with data.features=normals, "
+            "which are not turned"
         )
     if data.dataset == "procedural" and data.point_choice != "first":
         raise ValueError(
