@@ -2,8 +2,8 @@
 
 from ea_pointcloud.ops import _library as _library  # registers the operators
 from ea_pointcloud.ops.attention import external_attention, slot_logsumexp
-from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.descriptors import local_shape
+from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, knn
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
 from ea_pointcloud.ops.sampling import (
