@@ -54,6 +54,14 @@ def check_features(name: str, features: Tensor, like: Tensor | None = None) -> N
         )
 
 
+def check_device(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Raise unless ``tensor`` is on the device of ``like``."""
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name} must be on {like.device} as the points, got {tensor.device}; use .to()"
+        )
+
+
 def check_pair(query: Tensor, points: Tensor) -> None:
     """Raise unless ``query`` (B, S, 3) and ``points`` (B, N, 3) belong together."""
     check_xyz("query", query, "(B, S, 3)")
@@ -78,10 +86,7 @@ def check_lengths(lengths: Tensor | None, xyz: Tensor) -> None:
         raise ValueError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}; convert with .long()")
-    if lengths.device != xyz.device:
-        raise ValueError(
-            f"lengths must be on {xyz.device} as the points, got {lengths.device}; use .to()"
-        )
+    check_device("lengths", lengths, xyz)
     if values_readable(lengths) and not bool(((lengths >= 1) & (lengths <= num_points)).all()):
         raise ValueError(
             f"lengths must be between 1 and N={num_points}, got {lengths.tolist()}; "

@@ -28,7 +28,7 @@ def test_plain_pytorch_runs_where_numba_is_missing(monkeypatch: pytest.MonkeyPat
         picks = farthest_point_sample(torch.eye(3)[None], 2)
     assert picks.tolist() == [[0, 1]]
     assert _backend.implementation("cpu") is _reference  # and is not said again
-    assert _backend.describe("cpu").startswith("plain PyTorch: numba does not import (")
+    assert _backend.describe("cpu").startswith("plain PyTorch: numba does not run (")
     assert _backend.describe("cpu").endswith("pip install numba")
 
 
@@ -72,8 +72,24 @@ def test_triton_runs_on_nvidia_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    launched = []
+    monkeypatch.setattr(_backend, "_launch", launched.append)
     assert _backend.implementation("cuda") is _triton
+    assert launched == [_triton]
     assert _backend.describe("cuda") == "Triton kernels"
+
+
+def test_triton_that_cannot_launch_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+
+    def fail(module: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(_backend, "_launch", fail)
+    with pytest.warns(UserWarning, match=r"Triton does not run \(Failed to find C compiler\)"):
+        assert _backend.implementation("cuda") is _reference
 
 
 def test_use_implementation_overrides_and_restores() -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -337,3 +338,38 @@ for size in (50, 70_000):
 print(before > 10, compiled() - before)
 """
     assert run_python(code).stdout == "True 0\n"
+
+
+@pytest.mark.parametrize("boxes_from", [1, 10_000])
+def test_values_that_nobody_checked_stay_inside(
+    boxes_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A compiled graph calls the operators without the checks of values.
+    for module in (_ball, _neighbors, _sampling):
+        monkeypatch.setattr(module, "BOXES_FROM", boxes_from)
+    for module in (_ball, _neighbors):
+        monkeypatch.setattr(module, "BOXES_FROM_QUERIES", 1)
+    xyz = cloud("surface", 100, batch=2)
+    lengths, start = torch.tensor([100, 5_000_000]), torch.tensor([-3, 50_000_000])
+    results = [
+        _cpu.knn(xyz, xyz, 3, lengths)[1],
+        _cpu.ball_query(xyz, xyz, RADIUS, 3, lengths)[0],
+        _cpu.farthest_point_sample(xyz, 9, lengths, start),
+    ]
+    for idx in results:
+        assert 0 <= int(idx.min()) <= int(idx.max()) < 100
+
+
+@pytest.mark.parametrize("kind", ["there and back", "ring", "sorted"])
+def test_the_order_of_a_scan_does_not_slow_it_down(kind: str) -> None:
+    # Median splits with pivots from fixed places took minutes for these orders.
+    turn = torch.linspace(0, 1, 400_000)
+    x = {
+        "there and back": 1 - (2 * turn - 1).abs(),
+        "ring": (6.2831853 * turn).cos(),
+        "sorted": turn,
+    }
+    xyz = torch.stack([x[kind], torch.zeros_like(turn), 0.01 * turn], -1)[None]
+    start = time.process_time()
+    _cpu.farthest_point_sample(xyz, 8, None, zeros(1))
+    assert time.process_time() - start < 20

@@ -262,6 +262,26 @@ def test_interpolation_from_fewer_points_than_neighbors() -> None:
     torch.testing.assert_close(out, torch.tensor([[[0.8]]]))
 
 
+def test_interpolation_passes_over_points_that_are_not_finite() -> None:
+    # As without the third point: weights 1 / 0.25**2 and 1 / 0.75**2 of features 0 and 1.
+    points, features = line(0, 1, float("nan")), torch.tensor([[[0.0], [1.0], [1e6]]])
+    out = interpolate_features(line(0.25), points, features, 3)
+    torch.testing.assert_close(out, torch.tensor([[[0.1]]]))
+
+
+def test_interpolation_of_integers_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"features must be floating point, got torch.int64"):
+        interpolate_features(line(0), line(1, 2), torch.ones(1, 2, 1).long(), 2)
+
+
+def test_indices_on_another_device_are_named() -> None:
+    features, idx = torch.zeros(1, 4, 2), torch.zeros(1, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match="idx must be on cpu as the points, got meta; use"):
+        ops.gather_points(features, idx.to("meta"))
+    with pytest.raises(ValueError, match="offset must be on cpu as the points, got meta; use"):
+        ops.gather_points(features, idx, offset=torch.zeros(1, 3, 2, device="meta"))
+
+
 def test_interpolation_gradient_is_in_the_features_only() -> None:
     query, points = cloud("surface", 4, seed=1).double(), cloud("surface", 6).double()
     features = torch.randn(1, 6, 2, generator=seeded(), dtype=torch.float64, requires_grad=True)

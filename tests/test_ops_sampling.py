@@ -279,6 +279,12 @@ def test_start_of_any_integer_type() -> None:
     assert farthest_point_sample(xyz, 9, start=start).tolist() == fps_oracle(xyz, 9, start=[5, 11])
 
 
+def test_a_start_on_another_device_is_named() -> None:
+    start = torch.zeros(1, dtype=torch.long, device="meta")
+    with pytest.raises(ValueError, match="start must be on cpu as the points, got meta; use"):
+        farthest_point_sample(torch.zeros(1, 4, 3), 2, start=start)
+
+
 # --- random_point_sample
 
 

@@ -224,7 +224,25 @@ def test_local_shape_is_found_for_what_the_network_sees(form: Form, xyz: np.ndar
     result = Predictor(model, "cpu").segment(xyz, category="mug")
     assert len(result.labels) == 300
     points, features = seen[0]
-    assert torch.equal(features, local_shape(points))
+    assert features.shape == (*points.shape[:2], 19)
+    # A scan comes in order; what its points are given must not show it.
+    seen.clear()
+    order = xyz[:, 1].argsort()
+    again = Predictor(model, "cpu").segment(xyz[order], category="mug")
+    assert (again.labels == result.labels[order]).mean() > 0.9
+
+
+def test_the_order_of_a_scan_does_not_shift_local_shape() -> None:
+    # 64 of about 300 neighbours: in the file's own order they would all lie on one side.
+    xyz = normalize_unit_sphere(cloud("surface", 2000))
+    xyz = xyz[:, xyz[0, :, 1].argsort()]
+    seen = []
+    model = segmenter(spec=replace(SPEC, features="local_shape"))
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    Predictor(model, "cpu").segment(xyz[0].numpy(), category="mug")
+    offset = seen[0][0, :, 17]  # of the mean, in the largest ball
+    sorted_offset = local_shape(xyz)[0, :, 17]
+    assert float(offset.mean()) < 0.6 * float(sorted_offset.mean())
 
 
 def test_what_cannot_be_segmented(xyz: np.ndarray) -> None:

@@ -289,6 +289,18 @@ def test_a_data_spec_with_other_features() -> None:
         EASegmenter(SegmenterConfig(2, **WIDTHS), spec)
 
 
+def test_weights_with_features_nobody_named_come_back(tmp_path: Path) -> None:
+    small(feature_channels=6).save_pretrained(tmp_path / "weights")
+    assert load_model(str(tmp_path / "weights")).config.feature_channels == 6
+
+
+def test_counts_that_do_not_apply() -> None:
+    with pytest.raises(ValueError, match="num_classes is for a classifier, ea_segmenter_tiny is"):
+        create_model("ea_segmenter_tiny", num_classes=5)
+    with pytest.raises(ValueError, match="num_parts and num_categories are for a segmenter, ea_c"):
+        create_model("ea_classifier_tiny", num_parts=5)
+
+
 def test_a_data_spec_of_another_size() -> None:
     with pytest.raises(ValueError, match="data_spec must name num_parts=6, got 2"):
         EASegmenter(SegmenterConfig(6, **WIDTHS), DataSpec(("x", "y")))

@@ -31,8 +31,9 @@ def each_cloud(
     for file in files:
         try:
             results[file] = work(file, read_cloud(file, drop_invalid=drop_invalid))
-        except (OSError, ValueError, ImportError) as error:
-            errors[file] = str(error)
+        # PyTorch runs out of memory with a RuntimeError.
+        except (OSError, ValueError, ImportError, MemoryError, RuntimeError) as error:
+            errors[file] = str(error) or type(error).__name__
     return results, errors
 
 

@@ -38,8 +38,8 @@ def list_models() -> list[str]:
 def create_model(
     name: str,
     *,
-    num_classes: int = 40,
-    num_parts: int = 50,
+    num_classes: int | None = None,
+    num_parts: int | None = None,
     num_categories: int | None = None,
     data_spec: DataSpec | None = None,
     **overrides: Any,
@@ -48,8 +48,8 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`, e.g. ``"ea_classifier_base"``.
-        num_classes: classes a classifier tells apart; from ``data_spec`` where that is given.
-        num_parts: parts a segmenter tells apart; from ``data_spec`` where that is given.
+        num_classes: classes a classifier tells apart; 40 or those of ``data_spec`` without it.
+        num_parts: parts a segmenter tells apart; 50 or those of ``data_spec`` without it.
         num_categories: categories a segmenter is told; 16 or those of ``data_spec`` without it,
             0 for a category-free one.
         data_spec: names and the form of the input.
@@ -64,17 +64,22 @@ def create_model(
         ValueError: if a name is unknown or a value impossible.
     """
     check_choice("name", name, list_models())
-    if data_spec is not None:
-        num_classes = num_parts = len(data_spec.class_names)
+    named = None if data_spec is None else len(data_spec.class_names)
     if name.startswith(CLASSIFIER):
+        if num_parts is not None or num_categories is not None:
+            raise ValueError(f"num_parts and num_categories are for a segmenter, {name} is none")
         size = name.removeprefix(f"{CLASSIFIER}_")
-        return EAClassifier(classifier_config(size, num_classes, **overrides), data_spec)
+        config = classifier_config(size, num_classes or named or 40, **overrides)
+        return EAClassifier(config, data_spec)
+    if num_classes is not None:
+        raise ValueError(f"num_classes is for a classifier, {name} is a segmenter; give num_parts")
     if num_categories is None:
         num_categories = 16 if data_spec is None else len(data_spec.category_names)
     if data_spec is not None:
         overrides = {"feature_channels": FEATURES[data_spec.features], **overrides}
     size = name.removeprefix(f"{SEGMENTER}_")
-    return EASegmenter(segmenter_config(size, num_parts, num_categories, **overrides), data_spec)
+    config = segmenter_config(size, num_parts or named or 50, num_categories, **overrides)
+    return EASegmenter(config, data_spec)
 
 
 def load_model(name_or_path: str, *, revision: str | None = None) -> PretrainedModel:

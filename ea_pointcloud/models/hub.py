@@ -41,7 +41,7 @@ class DataSpec:
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
         features: what points carry beside coordinates: ``"none"``, ``"normals"`` or
-            ``"local_shape"``, see :func:`~ea_pointcloud.ops.descriptors`.
+            ``"local_shape"``, see :func:`~ea_pointcloud.ops.local_shape`.
     """
 
     class_names: tuple[str, ...]

@@ -78,7 +78,10 @@ def label_points(
         seen = gather_points(xyz, idx)
         features = None if features is None else gather_points(features, idx)
     if spec.features == "local_shape":
-        features = local_shape(seen)
+        # Neighbours are the first in index order: shuffled, a scan's own order does not matter.
+        shuffle = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))
+        shuffle = shuffle.to(xyz.device)
+        features = local_shape(seen[:, shuffle])[:, shuffle.argsort()]
     told = None
     if config.num_categories and category is not None:
         told = torch.tensor([category], device=xyz.device)

@@ -48,10 +48,11 @@ class EASegmenter(PretrainedModel):
             # A category-free network may well know the names of the categories it was trained on.
             if len(names) != count and not (name == "num_categories" and count == 0):
                 raise ValueError(f"data_spec must name {name}={count}, got {len(names)}")
-        if data_spec is not None and config.feature_channels != FEATURES[data_spec.features]:
+        features = self.data_spec.features  # "none" also where nobody has said what they are
+        if features != "none" and config.feature_channels != FEATURES[features]:
             raise ValueError(
-                f"feature_channels must be {FEATURES[data_spec.features]} as data_spec says the "
-                f"features are {data_spec.features}, got {config.feature_channels}"
+                f"feature_channels must be {FEATURES[features]} as data_spec says the features are "
+                f"{features}, got {config.feature_channels}"
             )
         self.trunk = GroupedTrunk(config) if config.num_centers else PointwiseTrunk(config)
         width, first = self.trunk.out_channels, config.head_channels[0]

@@ -74,7 +74,11 @@ class _Fast(NamedTuple):
 
 _FAST = {
     "cpu": _Fast("ea_pointcloud.ops._cpu", "numba", "pip install numba"),
-    "cuda": _Fast("ea_pointcloud.ops._triton", "Triton", "pip install triton (Linux)"),
+    "cuda": _Fast(
+        "ea_pointcloud.ops._triton",
+        "Triton",
+        "it comes with PyTorch on Linux, and links its driver with the system's C compiler",
+    ),
 }
 
 
@@ -147,14 +151,22 @@ def _choose(device_type: str) -> _Choice:
     if not obstacle:
         try:
             module: Any = importlib.import_module(fast.module)
+            if device_type == "cuda":
+                _launch(module)
             return _Choice(module, f"{fast.name} kernels")
         except Exception as error:  # a broken installation raises anything; the fallback works
-            obstacle = f"{fast.name} does not import ({error}); {fast.remedy}"
+            obstacle = f"{fast.name} does not run ({error}); {fast.remedy}"
     warnings.warn(
         f"the operators run in plain PyTorch on {device_type}, several times slower: {obstacle}",
         stacklevel=2,
     )
     return _Choice(_reference, f"plain PyTorch: {obstacle}")
+
+
+def _launch(module: Implementation) -> None:
+    """Run the smallest kernel there is: Triton finds out what it lacks at its first launch."""
+    features = torch.zeros(1, 1, 1, device="cuda")
+    module.gather(features, torch.zeros(1, 1, 1, dtype=torch.long, device="cuda"), None)
 
 
 def _unsuitable_gpu() -> str:

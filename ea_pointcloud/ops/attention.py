@@ -51,8 +51,8 @@ def external_attention(
     """
     _check(features, key_memory, value_memory, mask, key_bias, chunk)
     check_choice("norm", norm, NORMS)
-    size = features.shape[1] if chunk is None else min(chunk, features.shape[1])
-    if norm == "double" and over_points is None and size < features.shape[1]:
+    size = None if chunk is None or chunk >= features.shape[1] else chunk
+    if norm == "double" and over_points is None and size is not None:
         over_points = slot_logsumexp(features, key_memory, mask=mask, chunk=size, key_bias=key_bias)
     outputs = []
     for part, padding in _parts(features, mask, size):
@@ -91,7 +91,7 @@ def slot_logsumexp(
     """
     _check(features, key_memory, key_memory, mask, key_bias, chunk)
     total = None
-    for part, padding in _parts(features, mask, chunk or features.shape[1]):
+    for part, padding in _parts(features, mask, chunk):
         partial = _logsumexp(_logits(part, key_memory, key_bias), padding)
         total = partial if total is None else total.logaddexp(partial)
     assert total is not None
@@ -126,12 +126,16 @@ def _check(
         check_count("chunk", chunk)
 
 
-def _parts(features: Tensor, mask: Tensor | None, size: int) -> list[tuple[Tensor, Tensor | None]]:
+def _parts(
+    features: Tensor, mask: Tensor | None, size: int | None
+) -> list[tuple[Tensor, Tensor | None]]:
     """Pieces of at most ``size`` points, each with where its padding is, to fit the logits."""
+    padding = None if mask is None else ~mask.view(*mask.shape, *[1] * (features.ndim - 2))
+    if size is None:
+        return [(features, padding)]
     pieces = features.split(size, dim=1)
-    if mask is None:
+    if padding is None:
         return [(piece, None) for piece in pieces]
-    padding = ~mask.view(*mask.shape, *[1] * (features.ndim - 2))
     return list(zip(pieces, padding.split(size, dim=1), strict=True))
 
 

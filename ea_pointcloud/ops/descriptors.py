@@ -22,7 +22,8 @@ def local_shape(xyz: Tensor, *, lengths: Tensor | None = None) -> Tensor:
     neighbours along their principal axes, over r; linearity (s1 - s2) / s1 and planarity
     (s2 - s3) / s1; and how far their mean lies from the point, over r. Last, the distance from the
     origin. Neighbours are the first 64 in index order, so clouds whose points come in no
-    particular order are described alike whatever their density. Not differentiable.
+    particular order are described alike whatever their density; shuffle others first. Not
+    differentiable.
 
     Args:
         xyz: (B, N, 3) points in the unit sphere.
@@ -60,6 +61,7 @@ def _spread(neighbors: Tensor, count: Tensor, radius: float) -> list[Tensor]:
     mean = (neighbors * weight).sum(2) / total
     centered = (neighbors - mean[:, :, None]) * weight
     covariance = centered.transpose(-1, -2) @ centered / total[..., None]
+    covariance = covariance.nan_to_num(0.0, 0.0, 0.0)  # of points that are not finite
     deviation = torch.linalg.eigvalsh(covariance).clamp_min(0).sqrt().flip(-1)  # s1, s2, s3
     first, second, third = deviation.split(1, dim=-1)
     widest = first.clamp_min(1e-6)

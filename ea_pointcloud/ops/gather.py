@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_features, check_pair, check_range, values_readable
+from ea_pointcloud._checks import (
+    check_device,
+    check_features,
+    check_pair,
+    check_range,
+    values_readable,
+)
 from ea_pointcloud.ops import _backend
 from ea_pointcloud.ops.neighbors import knn
 
@@ -34,6 +40,7 @@ def gather_points(features: Tensor, idx: Tensor, *, offset: Tensor | None = None
         )
     if idx.dtype != torch.long:
         raise TypeError(f"idx must be int64, got {idx.dtype}; convert with .long()")
+    check_device("idx", idx, features)
     if (
         values_readable(idx)
         and idx.numel()
@@ -53,6 +60,7 @@ def gather_points(features: Tensor, idx: Tensor, *, offset: Tensor | None = None
             raise TypeError(
                 f"offset must have the dtype of features, {features.dtype}, got {offset.dtype}"
             )
+        check_device("offset", offset, features)
     if idx.ndim == 2:
         return _backend.operators().gather(features, idx[..., None], offset)[:, :, 0]
     return _backend.operators().gather(features, idx, offset)
@@ -84,13 +92,16 @@ def interpolate_features(
     """
     check_pair(query, points)
     check_features("features", features, like=points)
+    check_device("features", features, points)
+    if not features.is_floating_point():
+        raise TypeError(f"features must be floating point, got {features.dtype}; use .float()")
     check_range("k", k, 1, points.shape[1], "N")
     sq_dist, idx = knn(query, points, k, lengths=lengths)
     # Relative to the nearest, so that neither tiny nor huge units overflow: 1 for the nearest.
     nearest = sq_dist[..., :1]
     weight = torch.where(nearest > 0, nearest / sq_dist.where(sq_dist > 0, 1.0), sq_dist == 0)
-    if lengths is not None:  # past the cloud's length, slots only repeat the nearest
-        repeats = torch.arange(k, device=idx.device) >= lengths[:, None, None]
-        weight = weight.masked_fill(repeats, 0.0)
+    # Where a cloud has fewer valid points than k, the other slots only repeat the nearest.
+    repeats = (idx == idx[..., :1]) & (torch.arange(k, device=idx.device) > 0)
+    weight = weight.masked_fill(repeats, 0.0)
     weight = weight / weight.sum(-1, keepdim=True)
     return _backend.operators().interpolate(features, idx, weight)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ea_pointcloud._checks import (
     check_count,
+    check_device,
     check_lengths,
     check_positive,
     check_xyz,
@@ -55,6 +56,7 @@ def farthest_point_sample(
     else:
         if start.is_floating_point() or start.dtype == torch.bool:
             raise TypeError(f"start must be integers, got {start.dtype}; convert with .long()")
+        check_device("start", start, xyz)
         if values_readable(start) and not bool(((start >= 0) & (start < num_points)).all()):
             raise ValueError(
                 f"start must be between 0 and N-1={num_points - 1}, got {start.tolist()}"
@@ -77,7 +79,8 @@ def outermost_point(xyz: Tensor, lengths: Tensor | None = None) -> Tensor:
     """
     check_xyz("xyz", xyz)
     check_lengths(lengths, xyz)
-    sq_norm = xyz.detach().float().square().sum(-1)
+    x, y, z = xyz.detach().float().unbind(-1)
+    sq_norm = x * x + y * y + z * z  # a sum over an axis may take another order on each device
     invalid = ~sq_norm.isfinite()
     if lengths is not None:
         invalid |= torch.arange(xyz.shape[1], device=xyz.device) >= lengths[:, None]

@@ -119,7 +119,11 @@ class SegmentationTask:
         if 0 < self.num_points < batch["xyz"].shape[1]:
             batch = _draw_points(batch, self.num_points, generator)
         xyz, kept = self.augmentation(batch["xyz"], generator=generator)
-        mask = batch["mask"] if kept is None else batch["mask"] & kept
+        mask = batch["mask"]
+        if kept is not None:
+            # What is kept may all be padding: such a cloud stays whole.
+            dropped = mask & kept
+            mask = torch.where(dropped.any(1, keepdim=True), dropped, mask)
         return {**batch, "xyz": xyz, "mask": mask}
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:

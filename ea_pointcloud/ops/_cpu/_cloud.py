@@ -42,7 +42,8 @@ def as_arrays(xyz: Tensor, lengths: Tensor | None) -> tuple[NDArray[np.float32],
     if lengths is None:
         sizes = np.full(len(xyz), xyz.shape[1])
     else:
-        sizes = lengths.long().contiguous().numpy()
+        # Kernels trust the sizes, and a compiled graph skips the check of their values.
+        sizes = lengths.long().clamp(0, xyz.shape[1]).contiguous().numpy()
     return xyz.contiguous().numpy(), sizes
 
 
@@ -144,9 +145,15 @@ def _swap(records, i, j):
 def _select(records, axis, middle):
     """Reorder records so that none before ``middle`` lies above any other along the axis."""
     low, high = 0, len(records)
+    draw = np.int64(1)
     while high - low > 1:
-        a, b = records[low, axis], records[(low + high) // 2, axis]
-        c = records[high - 1, axis]
+        # From anywhere: a scan's own order, there and back for one, would defeat fixed places.
+        draw = (draw * 1103515245 + 12345) & 0x7FFFFFFF
+        a = records[low + draw % (high - low), axis]
+        draw = (draw * 1103515245 + 12345) & 0x7FFFFFFF
+        b = records[low + draw % (high - low), axis]
+        draw = (draw * 1103515245 + 12345) & 0x7FFFFFFF
+        c = records[low + draw % (high - low), axis]
         pivot = max(min(a, b), min(max(a, b), c))
         # A comparison moves the border instead of deciding a branch, which nothing could predict.
         border = low

@@ -118,7 +118,8 @@ def _sample_boxes(boxes, num_points, start, order):
     near_leaf = np.empty(GROUP, np.bool_)
 
     picks = min(boxes.count, len(order))
-    pick = start if position[start] >= 0 else boxes.lowest[0] if picks else 0
+    known = 0 <= start < num_points and position[start] >= 0
+    pick = start if known else boxes.lowest[0] if picks else 0
     for s in range(picks):
         order[s] = pick
         leaf, n = position[pick] // LEAF, position[pick] % LEAF
