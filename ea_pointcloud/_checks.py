@@ -106,6 +106,12 @@ def check_mask(mask: Tensor | None, features: Tensor) -> None:
         raise TypeError(f"mask must be bool with True for a real point, got {mask.dtype}")
 
 
+def check_no_empty_cloud(mask: Tensor | None) -> None:
+    """Raise where a cloud has no real point; the values are read on the CPU only."""
+    if mask is not None and values_readable(mask) and not bool(mask.any(1).all()):
+        raise ValueError("mask must keep a point of each cloud; drop empty clouds first")
+
+
 def check_range(name: str, value: int, low: int, high: int, high_name: str = "") -> None:
     """Raise unless ``low <= value <= high``."""
     if isinstance(value, bool) or not isinstance(value, Integral):

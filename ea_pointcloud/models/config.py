@@ -124,7 +124,7 @@ def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) ->
         if isinstance(value, list):
             value = tuple(value)
             object.__setattr__(config, field.name, value)
-        if field.type == "int" or field.type is int:
+        if field.type is int:
             check_count(field.name, value, least.get(field.name, 1))
         elif isinstance(field.default, tuple):
             if not isinstance(value, tuple):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud._checks import check_features, check_mask, check_xyz, values_readable
+from ea_pointcloud._checks import check_features, check_mask, check_no_empty_cloud, check_xyz
 from ea_pointcloud.models.config import ClassifierConfig, SegmenterConfig
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, NeighborEmbedding
 from ea_pointcloud.ops import PyramidLevel, build_pyramid, gather_points
@@ -38,16 +38,7 @@ class PointEncoder(nn.Module):
             width = channels
         self.input = nn.Sequential(*[LinearNorm(width, width) for _ in range(config.input_layers)])
         self.position = nn.Linear(3, width, bias=False)
-        self.blocks = nn.ModuleList(
-            AttentionBlock(
-                width,
-                attention=config.attention,
-                memory_size=config.memory_size,
-                heads=config.heads,
-                norm=config.norm,
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = attention_blocks(config, width)
         self.fuse = LinearNorm(
             width * (config.depth + 1), config.fuse_channels, activation=nn.LeakyReLU(0.2)
         )
@@ -63,8 +54,7 @@ class PointEncoder(nn.Module):
         check_mask(mask, xyz)
         if mask is None:
             return build_pyramid(xyz, self.num_centers, self.num_neighbors)
-        if values_readable(mask) and not bool(mask.any(1).all()):
-            raise ValueError("mask must keep a point of each cloud; drop empty clouds first")
+        check_no_empty_cloud(mask)
         # The operators want padding last; what they return is put back into the order of xyz.
         order = mask.byte().argsort(dim=1, descending=True, stable=True)
         first, *others = build_pyramid(
@@ -82,26 +72,29 @@ class PointEncoder(nn.Module):
         pyramid: tuple[PyramidLevel, ...] | None = None,
     ) -> Tensor:
         """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
+        points = stem_input(xyz, features, mask, self.feature_channels)
         if pyramid is None:
             pyramid = self.build_pyramid(xyz, mask)
-        return self.tokens(self.levels(xyz, features, mask, pyramid)[-1], pyramid)
+        # numpy's float64 is as good as float32 here
+        levels = self.levels(points.to(self.position.weight.dtype), mask, pyramid)
+        return self.tokens(levels[-1], pyramid)
 
     def levels(
-        self,
-        xyz: Tensor,
-        features: Tensor | None,
-        mask: Tensor | None,
-        pyramid: tuple[PyramidLevel, ...],
+        self, points: Tensor, mask: Tensor | None, pyramid: tuple[PyramidLevel, ...]
     ) -> list[Tensor]:
-        """Features of all points, then of the centres of each level, [(B, N, C_0), (B, S, C_1)]."""
+        """Features of all points, then of the centres of each level, [(B, N, C_0), (B, S, C_1)].
+
+        Args:
+            points: (B, N, 3 + F) from :func:`stem_input`, in the dtype of the weights.
+            mask: (B, N) bool, True = real point.
+            pyramid: from :meth:`build_pyramid`.
+        """
         if len(pyramid) != len(self.embeddings):
             raise ValueError(
                 f"pyramid must have {len(self.embeddings)} levels as the config, "
                 f"got {len(pyramid)}; build it with build_pyramid() of this model"
             )
-        point = stem_input(xyz, features, mask, self.feature_channels)
-        point = point.to(self.position.weight.dtype)  # float64 is as good as float32 here
-        levels = [self.stem_out(self.stem_in(point, mask), mask)]
+        levels = [self.stem_out(self.stem_in(points, mask), mask)]
         for embedding, level in zip(self.embeddings, pyramid, strict=True):
             levels.append(embedding(levels[-1], level))
         return levels
@@ -114,6 +107,20 @@ class PointEncoder(nn.Module):
             token = block(token, position)
             outputs.append(token)
         return self.fuse(torch.cat([*outputs, top], dim=-1))
+
+
+def attention_blocks(config: ClassifierConfig | SegmenterConfig, width: int) -> nn.ModuleList:
+    """The attention blocks that a configuration asks for, ``width`` channels wide."""
+    return nn.ModuleList(
+        AttentionBlock(
+            width,
+            attention=config.attention,
+            memory_size=config.memory_size,
+            heads=config.heads,
+            norm=config.norm,
+        )
+        for _ in range(config.depth)
+    )
 
 
 def stem_input(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_count, values_readable
+from ea_pointcloud._checks import check_count, check_no_empty_cloud, values_readable
 from ea_pointcloud.models.config import SegmenterConfig
-from ea_pointcloud.models.encoder import PointEncoder, stem_input
+from ea_pointcloud.models.encoder import PointEncoder, attention_blocks, stem_input
 from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, PointBatchNorm
 from ea_pointcloud.ops import PyramidLevel, interpolate_features
@@ -110,8 +110,7 @@ class EASegmenter(PretrainedModel):
         """
         points = stem_input(xyz, features, mask, self.config.feature_channels)
         points = points.to(self.out.weight.dtype)
-        if mask is not None and values_readable(mask) and not bool(mask.any(1).all()):
-            raise ValueError("mask must keep a point of each cloud; drop empty clouds first")
+        check_no_empty_cloud(mask)
         cloud = self._category(category, len(xyz))
         if chunk is not None:
             check_count("chunk", chunk)
@@ -193,16 +192,7 @@ class PointwiseTrunk(nn.Module):
         self.stem_in = LinearNorm(3 + config.feature_channels, width)
         self.stem_out = LinearNorm(width, width)
         self.position = nn.Linear(3, width, bias=False)
-        self.blocks = nn.ModuleList(
-            AttentionBlock(
-                width,
-                attention=config.attention,
-                memory_size=config.memory_size,
-                heads=config.heads,
-                norm=config.norm,
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = attention_blocks(config, width)
         self.fuse = LinearNorm(
             width * config.depth, config.fuse_channels, activation=nn.LeakyReLU(0.2)
         )
@@ -290,7 +280,6 @@ class GroupedTrunk(nn.Module):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.out_channels = config.embed_channels[-1]
-        self.feature_channels = config.feature_channels
         self.encoder = PointEncoder(config)
         self.propagate = nn.ModuleList()  # coarse to fine
         coarse = config.fuse_channels
@@ -314,8 +303,7 @@ class GroupedTrunk(nn.Module):
         del chunk  # what is kept for all points is narrow already
         if pyramid is None:
             pyramid = self.build_pyramid(xyz, mask)
-        features = points[..., 3:] if self.feature_channels else None
-        levels = self.encoder.levels(points[..., :3], features, mask, pyramid)
+        levels = self.encoder.levels(points, mask, pyramid)
         hidden = self.encoder.tokens(levels[-1], pyramid)
         for step, layer in enumerate(self.propagate):
             if step == len(self.propagate) - 1:

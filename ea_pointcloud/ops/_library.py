@@ -97,7 +97,9 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     features = None
     if to_features:
         rows = grad.reshape(batch, -1, channels)  # (B, S * K, C)
-        features = _operators().scatter(rows, idx.reshape(batch, -1, 1), ctx.num_points, None)
+        features = torch.ops.ea_pointcloud.scatter(
+            rows, idx.reshape(batch, -1, 1), ctx.num_points, None
+        )
     return features, None, grad.sum(2) if to_offset else None
 
 
@@ -109,7 +111,7 @@ def _interpolate_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 def _interpolate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     idx, weight = ctx.saved_tensors
-    return _operators().scatter(grad, idx, ctx.num_points, weight), None, None
+    return torch.ops.ea_pointcloud.scatter(grad, idx, ctx.num_points, weight), None, None
 
 
 def _scatter_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,12 +122,8 @@ def _scatter_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     idx, weight = ctx.saved_tensors
     if weight is None:
-        return _operators().gather(grad, idx, None).sum(2), None, None, None
-    return _operators().interpolate(grad, idx, weight), None, None, None
-
-
-def _operators() -> Any:
-    return torch.ops.ea_pointcloud
+        return torch.ops.ea_pointcloud.gather(grad, idx, None).sum(2), None, None, None
+    return torch.ops.ea_pointcloud.interpolate(grad, idx, weight), None, None, None
 
 
 for _name, _backward, _setup in (

@@ -20,7 +20,7 @@ from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import Shapes, batches, open_held_out
 from ea_pointcloud.training.fit import MAY_CHANGE, METRICS_FILE, best_logged, load_run_recipe
 from ea_pointcloud.training.recipe import Recipe, recipe_values
-from ea_pointcloud.training.tasks import task_of
+from ea_pointcloud.training.tasks import part_logits, task_of
 from ea_pointcloud.transforms import random_scale
 
 VOTE_SCALE = (0.8, 1.25)  # of a classifier, drawn for each axis
@@ -269,29 +269,21 @@ def evaluate_segmenter(
     all_parts = PartIoU(spec.parts, restrict=False).to(device)
     seconds = 0.0
 
-    def logits_of(batch: dict[str, Tensor], size: float = 1.0) -> Tensor:
-        mask = batch["mask"]
-        return model(
-            batch["xyz"] * size,
-            batch.get("features"),
-            category=batch["category"] if model.config.num_categories else None,
-            mask=None if bool(mask.all()) else mask,
-        )
-
     for number, stored in enumerate(batches(dataset, batch_size)):
         batch = {name: value.to(device) for name, value in stored.items()}
         if number == 0:  # the first batch pays for warming up
-            logits_of(batch)
+            part_logits(model, batch)
             _synchronize(device)
         started = time.perf_counter()
-        logits = logits_of(batch)
+        logits = part_logits(model, batch)
         _synchronize(device)
         seconds += time.perf_counter() - started
         truth = batch["part_label"], batch["category"], batch["mask"]
         plain.update(logits, *truth)
         all_parts.update(logits, *truth)
         if votes:
-            probs = sum(logits_of(batch, size).softmax(-1) for size in VOTE_SIZES)
+            scaled = ({**batch, "xyz": batch["xyz"] * size} for size in VOTE_SIZES)
+            probs = sum(part_logits(model, each).softmax(-1) for each in scaled)
             voted.update(cast("Tensor", probs), *truth)
     figures, every = plain.compute(), all_parts.compute()
     vote = voted.compute() if votes else None

@@ -128,13 +128,7 @@ class SegmentationTask:
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
         """(B, N, P)."""
-        told = self.recipe.model.category
-        return model(
-            batch["xyz"],
-            batch.get("features"),
-            category=batch["category"] if told else None,
-            mask=_given(batch["mask"]),
-        )
+        return part_logits(model, batch)
 
     def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Mean over the real points, and the soft IoU where the recipe weighs it in."""
@@ -149,6 +143,16 @@ class SegmentationTask:
     def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
         """Count a batch."""
         metrics.update(logits, batch["part_label"], batch["category"], batch["mask"])
+
+
+def part_logits(model: PretrainedModel, batch: Batch) -> Tensor:
+    """(B, N, P) of a segmenter, which is told the category if it was built to be."""
+    return model(
+        batch["xyz"],
+        batch.get("features"),
+        category=batch["category"] if model.config.num_categories else None,
+        mask=_given(batch["mask"]),
+    )
 
 
 def soft_iou_loss(logits: Tensor, label: Tensor) -> Tensor:
