@@ -18,6 +18,8 @@ AXES = ("x", "y", "z")
 ROTATIONS = ("none", "up", "tilt", "any")
 TILT = math.pi / 6  # the largest angle of the rotation "tilt"
 POINT_CHOICES = ("first", "random", "fps")
+WARP_ANCHORS = 4
+WARP_SIGMA = 0.5  # reach of an anchor, in the unit sphere
 
 
 def normalize_unit_sphere(xyz: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -132,6 +134,44 @@ def random_mirror(
     return xyz * sign
 
 
+def random_warp(
+    xyz: Tensor, strength: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Bend each cloud smoothly: around four spread anchors it turns, stretches and moves its own way.
+
+    At an anchor: a turn about a random axis by up to ``strength`` * 60 degrees, a factor for each
+    axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5. Points
+    between anchors follow them by weights that fall off with the distance along axes of chance.
+
+    Args:
+        xyz: (B, N, 3), about the size of the unit sphere.
+        strength: 0 changes nothing.
+        generator: of all draws.
+
+    Reference:
+        Kim et al., Point cloud augmentation with weighted local transformations, ICCV 2021.
+    """
+    check_xyz("xyz", xyz)
+    check_at_least("strength", strength, 0)
+    batch = len(xyz)
+    start = random_point_sample(xyz, 1, generator=generator)[:, 0]
+    anchors = gather_points(xyz, farthest_point_sample(xyz, WARP_ANCHORS, start=start))  # (B, A, 3)
+    offset = xyz[:, None] - anchors[:, :, None]  # (B, A, N, 3)
+    # At least one axis counts; leaving others out makes whole slabs move together.
+    axes = torch.randint(1, 8, (batch, WARP_ANCHORS), generator=generator, device=xyz.device)
+    counts = axes[..., None] >> torch.arange(3, device=xyz.device) & 1  # (B, A, 3)
+    sq_dist = (offset.square() * counts[:, :, None]).sum(-1)
+    weight = torch.softmax(-sq_dist / (2 * WARP_SIGMA**2), dim=1)  # (B, A, N), sums to 1 over A
+    limit = strength * math.pi / 3
+    turned = random_tilt(offset.flatten(0, 1), limit, generator=generator).view_as(offset)
+    shape = (batch, WARP_ANCHORS, 1, 3)
+    reach = math.log1p(strength)
+    factor = _uniform(xyz, shape, -reach, reach, generator).exp()
+    shift = _uniform(xyz, shape, -strength / 2, strength / 2, generator)
+    moved = turned * factor + anchors[:, :, None] + shift
+    return (moved * weight[..., None]).sum(1)
+
+
 def random_drop(
     xyz: Tensor, max_ratio: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -173,12 +213,15 @@ def choose_points(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The training augmentation: points, rotation, mirror, scale, shift, jitter, drop, in order.
+    """The training augmentation: points, warp, rotation, mirror, scale, shift, jitter, drop.
+
+    That is also their order.
 
     Every entry at its default changes nothing.
 
     Args:
         num_points: points drawn anew from each cloud, 0 for all of them.
+        warp: strength of the smooth bending, see :func:`random_warp`.
         rotation: ``"none"``, ``"up"``, ``"tilt"`` (at most 30 degrees about any axis) or ``"any"``.
         mirror: whether half of the clouds are mirrored in an upright plane.
         scale: lowest and highest factor, drawn for each axis.
@@ -188,6 +231,7 @@ class Augmentation:
     """
 
     num_points: int = 0
+    warp: float = 0.0
     rotation: str = "none"
     mirror: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
@@ -206,6 +250,8 @@ class Augmentation:
         if self.num_points:
             idx = choose_points(xyz, self.num_points, "random", generator=generator)
             xyz = gather_points(xyz, idx)
+        if self.warp:
+            xyz = random_warp(xyz, self.warp, generator=generator)
         if self.rotation == "up":
             xyz = random_rotate_up(xyz, generator=generator)
         elif self.rotation == "tilt":

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ea_pointcloud.ops import gather_points, knn
 from ea_pointcloud.transforms import (
     Augmentation,
     choose_points,
@@ -19,6 +20,7 @@ from ea_pointcloud.transforms import (
     random_scale,
     random_shift,
     random_tilt,
+    random_warp,
     to_y_up,
 )
 from tests.oracles import cloud, fps_oracle, seeded
@@ -30,6 +32,7 @@ RANDOM: dict[str, Callable[..., Tensor]] = {
     "rotate_up": lambda xyz, generator=None: random_rotate_up(xyz, generator=generator),
     "tilt": lambda xyz, generator=None: random_tilt(xyz, 0.5, generator=generator),
     "mirror": lambda xyz, generator=None: random_mirror(xyz, generator=generator),
+    "warp": lambda xyz, generator=None: random_warp(xyz, 0.4, generator=generator),
     "rotate": lambda xyz, generator=None: random_rotate(xyz, generator=generator),
     "drop": lambda xyz, generator=None: random_drop(xyz, 0.5, generator=generator),
     "choose": lambda xyz, generator=None: choose_points(xyz, 9, "random", generator=generator),
@@ -236,6 +239,30 @@ def test_mirror_turns_half_of_the_clouds_over(up_axis: str, across: int) -> None
     assert 450 < int((out[:, 0, across] == -1).sum()) < 550
 
 
+def test_warp_of_strength_zero_changes_nothing() -> None:
+    xyz = cloud("surface", 50, batch=2)
+    torch.testing.assert_close(random_warp(xyz, 0.0, generator=seeded()), xyz)
+
+
+def test_warp_bends_smoothly_and_not_as_a_whole() -> None:
+    sphere = torch.nn.functional.normalize(torch.randn(8, 500, 3, generator=seeded()), dim=-1)
+    out = random_warp(sphere, 0.4, generator=seeded())
+    # No linear map and shift explains what happened ...
+    known = torch.cat([sphere, torch.ones(8, 500, 1)], dim=-1)
+    left = out - known @ torch.linalg.lstsq(known, out).solution
+    assert (left.norm(dim=-1).amax(1) > 0.02).all()
+    # ... but neighbours stay neighbours.
+    sq_dist, idx = knn(sphere, sphere, 2)
+    apart = (out - gather_points(out, idx[..., 1])).norm(dim=-1)
+    assert (apart <= 6 * sq_dist[..., 1].sqrt() + 1e-6).all()
+    assert (out - sphere).norm(dim=-1).max() < 2
+
+
+def test_wrong_warp() -> None:
+    with pytest.raises(ValueError, match="strength must be at least 0"):
+        random_warp(cloud("surface", 50, batch=2), -0.1)
+
+
 def test_rotate_is_uniform() -> None:
     matrices = rotations_of(lambda xyz: random_rotate(xyz, generator=seeded()), 8000)
     # Archimedes: each coordinate of a uniform direction is uniform in -1..1.
@@ -380,7 +407,7 @@ def test_augmentation_does_nothing_by_default() -> None:
 def test_augmentation_is_its_functions_in_order() -> None:
     xyz = cloud("surface", 50, batch=2)
     augmentation = Augmentation(
-        num_points=40, rotation="up", scale=(0.8, 1.2), shift=0.1, jitter=0.01, drop=0.5
+        num_points=40, warp=0.3, rotation="up", scale=(0.8, 1.2), shift=0.1, jitter=0.01, drop=0.5
     )
     before = xyz.clone()
     out, mask = augmentation(xyz, generator=seeded())
@@ -388,6 +415,7 @@ def test_augmentation_is_its_functions_in_order() -> None:
     generator = seeded()
     idx = choose_points(xyz, 40, "random", generator=generator)
     expected = xyz.gather(1, idx[..., None].expand(-1, -1, 3))
+    expected = random_warp(expected, 0.3, generator=generator)
     expected = random_rotate_up(expected, generator=generator)
     expected = random_scale(expected, 0.8, 1.2, generator=generator)
     expected = random_shift(expected, 0.1, generator=generator)
