@@ -3,34 +3,34 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_count
+from ea_pointcloud._formats.arrays import read_npy, read_npz
 from ea_pointcloud._formats.common import (
+    PARTS,
     CloudFileError,
+    Columns,
     Mesh,
     Points,
-    points_from_columns,
     unit_colors,
     unit_normals,
     whole_labels,
+    whole_number,
 )
+from ea_pointcloud._formats.gltf import read_gltf
+from ea_pointcloud._formats.guard import read_guarded
 from ea_pointcloud._formats.meshes import check_mesh, read_obj, read_off, sample_mesh
-from ea_pointcloud._formats.pcd import check_pcd, check_single_precision, check_stl
+from ea_pointcloud._formats.pcd import read_pcd
 from ea_pointcloud._formats.ply import read_ply
-from ea_pointcloud._formats.tables import read_npy, read_npz, read_text
-from ea_pointcloud._formats.writers import (
-    CLOUD_ENCODERS,
-    COORDINATES_ONLY,
-    MESH_ENCODERS,
-    PARTS,
-    Columns,
-)
+from ea_pointcloud._formats.stl import read_stl
+from ea_pointcloud._formats.tables import read_text
+from ea_pointcloud._formats.writers import CLOUD_ENCODERS, HOLDS, MESH_ENCODERS, NEEDS
 
 __all__ = ["READABLE", "Cloud", "CloudFileError", "read_cloud", "write_cloud", "write_mesh"]
 
@@ -108,10 +108,15 @@ def read_cloud(
     millimetres survive in coordinates of a million metres. Text columns are known by a header
     line; without one by their number: xyz, then a label (4 columns), normals or rgb (6), and a
     label (7). Points of a mesh carry the normal of their triangle. A column or array named
-    ``confidence`` is kept.
+    ``confidence`` is kept. The labels of LAS are its classification; its 16-bit colours are taken
+    for 0..255 where all of them fit, and both are left out where all are 0, as if never filled in.
+
+    A ``.h5``, ``.npz`` or ``.npy`` file with (B, N, 3) coordinates, as ModelNet's, holds B clouds:
+    ``read_cloud("ply_data_test0.h5#12")`` reads number 12, counted from 0.
 
     Args:
-        path: a file whose suffix is one of ``READABLE``, in any case.
+        path: a file whose suffix is one of ``READABLE``, in any case; behind ``#`` the number of
+            a cloud where it holds several.
         num_points: points to draw, uniformly by area; for meshes only.
         seed: of that drawing; for meshes only.
         drop_invalid: leave out points with a coordinate or normal that is not finite, and
@@ -125,28 +130,47 @@ def read_cloud(
         CloudFileError: if it cannot be read as a cloud; the message names the place and remedy.
     """
     check_count("num_points", num_points)
-    path = Path(path)
+    path, index = _split_index(Path(path))
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the path from {Path.cwd()}")
     if path.is_dir():
         raise CloudFileError(f"{path}: is a folder; name one file in it")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
         raise CloudFileError(
             f"{path.name}: cannot read {path.suffix or 'a file without suffix'}; "
             f"known are {' '.join(READABLE)}"
         )
     if path.stat().st_size == 0:
         raise CloudFileError(f"{path.name}: is empty (0 bytes); copy or export it again")
-    content = reader(path)
-    if isinstance(content, Mesh):
-        mesh = check_mesh(path, content, drop_invalid=drop_invalid)
-        content = sample_mesh(path, mesh, num_points, seed)
-    return _to_cloud(path, content, drop_invalid=drop_invalid)
+    try:
+        # Numbers out of range become infinite and are reported as such.
+        with np.errstate(over="ignore", invalid="ignore"):
+            content = _READERS[suffix](path, index)
+            if isinstance(content, Mesh):
+                mesh = check_mesh(path, content, drop_invalid=drop_invalid)
+                content = sample_mesh(path, mesh, num_points, seed)
+            return _to_cloud(path, index, content, drop_invalid=drop_invalid)
+    except MemoryError as error:
+        raise CloudFileError(
+            f"{path.name}: takes more memory than there is ({error}); damaged or too large, copy "
+            "it again or split it"
+        ) from error
 
 
-def _to_cloud(path: Path, points: Points, *, drop_invalid: bool) -> Cloud:
+def _split_index(path: Path) -> tuple[Path, int | None]:
+    """Take the number off ``file.h5#12``, unless there is a file of that very name."""
+    file, _, number = path.name.rpartition("#")
+    index = whole_number(number)
+    if index is None or Path(file).suffix.lower() not in SEVERAL or path.exists():
+        return path, None
+    return path.with_name(file), index
+
+
+def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bool) -> Cloud:
     count = len(points.xyz)
+    if count == 0:
+        raise CloudFileError(f"{path.name}: holds no points; copy or export it again")
     for part, values in points._asdict().items():
         if values is not None and len(values) != count:
             raise CloudFileError(
@@ -182,78 +206,47 @@ def _to_cloud(path: Path, points: Points, *, drop_invalid: bool) -> Cloud:
         colors=None if points.colors is None else unit_colors(path, points.colors),
         labels=None if points.labels is None else whole_labels(path, points.labels),
         confidence=None if points.confidence is None else points.confidence.astype(np.float32),
-        name=path.stem,
+        name=path.stem if index is None else f"{path.stem}-{index}",
     )
 
 
-def _open3d(path: Path) -> ModuleType:
-    try:
-        import open3d  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise CloudFileError(
-            f"{path.name}: reading {path.suffix.lower()} needs Open3D; pip install open3d"
-        ) from error
-    return open3d
+def _alone(read: Callable[[Path], Points | Mesh]) -> Callable[[Path, int | None], Points | Mesh]:
+    """A reader of a format whose files hold one cloud."""
+    return lambda path, _: read(path)
 
 
-def _read_pcd(path: Path) -> Points:
-    open3d = _open3d(path)
-    check_pcd(path)
-    level = open3d.utility.VerbosityLevel.Error
-    with open3d.utility.VerbosityContextManager(level):
-        cloud = open3d.t.io.read_point_cloud(str(path), format="pcd")
-    parts = {name: cloud.point[name].numpy() for name in cloud.point}
-    if "positions" not in parts:
-        raise CloudFileError(f"{path.name}: Open3D finds no points in it; copy or export it again")
-    columns = {
-        name: values[:, 0]
-        for name, values in parts.items()
-        if name not in ("positions", "normals", "colors")
-    }
-    columns |= dict(zip("xyz", parts["positions"].T, strict=True))
-    points = points_from_columns(path, columns)
-    return points._replace(normals=parts.get("normals"), colors=parts.get("colors", points.colors))
-
-
-def _read_stl(path: Path) -> Mesh:
-    open3d = _open3d(path)
-    check_stl(path)
-    level = open3d.utility.VerbosityLevel.Error
-    try:
-        with open3d.utility.VerbosityContextManager(level):
-            mesh = open3d.t.io.read_triangle_mesh(str(path))
-    except IndexError as error:  # what Open3D 0.20 raises after it could not read the file
-        raise CloudFileError(
-            f"{path.name}: Open3D finds no mesh in it; truncated or damaged, export it again"
-        ) from error
-    vertices = mesh.vertex.positions.numpy().astype(np.float64)
-    check_single_precision(path, vertices)
-    return Mesh(vertices, mesh.triangle.indices.numpy())
-
-
-_READERS: dict[str, Callable[[Path], Points | Mesh]] = {
-    ".ply": read_ply,
-    ".pcd": _read_pcd,
-    ".xyz": read_text,
-    ".xyzn": read_text,
-    ".xyzrgb": read_text,
-    ".pts": read_text,
-    ".txt": read_text,
-    ".csv": read_text,
+_READERS: dict[str, Callable[[Path, int | None], Points | Mesh]] = {
+    ".ply": _alone(read_ply),
+    ".pcd": _alone(read_pcd),
+    ".xyz": _alone(read_text),
+    ".xyzn": _alone(read_text),
+    ".xyzrgb": _alone(read_text),
+    ".pts": _alone(read_text),
+    ".txt": _alone(read_text),
+    ".csv": _alone(read_text),
     ".npy": read_npy,
     ".npz": read_npz,
-    ".off": read_off,
-    ".obj": read_obj,
-    ".stl": _read_stl,
+    ".h5": partial(read_guarded, "h5py"),
+    ".hdf5": partial(read_guarded, "h5py"),
+    ".las": partial(read_guarded, "laspy"),
+    ".laz": partial(read_guarded, "laspy"),
+    ".off": _alone(read_off),
+    ".obj": _alone(read_obj),
+    ".stl": _alone(read_stl),
+    ".gltf": _alone(read_gltf),
+    ".glb": _alone(read_gltf),
 }
 READABLE: tuple[str, ...] = tuple(_READERS)
+SEVERAL = (".h5", ".hdf5", ".npz", ".npy")  # may hold several clouds
 
 
 def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool = False) -> None:
     """Write a cloud with its file coordinates ``xyz + center``; all of it or nothing.
 
-    ``.ply``, ``.pcd``, ``.txt``, ``.csv`` and ``.npz`` keep normals, colours, labels and
-    confidence (colours as bytes in the first two); ``.xyz`` and ``.npy`` hold coordinates only.
+    ``.ply``, ``.pcd``, ``.txt``, ``.csv``, ``.npz``, ``.h5``, ``.las`` and ``.laz`` keep normals,
+    colours, labels and confidence (colours as bytes in the first two, as 16 bits in the last two,
+    whose labels are the classification, 0..255). ``.xyz`` and ``.npy`` hold coordinates only,
+    ``.xyzn`` also normals, ``.xyzrgb`` and ``.pts`` also colours.
 
     Args:
         path: where to; the folder must exist.
@@ -271,12 +264,18 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
         values = getattr(cloud, part)
         if values is None:
             continue
-        if suffix in COORDINATES_ONLY:
+        if part not in HOLDS.get(suffix, PARTS):
+            held = " and ".join(("coordinates", *HOLDS[suffix]))
             raise ValueError(
-                f"{path.name}: {suffix} holds coordinates only and the cloud has {part}; "
+                f"{path.name}: {suffix} holds {held} only and the cloud has {part}; "
                 f"write .ply, or dataclasses.replace(cloud, {part}=None) to leave them out"
             )
         columns[part] = values
+    needed = NEEDS.get(suffix)
+    if needed and needed not in columns:
+        raise ValueError(
+            f"{path.name}: {suffix} holds {needed} and the cloud has none; write .xyz or .ply"
+        )
     _write_new(path, lambda: CLOUD_ENCODERS[suffix](columns), overwrite=overwrite)
 
 

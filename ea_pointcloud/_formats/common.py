@@ -21,6 +21,10 @@ class Points(NamedTuple):
     confidence: np.ndarray | None = None  # (N,)
 
 
+PARTS = ("normals", "colors", "labels", "confidence")  # of a point, beside xyz
+Columns = dict[str, np.ndarray]  # to write: xyz float64, and the PARTS there are, colors in 0..1
+
+
 class Mesh(NamedTuple):
     """Triangles as the file has them; the indices are not yet checked."""
 
@@ -28,7 +32,11 @@ class Mesh(NamedTuple):
     faces: np.ndarray  # (F, 3) int64
 
 
-NORMAL_NAMES = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
+NORMAL_NAMES = (
+    ("nx", "ny", "nz"),
+    ("normal_x", "normal_y", "normal_z"),
+    ("normalx", "normaly", "normalz"),
+)
 COLOR_NAMES = (("red", "green", "blue"), ("r", "g", "b"))
 LABEL_NAMES = ("label", "labels", "class", "classification", "part_label", "scalar")
 CONFIDENCE_NAME = "confidence"
@@ -65,6 +73,11 @@ def points_from_columns(path: Path, columns: dict[str, np.ndarray]) -> Points:
     xyz = np.stack([known[axis] for axis in "xyz"], 1)
     confidence = known.get(CONFIDENCE_NAME)
     return Points(xyz, group(NORMAL_NAMES), group(COLOR_NAMES), label, confidence)
+
+
+def whole_number(text: str) -> int | None:
+    """The count that ``text`` is; None where it is not, or has more digits than any file needs."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 Lines = list[tuple[int, str]]  # (line number from 1, text)
@@ -177,10 +190,11 @@ def unit_colors(path: Path, colors: np.ndarray) -> np.ndarray:
 def whole_labels(path: Path, labels: np.ndarray) -> np.ndarray:
     """(N,) int64, or an error for a label that is not a whole number."""
     whole = np.isfinite(labels) & (labels == np.round(labels))
+    whole &= np.abs(labels.astype(np.float64)) < 2.0**63
     if not whole.all():
         raise CloudFileError(
             f"{path.name}: the label of point {int(whole.argmin())} is "
-            f"{labels[whole.argmin()]:g}; labels must be whole numbers, "
+            f"{labels[whole.argmin()]:g}; labels must be whole numbers of 64 bits, "
             "rename the column if it means something else"
         )
     return labels.astype(np.int64)

@@ -17,6 +17,7 @@ from ea_pointcloud._formats.common import (
     number_lines,
     parse_rows,
     truncated,
+    whole_number,
 )
 from ea_pointcloud.ops import sample_surface
 
@@ -56,13 +57,21 @@ def read_polygons(path: Path, lines: Lines) -> list[np.ndarray]:
         by_length.setdefault(line.split(None, 1)[0], []).append((number, line))
     groups = []
     for length, rows in by_length.items():
-        if not length.isdecimal():
+        number, first = rows[0]
+        num_corners = whole_number(length)
+        if num_corners is None:
             raise CloudFileError(
-                f"{path.name}: line {rows[0][0]}: {length[:20]!r} is not the number of corners "
+                f"{path.name}: line {number}: {length[:20]!r} is not the number of corners "
                 "of a face; correct or remove that line"
             )
-        if int(length):
-            corners = range(1, int(length) + 1)
+        held = len(first.split()) - 1
+        if num_corners > held:  # before a list of so many is made
+            raise CloudFileError(
+                f"{path.name}: line {number} promises {num_corners} corners of a face and has "
+                f"{held}; correct or remove that line"
+            )
+        if num_corners:
+            corners = range(1, num_corners + 1)
             groups.append(parse_rows(path, rows, columns=corners, kind=int))
     return groups
 
@@ -77,13 +86,12 @@ def read_off(path: Path) -> Mesh:
         raise CloudFileError(f"{path.name}: does not start with OFF; it is not an OFF file")
     lines = [(lines[0][0], counts), *lines[1:]] if counts.strip() else lines[1:]
     number, counts = lines[0] if lines else (1, "")
-    fields = counts.split()
-    if len(fields) < 2 or not all(field.isdecimal() for field in fields):
+    num_vertices, num_faces, *_ = [*map(whole_number, counts.split()), None, None]
+    if num_vertices is None or num_faces is None:
         raise CloudFileError(
             f"{path.name}: line {number}: {counts.strip()[:40]!r} does not give the numbers of "
             "vertices and faces; export the mesh again as text"
         )
-    num_vertices, num_faces = int(fields[0]), int(fields[1])
     body = lines[1:]
     if len(body) < num_vertices:
         raise truncated(path, "vertices", num_vertices, len(body))

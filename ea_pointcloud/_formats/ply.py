@@ -21,6 +21,7 @@ from ea_pointcloud._formats.common import (
     parse_rows,
     points_from_columns,
     truncated,
+    whole_number,
 )
 from ea_pointcloud._formats.meshes import read_polygons, triangulate
 
@@ -96,8 +97,8 @@ def _read_header(path: Path, data: bytes) -> tuple[str, list[_Element], int]:
                 pass
             case ["format", name, _] if name in BYTE_ORDERS:
                 order = BYTE_ORDERS[name]
-            case ["element", name, count] if count.isdecimal():
-                elements.append(_Element(name, int(count), []))
+            case ["element", name, text] if (count := whole_number(text)) is not None:
+                elements.append(_Element(name, count, []))
             case ["property", kind, name] if kind in TYPES and elements:
                 elements[-1].properties.append(_Property(name, TYPES[kind], None))
             case ["property", "list", length, kind, name] if {length, kind} <= set(TYPES):

@@ -1,6 +1,5 @@
-"""Clouds kept as a table of numbers: text files of any separator, npy and npz."""
+"""Clouds kept as a table of numbers: text files of any separator."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,11 @@ from ea_pointcloud._formats.common import (
     plain_name,
     points_from_columns,
     truncated,
+    whole_number,
 )
 
 COMMENTS = ("#", "//")
 UNIT_TOLERANCE = 0.01  # how far from 1 a normal's length may be and still mark normals
-NPZ_KEYS = {
-    "xyz": ("xyz", "points", "pos", "data"),
-    "normals": ("normals", "normal"),
-    "colors": ("colors", "color", "rgb"),
-    "labels": ("labels", "label"),
-    "confidence": ("confidence",),
-}
 
 
 def read_text(path: Path) -> Points:
@@ -40,12 +33,12 @@ def read_text(path: Path) -> Points:
     if names and not is_comment:
         lines = lines[1:]
     lines = [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENTS)]
-    promised = None
-    if path.suffix.lower() == ".pts" and lines and lines[0][1].strip().isdecimal():
-        promised = int(lines[0][1])
-        lines = lines[1:]
-    if promised is not None and promised != len(lines):
-        raise truncated(path, "points", promised, len(lines))
+    if path.suffix.lower() == ".pts" and lines:
+        promised = whole_number(lines[0][1].strip())
+        if promised is not None:
+            lines = lines[1:]
+            if promised != len(lines):
+                raise truncated(path, "points", promised, len(lines))
     if not lines:
         raise CloudFileError(f"{path.name}: holds no points; copy or export it again")
 
@@ -133,63 +126,3 @@ def _unit_length(vectors: np.ndarray) -> bool:
     length = np.linalg.norm(vectors, axis=1)
     length = length[length > 0]
     return bool(len(length) and (np.abs(length - 1) < UNIT_TOLERANCE).all())
-
-
-def read_npy(path: Path) -> Points:
-    """Read an (N, >= 3) array; the columns mean what they mean in a text file."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise _not_plain(path, error) from error
-    return points_from_width(path, _checked_table(path, "the array", array))
-
-
-def read_npz(path: Path) -> Points:
-    """Read xyz (or points, pos, data) and the normals, colors, labels, confidence there are."""
-    try:
-        # Opened here: numpy leaves a damaged archive open when it raises.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            stored = list(archive)
-            found = {
-                part: archive[key]
-                for part, keys in NPZ_KEYS.items()
-                if (key := next((key for key in keys if key in stored), None))
-            }
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise _not_plain(path, error) from error
-    if "xyz" not in found:
-        raise CloudFileError(
-            f"{path.name}: has no array {', '.join(NPZ_KEYS['xyz'])}, only {', '.join(stored)}; "
-            "save the coordinates as xyz"
-        )
-    points = points_from_width(path, _checked_table(path, "the array of points", found["xyz"]))
-    shapes = {"normals": (3,), "colors": (3,), "labels": (), "confidence": ()}
-    for part, columns in shapes.items():
-        array = found.get(part)
-        if array is None:
-            continue
-        if array.dtype.kind not in "fiu" or array.ndim == 0 or array.shape[1:] != columns:
-            raise CloudFileError(
-                f"{path.name}: {part} must hold numbers of shape "
-                f"{('N', *columns)}, got {array.dtype} of shape {array.shape}"
-            )
-        points = points._replace(**{part: array})
-    return points
-
-
-def _not_plain(path: Path, error: Exception) -> CloudFileError:
-    if "pickle" in str(error):
-        return CloudFileError(
-            f"{path.name}: holds Python objects, which can run code when loaded and are never "
-            "read; save plain number arrays"
-        )
-    return CloudFileError(f"{path.name}: damaged or not a numpy file ({error}); copy it again")
-
-
-def _checked_table(path: Path, what: str, array: np.ndarray) -> np.ndarray:
-    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
-        raise CloudFileError(
-            f"{path.name}: {what} must hold numbers of shape (N, >=3), one row a point, "
-            f"got {array.dtype} of shape {array.shape}; save one cloud a file"
-        )
-    return array.astype(np.float64)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ea_pointcloud._formats.common import Columns
+from ea_pointcloud._formats.hdf5 import encode_hdf5
+from ea_pointcloud._formats.las import encode_las, encode_laz
 from ea_pointcloud._formats.meshes import face_normals
 
 FLOAT_FORMAT = "%.12g"  # a hundredth of a millimetre in UTM metres, and more than float32 has
-PARTS = ("normals", "colors", "labels", "confidence")  # of a point, beside xyz
-Columns = dict[str, np.ndarray]  # xyz float64, and the PARTS there are, colors in 0..1
 
 SHORT_NAMES = {
     "xyz": ("x", "y", "z"),
@@ -21,8 +22,18 @@ SHORT_NAMES = {
 
 
 def encode_bare_text(columns: Columns) -> bytes:
-    """Coordinates only, without a header."""
-    return _table_text(columns["xyz"], " ")
+    """What there is in the columns of ``.xyz``, ``.xyzn`` and ``.xyzrgb``, without a header."""
+    return _table_text(np.concatenate(list(columns.values()), 1), " ")
+
+
+def encode_pts(columns: Columns) -> bytes:
+    """The number of points, then coordinates and colours of 0..255."""
+    table = columns["xyz"]
+    formats = [FLOAT_FORMAT] * 3
+    if "colors" in columns:
+        table = np.concatenate([table, _bytes_of(columns["colors"])], 1)
+        formats += ["%d"] * 3
+    return f"{len(table)}\n".encode() + _table_text(table, " ", formats)
 
 
 def encode_txt(columns: Columns) -> bytes:
@@ -139,12 +150,28 @@ CLOUD_ENCODERS: dict[str, Callable[[Columns], bytes]] = {
     ".ply": encode_ply,
     ".pcd": encode_pcd,
     ".xyz": encode_bare_text,
+    ".xyzn": encode_bare_text,
+    ".xyzrgb": encode_bare_text,
+    ".pts": encode_pts,
     ".txt": encode_txt,
     ".csv": encode_csv,
     ".npy": encode_npy,
     ".npz": encode_npz,
+    ".h5": encode_hdf5,
+    ".hdf5": encode_hdf5,
+    ".las": encode_las,
+    ".laz": encode_laz,
 }
-COORDINATES_ONLY = (".xyz", ".npy")
+# What a format can hold beside the coordinates, where that is not everything, ...
+HOLDS = {
+    ".xyz": (),
+    ".xyzn": ("normals",),
+    ".xyzrgb": ("colors",),
+    ".pts": ("colors",),
+    ".npy": (),
+}
+# ... and what it cannot do without.
+NEEDS = {".xyzn": "normals", ".xyzrgb": "colors"}
 MESH_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray], bytes]] = {
     ".off": encode_off_mesh,
     ".obj": encode_obj_mesh,
