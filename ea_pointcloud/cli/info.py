@@ -35,6 +35,8 @@ def run(
     from ea_pointcloud.ops import _backend
     from ea_pointcloud.training.fit import versions
     from ea_pointcloud.training.recipe import list_recipes
+    from ea_pointcloud.viz.pictures import describe_drawing
+    from ea_pointcloud.viz.window import describe_window
 
     device = resolve_device("auto")
     facts = {
@@ -42,6 +44,8 @@ def run(
         "device": str(device),
         "threads": str(torch.get_num_threads()),
         "operators on cpu": _backend.describe("cpu"),
+        "pictures": describe_drawing(),
+        "windows": describe_window(),
         "models": ", ".join(list_models()),
         "recipes": ", ".join(list_recipes()),
     }

@@ -1,6 +1,19 @@
-"""Pictures of clouds; the only place that imports Open3D's visualization."""
+"""Pictures of clouds; the only place that imports Open3D's visualization and plotly."""
 
+from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz.colors import part_colors
-from ea_pointcloud.viz.offscreen import contact_sheet, render
+from ea_pointcloud.viz.interactive import figure, show_notebook, to_html
+from ea_pointcloud.viz.pictures import compare, render, turntable
+from ea_pointcloud.viz.window import show
 
-__all__ = ["contact_sheet", "part_colors", "render"]
+__all__ = [
+    "Camera",
+    "compare",
+    "figure",
+    "part_colors",
+    "render",
+    "show",
+    "show_notebook",
+    "to_html",
+    "turntable",
+]

@@ -1,0 +1,261 @@
+"""Pictures of what a network looks at: slots on shapes, and the use of slots by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._checks import check_count
+from ea_pointcloud.viz._camera import Camera
+from ea_pointcloud.viz.colors import scalar_colors
+from ea_pointcloud.viz.interactive import MAX_POINTS, figure
+from ea_pointcloud.viz.pictures import Background, render
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+def scalar_grid(
+    clouds: Sequence[NDArray[np.floating]],
+    values: Sequence[NDArray[np.floating]],
+    columns: Sequence[str],
+    titles: Sequence[str],
+    path: str | Path | None = None,
+    *,
+    up: str = "y",
+    background: Background = "white",
+    point_size: float | None = None,
+    camera: Camera | None = None,
+    size: int = 260,
+) -> NDArray[np.uint8]:
+    """Draw a row of views for each cloud, one for each of its scalars: slots, or saliency.
+
+    All views of a column share one scale, which holds 0 and all values of all clouds. So one row
+    shows the slots of a shape, and one column the same slot across shapes.
+
+    Args:
+        clouds: (N_i, 3) points in any unit.
+        values: (N_i, K) scalars of the points of each cloud.
+        columns: what each scalar is.
+        titles: one a cloud.
+        path: PNG file to write as well; replaced where it exists.
+        up: the axis that is up in all of them.
+        background: ``"white"`` or ``"dark"``.
+        point_size: diameter of a point in pixels; chosen to close a surface without it.
+        camera: where from; from the front, the right and above without it.
+        size: edge of one view in pixels, title and colour bar included.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: if there is no cloud or column, or the shapes do not agree.
+    """
+    _check_scalars(clouds, values, columns, titles)
+    limits = scalar_scales(values)
+    rows = []
+    for xyz, scalars, title in zip(clouds, values, titles, strict=True):
+        views = [
+            render(
+                xyz,
+                color_by=scalars[:, place],
+                limits=limits[place],
+                title=f"{title}: {column}" if title else column,
+                up=up,
+                background=background,
+                point_size=point_size,
+                camera=camera,
+                size=size,
+            )
+            for place, column in enumerate(columns)
+        ]
+        rows.append(np.concatenate(views, axis=1))
+    picture = np.concatenate(rows)
+    if path is not None:
+        _save(picture, Path(path))
+    return picture
+
+
+def scalar_figure(
+    cloud: NDArray[np.floating],
+    values: NDArray[np.floating],
+    columns: Sequence[str],
+    *,
+    up: str = "y",
+    background: Background = "white",
+    point_size: float | None = None,
+    camera: Camera | None = None,
+    title: str = "",
+    max_points: int = MAX_POINTS,
+) -> Figure:
+    """Make a plotly figure of a cloud that a menu colours by one of its scalars at a time.
+
+    Of more than ``max_points`` points as many are drawn, chosen at random and always the same.
+
+    Args:
+        cloud: (N, 3) points in any unit.
+        values: (N, K) scalars of the points.
+        columns: what each scalar is.
+        up: the axis that is up.
+        background: ``"white"`` or ``"dark"``.
+        point_size: diameter of a point in pixels; by the number of points without it.
+        camera: where from at first.
+        title: above the cloud.
+        max_points: that are drawn, >= 1.
+
+    Raises:
+        ImportError: if plotly is missing; says what to install.
+        ValueError: if there is no column or the shapes do not agree.
+    """
+    _check_scalars([cloud], [values], columns, [title])
+    limits = scalar_scales([values])
+    made, buttons = None, []
+    for place, column in enumerate(columns):
+        one = figure(
+            cloud,
+            color_by=values[:, place],
+            limits=limits[place],
+            up=up,
+            background=background,
+            point_size=point_size,
+            camera=camera,
+            title=f"{title}: {column}" if title else column,
+            max_points=max_points,
+        )
+        shown = {"visible": [other == place for other in range(len(columns))]}
+        heading = {"title.text": one["layout.title.text"]}
+        buttons.append({"label": column, "method": "update", "args": [shown, heading]})
+        if made is None:
+            made = one
+        else:
+            one.data[0].visible = False
+            made.add_trace(one.data[0])
+    assert made is not None
+    if len(columns) > 1:
+        menu = {"buttons": buttons, "x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
+        made.update_layout(updatemenus=[menu])
+    return made
+
+
+def scalar_scales(values: Sequence[NDArray[np.floating]]) -> list[tuple[float, float]]:
+    """For each of K columns of (N_i, K) arrays the least and greatest finite value, and 0."""
+    joined = np.concatenate([np.asarray(each, np.float64) for each in values])
+    finite = np.where(np.isfinite(joined), joined, 0.0)
+    low, high = finite.min(0, initial=0.0), finite.max(0, initial=0.0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def usage_heatmap(
+    usage: NDArray[np.floating],
+    rows: Sequence[str],
+    path: str | Path | None = None,
+    *,
+    title: str = "",
+    cell: int = 14,
+) -> NDArray[np.uint8]:
+    """Draw how classes use memory slots: a row a class, a column a slot, the slots used most first.
+
+    Colours are in fair shares, by their logarithm: 1 is a slot that gets 1 / M of the weight.
+
+    Args:
+        usage: (R, M) mean weight of each slot, > 0; rows sum to 1, a row of NaN is grey.
+        rows: R names.
+        path: PNG file to write as well; replaced where it exists.
+        title: above the picture.
+        cell: edge of one entry in pixels, >= 4.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: if there is no row, or not one name for each.
+    """
+    from PIL import Image, ImageFont
+
+    check_count("cell", cell, 4)
+    usage = np.asarray(usage, dtype=np.float64)
+    if usage.ndim != 2 or 0 in usage.shape or len(rows) != len(usage):
+        raise ValueError(
+            f"usage must have shape (R, M) with R={len(rows)} names and R, M >= 1, "
+            f"got {usage.shape}"
+        )
+    shares = np.log2(usage * usage.shape[1])
+    order = np.argsort(-np.nan_to_num(usage).mean(0), kind="stable")
+    finite = shares[np.isfinite(shares)]
+    limits = min(-1.0, float(finite.min(initial=-1))), max(1.0, float(finite.max(initial=1)))
+    colors = scalar_colors(shares[:, order].ravel(), limits).reshape(*shares.shape, 3)
+    block = _bytes(colors).repeat(cell, axis=0).repeat(cell, axis=1)
+
+    line = max(18, cell + 4)
+    font = ImageFont.load_default(size=0.6 * line)
+    left = round(max(font.getlength(name) for name in (*rows, "fair shares"))) + line
+    # The digits of a slot's number stand one under another, to be as narrow as an entry.
+    digits = len(str(usage.shape[1] - 1)) * line * 2 // 3
+    bar = 10 * line
+    width = left + max(block.shape[1], bar, round(font.getlength(title)) - left) + 2 * line
+    sheet = Image.new("RGB", (width, line + len(block) + digits + 3 * line), "white")
+    _text(sheet, width / 2, line / 2, title, line)
+    sheet.paste(Image.fromarray(block), (left, line))
+    for row, name in enumerate(rows):
+        _text(sheet, left - line / 3, line + (row + 0.5) * cell, name, line, anchor="rm")
+    for place, slot in enumerate(order.tolist()):
+        for digit, character in enumerate(str(slot)):
+            middle = line + len(block) + (digit + 0.5) * line * 2 / 3
+            _text(sheet, left + (place + 0.5) * cell, middle, character, line * 5 // 6)
+
+    below = line + len(block) + digits + line // 2
+    _text(sheet, left - line / 3, below + line / 2, "fair shares", line, anchor="rm")
+    steps = Image.fromarray(_bytes(scalar_colors(np.linspace(*limits, bar), limits))[None])
+    sheet.paste(steps.resize((bar, line // 2)), (left, below + line // 4))
+    for mark in (limits[0], 0.0, limits[1]):
+        place = left + bar * (mark - limits[0]) / (limits[1] - limits[0])
+        _text(sheet, place, below + 1.3 * line, f"{2**mark:.2g}", line)
+    picture = np.asarray(sheet)
+    if path is not None:
+        _save(picture, Path(path))
+    return picture
+
+
+def _check_scalars(
+    clouds: Sequence[NDArray[np.floating]],
+    values: Sequence[NDArray[np.floating]],
+    columns: Sequence[str],
+    titles: Sequence[str],
+) -> None:
+    if not clouds or not columns or not len(clouds) == len(values) == len(titles):
+        raise ValueError(
+            "there must be at least one cloud and column, and values and a title for each cloud, "
+            f"got {len(clouds)} clouds, {len(values)} values, {len(titles)} titles and "
+            f"{len(columns)} columns"
+        )
+    for xyz, scalars in zip(clouds, values, strict=True):
+        if scalars.shape != (len(xyz), len(columns)):
+            raise ValueError(
+                f"values must have shape (N, K) = ({len(xyz)}, {len(columns)}) as the points and "
+                f"columns, got {scalars.shape}"
+            )
+
+
+def _bytes(colors: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.rint(colors * 255).astype(np.uint8)
+
+
+def _text(sheet: Any, x: float, y: float, text: str, line: float, *, anchor: str = "mm") -> None:
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=0.6 * line)
+    ImageDraw.Draw(sheet).text((x, y), text, fill="black", font=font, anchor=anchor)
+
+
+def _save(picture: NDArray[np.uint8], path: Path) -> None:
+    from PIL import Image
+
+    content = BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_whole(path, content.getvalue())
