@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice, check_count, check_features, check_mask
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
-from ea_pointcloud.ops import external_attention, slot_logsumexp
+from ea_pointcloud.ops import attention_map, external_attention, slot_logsumexp
 from ea_pointcloud.ops.attention import NORMS
 
 
@@ -70,6 +70,26 @@ class ExternalAttention(nn.Module):
         if self.norm_kind == "softmax":
             return None
         return slot_logsumexp(self.input(features), self.key_memory, mask=mask)
+
+    def attention_map(
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        *,
+        over_points: Tensor | None = None,
+        norm: str | None = None,
+    ) -> Tensor:
+        """(B, N, M) weights that :meth:`forward` mixes the values by, or those of another norm.
+
+        See :func:`ea_pointcloud.ops.attention.attention_map`.
+        """
+        return attention_map(
+            self.input(features),
+            self.key_memory,
+            mask=mask,
+            norm=norm or self.norm_kind,
+            over_points=over_points,
+        )
 
     def forward(
         self,
@@ -167,6 +187,27 @@ class MultiHeadExternalAttention(nn.Module):
         if self.norm_kind == "softmax":
             return None
         return slot_logsumexp(self._heads(features), self.key_memory, mask=mask)
+
+    def attention_map(
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        *,
+        over_points: Tensor | None = None,
+        norm: str | None = None,
+    ) -> Tensor:
+        """(B, N, 4H, M) weights that :meth:`forward` mixes the values by, or of another norm.
+
+        See :func:`ea_pointcloud.ops.attention.attention_map`.
+        """
+        return attention_map(
+            self._heads(features),
+            self.key_memory,
+            mask=mask,
+            norm=norm or self.norm_kind,
+            key_bias=self.key_bias,
+            over_points=over_points,
+        )
 
     def forward(
         self,

@@ -1,8 +1,8 @@
 """Functions on tensors of points: sampling, neighbours, gathering, external attention."""
 
 from ea_pointcloud.ops import _library as _library  # registers the operators
-from ea_pointcloud.ops.attention import external_attention, slot_logsumexp
-from ea_pointcloud.ops.descriptors import local_shape
+from ea_pointcloud.ops.attention import attention_map, external_attention, slot_logsumexp
+from ea_pointcloud.ops.descriptors import local_shape, surface_shape
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, knn
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
@@ -16,6 +16,7 @@ from ea_pointcloud.ops.sampling import (
 
 __all__ = [
     "PyramidLevel",
+    "attention_map",
     "ball_query",
     "build_pyramid",
     "external_attention",

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_choice, check_count, check_mask
 
 NORMS = ("double", "softmax")
+MAPS = (*NORMS, "points")
 
 
 def external_attention(
@@ -62,6 +63,44 @@ def external_attention(
             logits = logits - total
         outputs.append(_attend(logits, value_memory, padding).to(features.dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def attention_map(
+    features: Tensor,
+    key_memory: Tensor,
+    *,
+    mask: Tensor | None = None,
+    norm: str = "double",
+    key_bias: Tensor | None = None,
+    over_points: Tensor | None = None,
+) -> Tensor:
+    """The weight of every point in every memory slot: what :func:`external_attention` mixes by.
+
+    Args:
+        features: (B, N, C), or (B, N, H, C) for heads that share the memory.
+        key_memory: (M, C).
+        mask: (B, N) bool, True = real point; padded points get zeros and do not count.
+        norm: ``"double"`` or ``"softmax"``, whose rows sum to 1 over the slots, or ``"points"``:
+            the double normalisation before its second step, a softmax over the points whose
+            columns sum to 1 over the points.
+        key_bias: (M,) added to the logits.
+        over_points: what :func:`slot_logsumexp` gave for the whole cloud, where ``features`` are
+            a part of it.
+
+    Returns:
+        (B, N, M) or (B, N, H, M), float32 or wider.
+
+    Raises:
+        ValueError: if the shapes do not agree or ``norm`` is unknown.
+    """
+    _check(features, key_memory, key_memory, mask, key_bias, None)
+    check_choice("norm", norm, MAPS)
+    [(_, padding)] = _parts(features, mask, None)
+    logits = _logits(features, key_memory, key_bias)
+    if norm != "softmax":
+        logits = logits - (_logsumexp(logits, padding) if over_points is None else over_points)
+    weights = logits.exp() if norm == "points" else _over_slots(logits, padding)
+    return weights if padding is None else weights.masked_fill(padding, 0.0)
 
 
 def slot_logsumexp(
@@ -152,9 +191,14 @@ def _logsumexp(logits: Tensor, padding: Tensor | None) -> Tensor:
     return logits.logsumexp(dim=1, keepdim=True)
 
 
-def _attend(logits: Tensor, value_memory: Tensor, padding: Tensor | None) -> Tensor:
+def _over_slots(logits: Tensor, padding: Tensor | None) -> Tensor:
+    """Softmax over the slots; rows of padded points are finite and meaningless."""
     if padding is not None:  # a cloud of padding only has infinite logits, and NaN gradients
         logits = logits.masked_fill(padding, 0.0)
+    return logits.softmax(dim=-1)
+
+
+def _attend(logits: Tensor, value_memory: Tensor, padding: Tensor | None) -> Tensor:
     # Leaving autocast's or the caller's dtype aside, the product runs in the memory's dtype.
-    out = logits.softmax(dim=-1).to(value_memory.dtype) @ value_memory
+    out = _over_slots(logits, padding).to(value_memory.dtype) @ value_memory
     return out if padding is None else out.masked_fill(padding, 0.0)
