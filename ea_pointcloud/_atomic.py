@@ -1,6 +1,8 @@
 """Writing files whole: beside the target, then renamed, so that no reader ever sees half of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,9 +14,16 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The path of a file to write, which replaces ``path`` when the block ends without an error."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from ea_pointcloud.training.recipe import (
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_packaged_recipes_are_valid(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, ["data.root=data"])
     if recipe.task == "segmentation":
         assert recipe.segmenter_config(10, 3).num_parts == 10
     else:
@@ -72,7 +72,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("task=detection", "task must be one of 'classification', 'segmentation', got 'detection'"),
         (
             "data.features=colour",
-            "data.features must be one of 'none', 'normals', 'local_shape', got",
+            "data.features must be one of 'none', 'normals', 'local_shape', 'surface_shape', got",
         ),
         ("data.features=normals", "data.features must be none unless parts are learned from data"),
         ("optim.iou_weight=-1", "optim.iou_weight must be at least 0, got -1"),
@@ -133,7 +133,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_unknown_recipes(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no recipe 'modelnet'; known are modelnet10, mode"):
+    with pytest.raises(FileNotFoundError, match="no recipe 'modelnet'; known are folder, modelne"):
         load_recipe("modelnet")
     with pytest.raises(FileNotFoundError, match=r"no recipe file .*mine.yaml"):
         load_recipe(tmp_path / "mine.yaml")

@@ -13,6 +13,8 @@ ea-pointcloud train procedural
 ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run runs/a
 
 ea-pointcloud train modelnet10 --resume runs/a
+
+ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a
 """
 
 
@@ -21,7 +23,8 @@ def run(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="procedural, modelnet10 or modelnet40, or the path of a .yaml file of your own.",
+            help="procedural, modelnet10, modelnet40, folder (classes of your own), psb_part or "
+            "shapenetpart, or the path of a .yaml file of your own.",
         ),
     ],
     overrides: Annotated[
@@ -31,7 +34,10 @@ def run(
         ),
     ] = None,
     run_folder: Annotated[
-        Path | None, typer.Option("--run", help="Run folder; runs/RECIPE-seedN without it.")
+        Path | None,
+        typer.Option(
+            "--run", help="Run folder; runs/RECIPE-seedN without it, of a folder runs/FOLDER-seedN."
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the stopped run in this folder.")
@@ -57,7 +63,10 @@ def run(
     from ea_pointcloud.training.fit import check_run, epochs_done, train
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    default = Path("runs") / f"{resolved.name}-seed{resolved.trainer.seed}"
+    name = resolved.name
+    if resolved.data.dataset == "folder":
+        name = Path(resolved.data.root or "").expanduser().resolve().name
+    default = Path("runs") / f"{name}-seed{resolved.trainer.seed}"
     folder = resume or run_folder or default
     check_run(resolved, folder, resume=resume is not None)
     device = resolve_device(resolved.trainer.device)

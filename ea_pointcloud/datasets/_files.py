@@ -1,8 +1,11 @@
 """Where data sets lie on disk."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+from ea_pointcloud.datasets.sources import SOURCES
 
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
 
@@ -39,6 +42,31 @@ def find_layout(root: str | Path | None, layouts: Sequence[tuple[str, str]]) -> 
     markers = " or ".join(dict.fromkeys(marker for _, marker in layouts))
     places = ", ".join(str(base / folder) for folder, _ in layouts)
     raise FileNotFoundError(
-        f"no {markers} in {places} or {base}; put the data set there, or set data.root or "
-        f"${ROOT_VARIABLE} to the folder above it (see data/README.md)"
+        f"no {markers} in {places} or {base}; {_how_to_get([folder for folder, _ in layouts])}set "
+        f"data.root or ${ROOT_VARIABLE} to the folder above it (see data/README.md)"
     )
+
+
+def _how_to_get(folders: Sequence[str]) -> str:
+    for source in SOURCES.values():
+        command = f"ea-pointcloud data download {source.name}"
+        if source.folder in folders:
+            return f"run '{command}', or "
+        if source.prepared in folders:
+            return f"run '{command}' and 'ea-pointcloud data prepare {source.name}', or "
+    return "put the data set there, or "
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; what is there already is kept until that is done."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,5 @@
 """ShapeNetPart in either published layout, or any part-labelled set laid out like it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,19 +9,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
 from ea_pointcloud.datasets._part_files import (
     LabelledCloud,
     PartFolder,
     PartTable,
     check_distinct,
 )
-from ea_pointcloud.datasets._splits import (
-    SPLIT_SEED,
-    SPLITS,
-    check_val_fraction,
-    stratified_mask,
-)
-from ea_pointcloud.ops import farthest_point_sample, gather_points, local_shape, random_point_sample
+from ea_pointcloud.datasets._splits import SPLITS, check_val_fraction, stratified_mask
+from ea_pointcloud.ops import gather_points
+from ea_pointcloud.ops.descriptors import DESCRIPTORS
 from ea_pointcloud.transforms import POINT_CHOICES, normalize_unit_sphere
 
 # The numbering of both published layouts; a table beside the files comes before it.
@@ -44,7 +40,6 @@ SHAPENETPART_PARTS: dict[str, tuple[int, ...]] = {
     "Skateboard": (44, 45, 46),
     "Table": (47, 48, 49),
 }
-_CHUNK = 256  # clouds normalised or sampled at a time
 
 
 class ShapeNetPart(Dataset[dict[str, Tensor]]):
@@ -78,8 +73,8 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         val_fraction: share of each category of the train split that goes to val where no val split
             is published.
         features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
-            layout has them), or ``"local_shape"`` of the points kept, see
-            :func:`~ea_pointcloud.ops.local_shape`.
+            layout has them), or what describes the points kept, ``"local_shape"`` or
+            ``"surface_shape"``, see :func:`~ea_pointcloud.ops.surface_shape`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
@@ -112,7 +107,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         val_fraction: float = 0.2,
         features: str = "none",
     ) -> None:
-        check_choice("features", features, ("none", "normals", "local_shape"))
+        check_choice("features", features, ("none", "normals", *DESCRIPTORS))
         normals = features == "normals"
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
@@ -130,19 +125,20 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
             raise ValueError(
                 f"{self.folder} has no shape for split {split!r}; take 'trainval', or add shapes"
             )
-        lengths = torch.tensor([len(cloud.xyz) for cloud in clouds])
         self.category = torch.tensor([cloud.category for cloud in clouds])
-        self.mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        self.part_label = _pad([cloud.part for cloud in clouds], -1)
-        self.features = _pad(_all_normals(clouds), 0) if normals else None
+        self.mask = length_mask([cloud.xyz for cloud in clouds])
+        self.part_label = pad([cloud.part for cloud in clouds], -1)
+        self.features = pad(_all_normals(clouds), 0) if normals else None
         # Some codes leave the HDF5 coordinates as they are: they are centred and in the unit sphere
         # up to their rounding already (1.0006 has been seen). Here both layouts go through the
         # same step, so that they give the same numbers.
-        self.xyz = _in_chunks(normalize_unit_sphere, _pad([c.xyz for c in clouds], 0), self.mask)
+        self.xyz = in_chunks(normalize_unit_sphere, pad([c.xyz for c in clouds], 0), self.mask)
         if 0 < num_points < self.mask.shape[1]:
             self._reduce(num_points, point_choice)
-        if features == "local_shape":
-            described = _in_chunks(_local_shape, self.xyz, self.mask)
+        if features in DESCRIPTORS:
+            describe, _ = DESCRIPTORS[features]
+            lengths = self.mask.sum(1)
+            described = in_chunks(lambda xyz, n: describe(xyz, lengths=n), self.xyz, lengths)
             self.features = described.masked_fill_(~self.mask[..., None], 0)
 
     def __len__(self) -> int:
@@ -178,28 +174,13 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
 
     def _reduce(self, num_points: int, point_choice: str) -> None:
         """Keep at most ``num_points`` of each cloud; a cloud with fewer keeps them all."""
-        generator = torch.Generator().manual_seed(SPLIT_SEED)
-
-        def choose(xyz: Tensor, mask: Tensor) -> Tensor:
-            lengths = mask.sum(1)
-            if point_choice == "random":
-                return random_point_sample(xyz, num_points, lengths=lengths, generator=generator)
-            if point_choice == "fps":
-                return farthest_point_sample(xyz, num_points, lengths=lengths)
-            return torch.arange(num_points).expand(len(xyz), -1)
-
-        idx = _in_chunks(choose, self.xyz, self.mask)
-        # The real points of a short cloud come first in its choice, then repetitions: padding.
+        idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)
         self.mask = self.mask[:, :num_points]
         padding = ~self.mask
         self.part_label = self.part_label.gather(1, idx).masked_fill_(padding, -1)
         self.xyz = gather_points(self.xyz, idx).masked_fill_(padding[..., None], 0)
         if self.features is not None:
             self.features = gather_points(self.features, idx).masked_fill_(padding[..., None], 0)
-
-
-def _local_shape(xyz: Tensor, mask: Tensor) -> Tensor:
-    return local_shape(xyz, lengths=mask.sum(1))
 
 
 def _part_table(files: PartFolder) -> PartTable:
@@ -239,17 +220,3 @@ def _all_normals(clouds: list[LabelledCloud]) -> list[np.ndarray]:
             )
         result.append(cloud.normals)
     return result
-
-
-def _pad(arrays: list[np.ndarray], value: int) -> Tensor:
-    """(n, Nmax, ...) of arrays (N, ...), filled up with ``value``."""
-    shape = (len(arrays), max(map(len, arrays)), *arrays[0].shape[1:])
-    padded = np.full(shape, value, arrays[0].dtype)
-    for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
-    return torch.from_numpy(padded)
-
-
-def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], xyz: Tensor, mask: Tensor) -> Tensor:
-    chunks = zip(xyz.split(_CHUNK), mask.split(_CHUNK), strict=True)
-    return torch.cat([function(*chunk) for chunk in chunks])

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.datasets import ModelNet, ProceduralShapes, ShapeNetPart
+from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.training.recipe import DataRecipe, Recipe
 
-Shapes = ModelNet | ProceduralShapes | ShapeNetPart
+Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 
 
@@ -28,6 +28,19 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
         num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
         return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
     num_points = 0 if all_points else data.num_points
+    if data.dataset == "folder":
+        assert data.root is not None
+        return FolderDataset(
+            data.root,
+            split=split,
+            num_points=num_points,
+            point_choice=data.point_choice,
+            val_fraction=data.val_fraction,
+            up=data.up,
+            stored_points=data.stored_points,
+            skip_bad=data.skip_bad,
+            drop_invalid=data.drop_invalid,
+        )
     if data.dataset == "shapenetpart":
         return ShapeNetPart(
             data.root,
@@ -57,7 +70,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
     names, categories, parts = (), (), ()
     if recipe.task == "segmentation":
-        assert not isinstance(dataset, ModelNet)
+        assert not isinstance(dataset, ModelNet | FolderDataset)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
     else:
         assert not isinstance(dataset, ShapeNetPart)
@@ -79,13 +92,14 @@ def batches(
     *,
     shuffle_seed: int | None = None,
     first_epoch: int = 0,
+    least: int = 1,
 ) -> DataLoader[dict[str, Tensor]]:
     """A loader that indexes whole batches; shuffled anew each epoch where a seed is given.
 
     Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
-    resumed run has to say so in ``first_epoch``.
+    resumed run has to say so in ``first_epoch``. ``least`` is that of :class:`BatchIndices`.
     """
-    sampler = BatchIndices(len(cast("ModelNet", dataset)), batch_size, shuffle_seed)
+    sampler = BatchIndices(len(cast("ModelNet", dataset)), batch_size, shuffle_seed, least)
     sampler.set_epoch(first_epoch)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
@@ -100,12 +114,17 @@ class BatchIndices(Sampler[list[int]]):
         num_samples: samples in the data set.
         batch_size: samples per batch.
         shuffle_seed: None for the stored order.
+        least: batches of a shuffled epoch, which goes through a small set as often as that takes,
+            each time in another order.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, shuffle_seed: int | None) -> None:
+    def __init__(
+        self, num_samples: int, batch_size: int, shuffle_seed: int | None, least: int = 1
+    ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.least = least
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -115,12 +134,22 @@ class BatchIndices(Sampler[list[int]]):
     def __len__(self) -> int:
         if self.shuffle_seed is None:
             return -(-self.num_samples // self.batch_size)
-        return max(1, self.num_samples // self.batch_size)
+        return max(self.least, self._batches_of_a_pass())
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.num_samples)
-        if self.shuffle_seed is not None:
-            generator = torch.Generator().manual_seed(mix_seeds(self.shuffle_seed, self.epoch))
-            order = torch.randperm(self.num_samples, generator=generator)
-        for batch in range(len(self)):
+        if self.shuffle_seed is None:
+            yield from self._cut(torch.arange(self.num_samples), len(self))
+            return
+        generator = torch.Generator().manual_seed(mix_seeds(self.shuffle_seed, self.epoch))
+        left = len(self)
+        while left:
+            count = min(left, self._batches_of_a_pass())
+            yield from self._cut(torch.randperm(self.num_samples, generator=generator), count)
+            left -= count
+
+    def _batches_of_a_pass(self) -> int:
+        return max(1, self.num_samples // self.batch_size)
+
+    def _cut(self, order: Tensor, count: int) -> Iterator[list[int]]:
+        for batch in range(count):
             yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()

@@ -5,7 +5,7 @@ below, with single values replaced by ``key=value``. All of it is checked before
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ea_pointcloud._atomic import write_whole
-from ea_pointcloud._checks import check_at_least, check_choice, check_positive
+from ea_pointcloud._checks import check_at_least, check_choice, check_positive, check_range
 from ea_pointcloud._device import check_device_name
 from ea_pointcloud.models import EAClassifier, EASegmenter
 from ea_pointcloud.models.config import (
@@ -27,12 +27,12 @@ from ea_pointcloud.models.config import (
     classifier_config,
     segmenter_config,
 )
-from ea_pointcloud.models.hub import FEATURES
-from ea_pointcloud.transforms import POINT_CHOICES, Augmentation
+from ea_pointcloud.models.hub import FEATURES, read_description, resolve_weights
+from ea_pointcloud.transforms import AXES, POINT_CHOICES, Augmentation
 
 # Which data sets a task can be trained on.
 TASKS = {
-    "classification": ("modelnet", "procedural"),
+    "classification": ("modelnet", "procedural", "folder"),
     "segmentation": ("shapenetpart", "procedural"),
 }
 OPTIMIZERS = ("adamw", "sgd")
@@ -41,10 +41,13 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 @dataclass
 class DataRecipe:
-    """Which clouds. ``shapes`` belongs to the procedural set (train, val, test).
+    """Which clouds. With ``train_split="trainval"`` the val part is trained on too, for a last run
+    after everything was chosen: nothing is selected then, the last epoch counts. ``shapes`` belongs to the procedural set (train, val, test).
 
-    ``features`` are what points carry beside coordinates when parts are learned: ``"none"``,
-    ``"normals"`` (the text layout has them) or ``"local_shape"``.
+    ``up``, ``stored_points``, ``skip_bad`` and ``drop_invalid`` belong to a folder of classes, see
+    :class:`~ea_pointcloud.datasets.FolderDataset`; ``root`` is that folder. ``features`` are what
+    points carry beside coordinates when parts are learned: ``"none"``, ``"normals"`` (the text
+    layout has them), ``"local_shape"`` or ``"surface_shape"``.
     """
 
     dataset: str = "modelnet"
@@ -52,19 +55,27 @@ class DataRecipe:
     name: str = "modelnet40"
     num_points: int = 1024
     point_choice: str = "first"
+    train_split: str = "train"
     val_fraction: float = 0.1
     shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
     features: str = "none"
+    up: str = "y"
+    stored_points: int = 2048
+    skip_bad: bool = False
+    drop_invalid: bool = False
 
 
 @dataclass
 class ModelRecipe:
     """Which network: a named size, and fields of its config to replace.
 
-    ``category`` tells a segmenter the category of each shape; without it, it has to do without.
+    ``init`` names trained weights to start from; without a ``size`` of one's own the network is
+    theirs, which ``overrides`` then spell out. ``category`` tells a segmenter the category of each
+    shape; without it, it has to do without.
     """
 
-    size: str = MISSING
+    size: str | None = MISSING
+    init: str | None = None
     category: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -73,6 +84,7 @@ class ModelRecipe:
 class AugmentRecipe:
     """See :class:`~ea_pointcloud.transforms.Augmentation`."""
 
+    warp: float = 0.0
     rotation: str = "none"
     mirror: bool = False
     scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
@@ -102,10 +114,14 @@ class OptimRecipe:
 
 @dataclass
 class TrainerRecipe:
-    """How it runs."""
+    """How it runs.
+
+    An epoch goes through a small set again until it has ``epoch_batches`` batches.
+    """
 
     epochs: int = MISSING
     batch_size: int = 32
+    epoch_batches: int = 1
     seed: int = 0
     device: str = "auto"
     precision: str = "32-true"
@@ -142,6 +158,7 @@ class Recipe:
         low, high = self.augment.scale
         return Augmentation(
             num_points=self.data.num_points if self.data.point_choice == "random" else 0,
+            warp=self.augment.warp,
             rotation=self.augment.rotation,
             mirror=self.augment.mirror,
             scale=(low, high),
@@ -152,12 +169,13 @@ class Recipe:
 
     def model_config(self, num_classes: int) -> ClassifierConfig:
         """The configuration of a classifier."""
-        return classifier_config(self.model.size, num_classes, **self.model.overrides)
+        return classifier_config(self.model.size or "base", num_classes, **self.model.overrides)
 
     def segmenter_config(self, num_parts: int, num_categories: int) -> SegmenterConfig:
         """The configuration of a segmenter."""
         overrides = {**self.model.overrides, "feature_channels": FEATURES[self.data.features]}
-        return segmenter_config(self.model.size, num_parts, num_categories, **overrides)
+        size = self.model.size or "base"
+        return segmenter_config(size, num_parts, num_categories, **overrides)
 
 
 def list_recipes() -> list[str]:
@@ -177,12 +195,17 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     config = OmegaConf.structured(Recipe)
     try:
         config = OmegaConf.merge(config, OmegaConf.create(text))
+        if any(override.startswith("model.init=") for override in overrides or []):
+            # The network of the weights takes the place of the recipe's own.
+            config.model.size, config.model.overrides = None, {}
         for override in overrides or []:
             key, separator, _ = override.partition("=")
             if not separator or not key:
                 raise ValueError(f"override must read key=value, got {override!r}")
             source = f"override {override!r}"
             config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+        if config.model.init is not None and OmegaConf.is_missing(config.model, "size"):
+            config.model.size = None
         missing = OmegaConf.missing_keys(config)
         if missing:
             raise ValueError(f"{source}: {', '.join(sorted(missing))} must be set")
@@ -192,6 +215,9 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     assert isinstance(recipe, Recipe)
     recipe.name = recipe.name or Path(name_or_path).stem
     try:
+        check_choice("task", recipe.task, TASKS)
+        if recipe.model.init is not None and recipe.model.size is None:
+            recipe.model.overrides = network_of(recipe.model.init, recipe)
         check_recipe(recipe)
     except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {name_or_path}: {error}") from error
@@ -219,6 +245,12 @@ def check_recipe(recipe: Recipe) -> None:
     data, optim, trainer = recipe.data, recipe.optim, recipe.trainer
     check_choice("task", recipe.task, TASKS)
     check_choice(f"data.dataset for {recipe.task}", data.dataset, TASKS[recipe.task])
+    check_choice("data.train_split", data.train_split, ("train", "trainval"))
+    if data.train_split == "trainval" and data.dataset not in ("modelnet", "shapenetpart"):
+        raise ValueError(
+            "data.train_split=trainval needs a set whose val part is cut from its training split "
+            f"(modelnet, shapenetpart), got data.dataset={data.dataset}"
+        )
     check_at_least("data.num_points", data.num_points, 1)
     check_choice("data.point_choice", data.point_choice, POINT_CHOICES)
     if not 0 < data.val_fraction < 1:
@@ -226,17 +258,28 @@ def check_recipe(recipe: Recipe) -> None:
     if len(data.shapes) != 3 or min(data.shapes) < 1:
         raise ValueError(f"data.shapes must be three counts (train, val, test), got {data.shapes}")
     segments = recipe.task == "segmentation"
-    check_choice("model.size", recipe.model.size, SEGMENTER_SIZES if segments else CLASSIFIER_SIZES)
+    if recipe.model.size is not None or recipe.model.init is None:
+        sizes = SEGMENTER_SIZES if segments else CLASSIFIER_SIZES
+        check_choice("model.size", recipe.model.size, sizes)
+    if data.dataset == "folder":
+        check_at_least("data.stored_points", data.stored_points, 1)
+        check_range("data.num_points", data.num_points, 1, data.stored_points, "data.stored_points")
+        check_choice("data.up", data.up, AXES)
+        if data.root is None:
+            raise ValueError("data.root must be set to the folder that holds the class folders")
     check_choice("data.features", data.features, FEATURES)
     if data.features != "none" and not (segments and data.dataset == "shapenetpart"):
         raise ValueError(
             "data.features must be none unless parts are learned from data.dataset=shapenetpart, "
             f"got {data.features}"
         )
-    if data.features == "normals" and (recipe.augment.rotation != "none" or recipe.augment.mirror):
+    augment = recipe.augment
+    if data.features == "normals" and (
+        augment.rotation != "none" or augment.mirror or augment.warp
+    ):
         raise ValueError(
-            "augment.rotation must be none and augment.mirror false with data.features=normals, "
-            "which are not turned"
+            "augment.rotation must be none, augment.mirror false and augment.warp 0 with "
+            "data.features=normals, which are not turned"
         )
     if data.dataset == "procedural" and data.point_choice != "first":
         raise ValueError(
@@ -250,7 +293,7 @@ def check_recipe(recipe: Recipe) -> None:
             EAClassifier(recipe.model_config(num_classes=2))
     if len(recipe.augment.scale) != 2 or not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ValueError(f"augment.scale must be [low, high], 0 < low, got {recipe.augment.scale}")
-    for name in ("shift", "jitter"):
+    for name in ("warp", "shift", "jitter"):
         check_at_least(f"augment.{name}", getattr(recipe.augment, name), 0)
     if not 0 <= recipe.augment.drop < 1:
         raise ValueError(f"augment.drop must be at least 0 and below 1, got {recipe.augment.drop}")
@@ -271,6 +314,7 @@ def check_recipe(recipe: Recipe) -> None:
             )
     check_at_least("trainer.epochs", trainer.epochs, 1)
     check_at_least("trainer.batch_size", trainer.batch_size, 1)
+    check_at_least("trainer.epoch_batches", trainer.epoch_batches, 1)
     check_at_least("trainer.seed", trainer.seed, 0)
     check_choice("trainer.precision", trainer.precision, PRECISIONS)
     check_device_name("trainer.device", trainer.device)
@@ -280,6 +324,36 @@ def check_recipe(recipe: Recipe) -> None:
         )
     check_at_least("eval.batch_size", recipe.eval.batch_size, 1)
     check_at_least("eval.votes", recipe.eval.votes, 0)
+
+
+def network_of(init: str, recipe: Recipe) -> dict[str, Any]:
+    """The overrides that make the network of trained weights, and over them the recipe's own.
+
+    Where the recipe's own say everything, as those of a run do, the weights are not looked for.
+    """
+    segments = recipe.task == "segmentation"
+    kind = SegmenterConfig if segments else ClassifierConfig
+    # What the data says.
+    given = {"num_parts", "num_categories", "feature_channels"} if segments else {"num_classes"}
+    names = {field.name for field in fields(kind)} - given
+    overrides = recipe.model.overrides
+    if names <= set(overrides):
+        return overrides
+    try:
+        description = read_description(resolve_weights(init))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model.init: {error}") from error
+    expected = EASegmenter.__name__ if segments else EAClassifier.__name__
+    if description["architecture"] != expected:
+        raise ValueError(
+            f"model.init={init} holds the weights of an {description['architecture']}, "
+            f"task={recipe.task} needs those of an {expected}"
+        )
+    config = asdict(kind(**description["config"]))
+    values = ((name, config[name]) for name in sorted(names))
+    # As YAML has them, so that a run can compare its recipe with itself.
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+    return {**plain, **overrides}
 
 
 def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:

@@ -1,0 +1,231 @@
+"""Reading the files of a folder once, in worker processes, and keeping the clouds as HDF5."""
+
+import hashlib
+import logging
+import os
+import sys
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ea_pointcloud._atomic import whole_file
+from ea_pointcloud._workers import usable_cores
+from ea_pointcloud.io import read_cloud
+
+CACHE_FOLDER = ".ea_pointcloud"
+_COLUMNS = ("path", "size", "mtime_ns", "length", "xyz")
+_FILES_PER_WORKER = 32  # fewer are read sooner than a process starts
+_MAX_WORKERS = 8
+
+logger = logging.getLogger(__name__)
+
+
+class Reading(NamedTuple):
+    """How files are read; another one has a cache of its own."""
+
+    num_points: int  # points kept of each cloud, in random order
+    drop_invalid: bool
+
+
+def read_clouds(
+    root: Path, paths: Sequence[str], reading: Reading, *, num_workers: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read files, or take from the cache what has not changed since.
+
+    Args:
+        root: the folder.
+        paths: files relative to it.
+        reading: how.
+        num_workers: processes that read, 0 for none but this one; as many as there are cores for
+            many files without it.
+
+    Returns:
+        clouds: path -> (N, 3) float32, in the axes of the file, about its midpoint.
+        bad: path -> why it could not be read.
+    """
+    stamps, bad = _stamps(root, paths)
+    cache = _cache_folder(root) / f"clouds-{_digest(repr(reading) + _readers_digest())}.h5"
+    clouds = _load(cache, stamps)
+    if len(clouds) == len(stamps):
+        return clouds, bad
+    with _alone(cache, root):
+        clouds = _load(cache, stamps)  # another process may just have read them
+        missing = [path for path in stamps if path not in clouds]
+        try:
+            for path, content in _read_all(root, missing, reading, num_workers):
+                if isinstance(content, str):
+                    bad[path] = content
+                else:
+                    clouds[path] = content
+        finally:  # what was read before Ctrl-C need not be read again
+            if any(path in clouds for path in missing):
+                _store(cache, stamps, clouds)
+    return clouds, bad
+
+
+def _stamps(root: Path, paths: Sequence[str]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Size and time of change (ns) of each file; a message for those that are not there."""
+    stamps, bad = {}, {}
+    for path in paths:
+        try:
+            status = (root / path).stat()
+            stamps[path] = (status.st_size, status.st_mtime_ns)
+        except OSError as error:
+            link = " (a link that leads nowhere)" if (root / path).is_symlink() else ""
+            bad[path] = f"{error.strerror}{link}"
+    return stamps, bad
+
+
+def _read_one(root: Path, path: str, reading: Reading) -> np.ndarray | str:
+    """The cloud, or why there is none."""
+    seed = zlib.crc32(os.fsencode(path))
+    try:
+        cloud = read_cloud(
+            root / path,
+            num_points=reading.num_points,
+            seed=seed,
+            drop_invalid=reading.drop_invalid,
+        )
+    except (OSError, ValueError, ImportError, MemoryError) as error:
+        return (str(error) or type(error).__name__).removeprefix(f"{Path(path).name}: ")
+    xyz = cloud.xyz
+    if (xyz == xyz[0]).all():
+        return f"has no extent: {len(xyz)} points in one place"
+    # Also where all points are kept: files are often in the order of the scan, and the first points
+    # of a cloud must stand for all of it.
+    generator = torch.Generator().manual_seed(seed)
+    return xyz[torch.randperm(len(xyz), generator=generator)[: reading.num_points].numpy()]
+
+
+class _Files(Dataset[tuple[str, np.ndarray | str]]):
+    def __init__(self, root: Path, paths: list[str], reading: Reading) -> None:
+        self.root, self.paths, self.reading = root, paths, reading
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[str, np.ndarray | str]:
+        path = self.paths[index]
+        return path, _read_one(self.root, path, self.reading)
+
+
+def _as_it_is(sample: Any) -> Any:
+    """Arrays stay arrays: thousands of tensors of another process would each keep a file open."""
+    return sample
+
+
+def _read_all(
+    root: Path, paths: list[str], reading: Reading, num_workers: int | None
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    if num_workers is None:
+        num_workers = min(usable_cores(), _MAX_WORKERS, len(paths) // _FILES_PER_WORKER)
+        num_workers = 0 if num_workers == 1 else num_workers
+    loader = DataLoader(
+        _Files(root, paths, reading), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers
+    )
+    # In a log file a line now and then is enough.
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of forking beside threads; the workers start none and wait
+        # for none.
+        warnings.filterwarnings("ignore", message=".*use of fork.*", category=DeprecationWarning)
+        contents = iter(loader)
+    try:
+        yield from tqdm(
+            contents, total=len(paths), desc=f"reading {root}", unit="file", mininterval=interval
+        )
+    except RuntimeError as error:  # what a DataLoader makes of a process that was killed
+        raise ChildProcessError(
+            f"{root}: {error}; is memory short? Run again: files already read are kept"
+        ) from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _readers_digest() -> str:
+    """Of the code that reads: another version may read the same file differently."""
+    package = Path(__file__).parent.parent
+    sources = [Path(__file__), package / "io.py", *sorted((package / "_formats").glob("*.py"))]
+    return _digest("".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in sources))
+
+
+def _cache_folder(root: Path) -> Path:
+    """``ROOT/.ea_pointcloud``, or one in the user's cache where the root cannot be written to."""
+    own = root / CACHE_FOLDER
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    other = home / "ea_pointcloud" / _digest(str(root.resolve()))
+    for folder in (own, other):
+        try:
+            folder.mkdir(parents=folder is other, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError(
+        f"neither {own} nor {other} can be written to; set XDG_CACHE_HOME to a folder that can"
+    )
+
+
+@contextmanager
+def _alone(cache: Path, root: Path) -> Iterator[None]:
+    """Keep other processes from reading the same folder at once."""
+    lock = FileLock(cache.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("another process is reading %s; waiting for it", root)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _load(cache: Path, stamps: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    """The clouds of files that are as they were; none where there is no cache, or a damaged one."""
+    import h5py
+
+    if not cache.is_file():
+        return {}
+    try:
+        with h5py.File(cache, "r") as file:
+            columns = {name: np.asarray(file[name]) for name in _COLUMNS}
+        ends = columns["length"].cumsum()
+        if len(columns["xyz"]) != ends[-1]:
+            raise ValueError("its parts do not belong together")
+        paths = map(os.fsdecode, columns["path"].tolist())
+        known = zip(columns["size"].tolist(), columns["mtime_ns"].tolist(), strict=True)
+        clouds = np.split(columns["xyz"], ends[:-1])
+        rows = zip(paths, known, clouds, strict=True)
+        return {path: xyz for path, stamp, xyz in rows if stamps.get(path) == stamp}
+    except Exception as error:  # a damaged file raises whatever HDF5 comes across
+        logger.warning("%s is damaged (%s) and is made anew", cache, error)
+        return {}
+
+
+def _store(cache: Path, stamps: dict[str, tuple[int, int]], clouds: dict[str, np.ndarray]) -> None:
+    """Replace the cache; a disk that is full costs no more than reading again next time."""
+    import h5py
+
+    sizes, times = zip(*(stamps[path] for path in clouds), strict=True)
+    try:
+        with whole_file(cache) as partial, h5py.File(partial, "w") as file:
+            file["path"] = [os.fsencode(path) for path in clouds]
+            file["size"] = np.array(sizes, np.int64)
+            file["mtime_ns"] = np.array(times, np.int64)
+            file["length"] = np.array([len(xyz) for xyz in clouds.values()], np.int64)
+            xyz = np.concatenate(list(clouds.values()))
+            file.create_dataset("xyz", data=xyz, chunks=True, fletcher32=True)
+    except OSError as error:
+        logger.warning("%s cannot be written (%s); files are read again next time", cache, error)

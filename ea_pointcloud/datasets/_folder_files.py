@@ -1,0 +1,254 @@
+"""Which files of a folder of classes belong to which class and split; nothing is opened here."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ea_pointcloud.io import READABLE
+
+TEST_FRACTION = 0.2  # of each class, where the folder itself has no test split
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_ARCHIVE_LEFTOVERS = {"__MACOSX"}
+# Texts that lie beside clouds and have a suffix that clouds may have.
+_NOT_CLOUDS = {"readme", "license", "licence", "copying", "notice", "changelog"}
+# Outside the class folders these are lists and tables about the clouds, not clouds.
+_TABLES = {".txt", ".csv", ".npy", ".npz", ".h5", ".hdf5"}
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """The files of a folder of classes.
+
+    Args:
+        class_names: sorted.
+        splits: ``"train"``, ``"val"`` and ``"test"``, each with (path relative to the root with
+            ``/`` between its parts, class name) of its files, sorted.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict[str, list[tuple[str, str]]]
+
+
+def list_folder(root: Path, val_fraction: float) -> FolderListing:
+    """Find classes and splits: ``SPLIT/CLASS/file``, ``CLASS/SPLIT/file`` or ``CLASS/file``.
+
+    Files may lie deeper inside a class. Hidden files, files whose suffix is no cloud's, and texts
+    such as ``README.txt`` do not count. Where there is no val split it is set apart from train,
+    where there is no split at all a test split before it; which files depends on their names within
+    the class alone, and files that differ in their suffix only stay together.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the folder cannot be understood; names what is in the way.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; give the folder that holds the class folders")
+    _check_outside(root)
+    folders = _subfolders(root)
+    if not folders:
+        raise ValueError(f"{root} holds no class folder; put the files into {root}/CLASS/")
+    named = [folder for folder in folders if folder.name.lower() in _SPLIT_FOLDERS]
+    if len(named) == len(folders):
+        files = [file for folder in folders for file in _list_split(root, folder)]
+    else:
+        split = next((folder for folder in named if _holds_folders_only(folder)), None)
+        if split is not None:
+            others = _first(folder.name for folder in folders if folder not in named)
+            raise ValueError(
+                f"{root} holds {split.name}, which looks like a split, beside {others}; move one "
+                "of them elsewhere, so that there are splits or classes only"
+            )
+        files = [file for folder in folders for file in _list_class(root, folder)]
+        _check_all_or_none(root, files)
+    _check_classes(root, files)
+    return _divide(files, val_fraction)
+
+
+class _File(NamedTuple):
+    class_name: str
+    split: str  # "" where the folder does not say
+    path: str  # relative to the root
+    name: str  # relative to the class folder, without suffix
+
+
+def _file(root: Path, folder: Path, split: str, path: Path) -> _File:
+    name = path.relative_to(folder).with_suffix("").as_posix()
+    return _File(folder.name, split, path.relative_to(root).as_posix(), name)
+
+
+def _list_split(root: Path, folder: Path) -> list[_File]:
+    """``SPLIT/CLASS/file``."""
+    _check_outside(folder)
+    classes = _subfolders(folder)
+    if not classes:
+        raise ValueError(
+            f"{folder} holds no class folder; put the files into {folder}/CLASS/, or rename it if "
+            "it is a class"
+        )
+    split = _SPLIT_FOLDERS[folder.name.lower()]
+    files = []
+    for each in classes:
+        found = [_file(root, each, split, path) for path in _clouds(root, each)]
+        if not found and split == "train":
+            raise ValueError(_empty(each))
+        files += found
+    return files
+
+
+def _list_class(root: Path, folder: Path) -> list[_File]:
+    """``CLASS/SPLIT/file`` or ``CLASS/file``."""
+    files = []
+    for path in _clouds(root, folder):
+        inside = path.relative_to(folder).parts
+        split = _SPLIT_FOLDERS.get(inside[0].lower(), "") if len(inside) > 1 else ""
+        files.append(_file(root, folder, split, path))
+    if not files:
+        raise ValueError(_empty(folder))
+    return files
+
+
+def _check_all_or_none(root: Path, files: list[_File]) -> None:
+    within = next((file for file in files if file.split), None)
+    outside = next((file for file in files if not file.split), None)
+    if within and outside:
+        raise ValueError(
+            f"{root}: {within.path} lies in a split, {outside.path} does not; put all files of "
+            "all classes into CLASS/train and CLASS/test, or none"
+        )
+
+
+def _check_classes(root: Path, files: list[_File]) -> None:
+    """Raise unless at least two classes can be learned, and no other is asked for."""
+    splits: dict[str, set[str]] = {}
+    for file in files:
+        splits.setdefault(file.class_name, set()).add(file.split)
+    found = set().union(*splits.values())
+    if not found & {"", "train"}:
+        raise ValueError(f"{root} has no train split, only {', '.join(sorted(found))}; add one")
+    for name, own in sorted(splits.items()):
+        if not own & {"", "train"}:
+            raise ValueError(
+                f"{root}: class {name!r} is in {' and '.join(sorted(own))} but not in train; "
+                "add shapes of it to train, or remove it"
+            )
+    if len(splits) < 2:
+        raise ValueError(
+            f"{root} holds a single class, {files[0].class_name}; a classifier needs at least 2 "
+            "class folders"
+        )
+
+
+def _divide(files: list[_File], val_fraction: float) -> FolderListing:
+    """Set apart the splits that are missing."""
+    splits: dict[str, list[_File]] = {"": [], "train": [], "val": [], "test": []}
+    for file in files:
+        splits[file.split].append(file)
+    if splits[""]:
+        splits["train"], splits["test"] = _hold_out(splits[""], TEST_FRACTION, "test")
+    if not splits["val"]:
+        splits["train"], splits["val"] = _hold_out(splits["train"], val_fraction, "val")
+    return FolderListing(
+        class_names=tuple(sorted({file.class_name for file in files})),
+        splits={
+            split: sorted((file.path, file.class_name) for file in splits[split])
+            for split in ("train", "val", "test")
+        },
+    )
+
+
+def _hold_out(files: list[_File], fraction: float, salt: str) -> tuple[list[_File], list[_File]]:
+    """The files that stay and those set apart: ``fraction`` of each class, one at least of two.
+
+    Names are ordered by a hash, so that neither the order of listing nor files added to another
+    class change anything.
+    """
+
+    def digest(key: tuple[str, str]) -> bytes:
+        return hashlib.sha256(os.fsencode("/".join((salt, *key)))).digest()
+
+    names: dict[str, set[str]] = {}
+    for file in files:
+        names.setdefault(file.class_name, set()).add(file.name)
+    held: set[tuple[str, str]] = set()
+    for class_name, own in names.items():
+        order = sorted(((class_name, name) for name in own), key=digest)
+        held.update(order[: min(max(1, round(len(order) * fraction)), len(order) - 1)])
+    apart = [(file.class_name, file.name) in held for file in files]
+    return (
+        [file for file, is_held in zip(files, apart, strict=True) if not is_held],
+        [file for file, is_held in zip(files, apart, strict=True) if is_held],
+    )
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name not in _ARCHIVE_LEFTOVERS
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
+def _is_cloud(path: Path) -> bool:
+    """By its name; a link that leads nowhere is one too, so that it is reported."""
+    return path.suffix.lower() in READABLE and path.stem.lower() not in _NOT_CLOUDS
+
+
+def _clouds(root: Path, folder: Path) -> Iterator[Path]:
+    """The clouds of a class; links are followed unless they lead back to a folder they lie in."""
+    return _walk(folder, frozenset({root.resolve(), folder.parent.resolve()}))
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:
+        return
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _walk(path, above | {here})
+        elif _is_cloud(path):
+            yield path
+
+
+def _holds_folders_only(folder: Path) -> bool:
+    return bool(_subfolders(folder)) and not _direct_clouds(folder)
+
+
+def _direct_clouds(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if not path.is_dir() and _is_cloud(path)]
+
+
+def _check_outside(folder: Path) -> None:
+    """Raise for clouds that lie beside the class folders."""
+    stray = [path for path in _direct_clouds(folder) if path.suffix.lower() not in _TABLES]
+    if stray:
+        raise ValueError(
+            f"{folder} holds {len(stray)} clouds that are in no class folder "
+            f"({_first(path.name for path in stray)}); move them into {folder}/CLASS/ or away"
+        )
+
+
+def _empty(folder: Path) -> str:
+    others = sorted({path.suffix.lower() or path.name for path in _visible(folder)})
+    held = f"only {_first(others)}" if others else "nothing"
+    return (
+        f"{folder} holds no readable cloud, {held}; add some ({' '.join(READABLE)}), remove the "
+        "folder, or rename it to begin with a dot"
+    )
+
+
+def _first(names: Iterable[str], count: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")

@@ -1,0 +1,95 @@
+"""One file of a data set as the points that training reads: drawn, turned y up, centred, scaled."""
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.io import read_cloud
+from ea_pointcloud.ops import farthest_point_sample
+from ea_pointcloud.transforms import AXES, normalize_unit_sphere, to_y_up
+
+OVERSAMPLING = 4  # points drawn for each that farthest point sampling keeps
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How clouds are made of files.
+
+    Args:
+        points: of each shape.
+        seed: of all drawing; each file has a stream of its own that depends on its path too.
+        fps: order them by farthest point sampling, so that the first points of a cloud are spread
+            evenly, from four times as many; else they are drawn independently, by area.
+        normals: keep the normals of the surface too.
+        up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
+
+    Raises:
+        ValueError: if a value is impossible.
+    """
+
+    points: int = 2048
+    seed: int = 0
+    fps: bool = False
+    normals: bool = True
+    up: str = "y"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_count("points", self.points)
+        check_count("seed", self.seed, 0)
+        check_choice("up", self.up, AXES)
+
+
+class Sample(NamedTuple):
+    """One shape, y up, centred, the farthest point at distance 1.
+
+    Shape:
+        xyz: (N, 3) float32.
+        normal: (N, 3) float32, None where they are not kept.
+    """
+
+    xyz: np.ndarray
+    normal: np.ndarray | None
+
+
+class Job(NamedTuple):
+    """A file to sample, relative to a folder."""
+
+    root: str
+    path: str
+    preparation: Preparation
+
+
+def sample_file(job: Job) -> Sample | str:
+    """The points of one file, or why there are none."""
+    want = job.preparation
+    seed = mix_seeds(want.seed, zlib.crc32(os.fsencode(job.path)))
+    drawn = want.points * (OVERSAMPLING if want.fps else 1)
+    try:
+        cloud = read_cloud(Path(job.root, job.path), num_points=drawn, seed=seed)
+    except (OSError, ValueError, ImportError, MemoryError) as error:
+        return (str(error) or type(error).__name__).removeprefix(f"{Path(job.path).name}: ")
+    if len(cloud) < want.points:
+        return f"has {len(cloud)} points; prepare with at most so many (--points)"
+    if (cloud.xyz == cloud.xyz[0]).all():
+        return f"has no extent: {len(cloud)} points in one place"
+    if want.normals and cloud.normals is None:
+        return "has no normals; prepare without them (--no-normals)"
+    xyz = torch.from_numpy(cloud.xyz)
+    if want.fps:
+        chosen = farthest_point_sample(xyz[None], want.points)[0]
+    else:  # files of points are often in the order of the scan
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(xyz), generator=generator)[: want.points]
+    posed = normalize_unit_sphere(to_y_up(xyz[chosen], want.up)[None])[0]
+    normal = None
+    if want.normals and cloud.normals is not None:
+        normal = to_y_up(torch.from_numpy(cloud.normals)[chosen], want.up).numpy()
+    return Sample(posed.numpy(), normal)

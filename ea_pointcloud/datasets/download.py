@@ -1,0 +1,188 @@
+"""Getting a public data set: fetched, or from an archive at hand, checked, put in place whole."""
+
+import errno
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ea_pointcloud.datasets._fetch import DownloadError, Progress, fetch
+from ea_pointcloud.datasets._files import data_root, replace_folder
+from ea_pointcloud.datasets._unpack import unpack
+from ea_pointcloud.datasets.layouts import find_root
+from ea_pointcloud.datasets.sources import Archive, Source
+from ea_pointcloud.datasets.verify import Finding, verify_folder
+
+__all__ = ["DownloadError", "Progress", "download", "manual_steps"]
+
+logger = logging.getLogger(__name__)
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """A progress that tells nobody."""
+
+
+def download(
+    source: Source,
+    root: str | Path | None = None,
+    *,
+    from_file: str | Path | None = None,
+    force: bool = False,
+    keep_archive: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Put a data set in place: ``root/FOLDER`` is there and whole afterwards, or as it was before.
+
+    Several processes may do so at once: one works, the others wait and find it done. TLS is always
+    verified. An archive with the published checksum is what it should be, and where its content
+    differs from the table that is a warning; of any other the content must be right.
+
+    Args:
+        source: which.
+        root: data root; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
+        from_file: an archive at hand, to unpack instead of downloading; it stays where it is.
+        force: replace the folder if it is there.
+        keep_archive: leave the downloaded archive in ``root``.
+        progress: is told the bytes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: if there is no such archive.
+        DownloadError: if no mirror has it, its terms must be accepted first, its content is not
+            that of the set, or the disk is full.
+        ArchiveError: if the archive is damaged or not safe to unpack.
+    """
+    base = data_root(root)
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base / source.folder
+    with _alone(base / f".{source.name}.lock", source.name), _full_disk_said(base):
+        if folder.exists() and not force:
+            logger.info("%s is there already", folder)
+            return folder
+        if from_file is None:
+            archive, trusted = _fetch_any(source, base, progress)
+        else:
+            archive, trusted = _given(source, Path(from_file).expanduser(), progress)
+        _put_in_place(source, archive, folder, trusted=trusted, progress=progress)
+        if from_file is None and not keep_archive:
+            archive.unlink()
+    return folder
+
+
+def manual_steps(source: Source, root: str | Path | None = None) -> str:
+    """What to do by hand where no mirror answers, or the terms must be accepted first."""
+    folder = data_root(root) / source.folder
+    lines = []
+    if source.terms:
+        lines.append(f"Accept the terms of use at {source.terms}.")
+    lines.append(f"Get one of these, from there or from whoever has a copy (see {source.page}):")
+    for archive in source.archives:
+        known = [f"{archive.size:,} bytes"] if archive.size else []
+        known += [archive.checksum.replace(":", " ")] if archive.checksum else []
+        lines.append(f"   {archive.name}" + (f" ({', '.join(known)})" if known else ""))
+        lines += [f"      {url}" for url in archive.urls]
+    lines.append(f"Run: ea-pointcloud data download {source.name} --from-file ARCHIVE")
+    lines.append(f"or unpack it yourself, so that its files lie in {folder}, and run:")
+    lines.append(f"   ea-pointcloud data verify {source.name}")
+    return "\n".join(lines)
+
+
+def _fetch_any(source: Source, base: Path, progress: Progress) -> tuple[Path, bool]:
+    """An archive of the set, and whether a published checksum says that it is the right one."""
+    if source.terms:
+        raise DownloadError(
+            f"the terms of {source.name} must be accepted first, so it is not downloaded for "
+            f"you.\n{manual_steps(source, base)}"
+        )
+    reasons = []
+    for archive in source.archives:
+        try:
+            return fetch(archive, base, progress), archive.checksum is not None
+        except DownloadError as error:
+            reasons.append(str(error))
+    raise DownloadError("\n".join([*reasons, "By hand:", manual_steps(source, base)]))
+
+
+def _given(source: Source, path: Path, progress: Progress) -> tuple[Path, bool]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no archive {path}; check the path from {Path.cwd()}")
+    published = [archive for archive in source.archives if archive.checksum]
+    trusted = any(_has_checksum(path, archive, progress) for archive in published)
+    if published and not trusted:
+        known = ", ".join(str(archive.checksum) for archive in published)
+        logger.warning(
+            "%s has not the checksum of %s (%s); its content decides", path, source.name, known
+        )
+    return path, trusted
+
+
+def _has_checksum(path: Path, archive: Archive, progress: Progress) -> bool:
+    size = path.stat().st_size
+    if archive.checksum is None or archive.size not in (None, size):
+        return False
+    kind, _, expected = archive.checksum.partition(":")
+    digest, done = hashlib.new(kind, usedforsecurity=False), 0
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+            done += len(chunk)
+            progress("check", done, size)
+    return digest.hexdigest() == expected
+
+
+def _put_in_place(
+    source: Source, archive: Path, folder: Path, *, trusted: bool, progress: Progress
+) -> None:
+    staged = folder.with_name(f".{source.folder}.unpacking")
+    shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
+    unpack(archive, staged, progress)
+    try:
+        found = find_root(staged, source.layout)
+        wrong = [finding for finding in verify_folder(source, found) if not finding.right]
+        if wrong and not trusted:
+            raise DownloadError(
+                f"{archive} is not {source.name}:\n{_listed(wrong)}\n"
+                f"get another copy; nothing was changed in {folder}"
+            )
+        if wrong:
+            logger.warning("%s differs from what was published:\n%s", source.name, _listed(wrong))
+        replace_folder(found, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _listed(findings: list[Finding]) -> str:
+    return "\n".join(f"  {each.what}: {each.found}, expected {each.expected}" for each in findings)
+
+
+@contextmanager
+def _alone(path: Path, name: str) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("another process is at work on %s; waiting for it", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _full_disk_said(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DownloadError(
+            f"the disk of {folder} is full; make room, or choose another folder with --root, and "
+            "run again: what was downloaded is kept and continued"
+        ) from error

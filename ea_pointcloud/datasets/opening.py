@@ -1,0 +1,145 @@
+"""Opening whatever lies in a folder, or a data set by its name."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.datasets._files import data_root
+from ea_pointcloud.datasets._part_files import PUBLISHED_LAYOUTS, PUBLISHED_NAME
+from ea_pointcloud.datasets._splits import SPLITS
+from ea_pointcloud.datasets.folder import FolderDataset
+from ea_pointcloud.datasets.layouts import LAYOUTS, recognize
+from ea_pointcloud.datasets.modelnet import ModelNet
+from ea_pointcloud.datasets.procedural import ProceduralShapes
+from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
+from ea_pointcloud.datasets.sources import SOURCES, Source
+from ea_pointcloud.datasets.verify import count_deviations
+
+AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
+PROCEDURAL = "procedural"
+_SUFFIXES = ("_ply_hdf5_2048", "_hdf5_data", "_txt_normal")
+
+logger = logging.getLogger(__name__)
+
+
+def open_dataset(
+    root_or_name: str | Path,
+    *,
+    split: str = "train",
+    num_points: int = 0,
+    point_choice: str = "first",
+) -> AnyShapes:
+    """Open a data set, whatever its layout; which one it was is logged and seen in its ``repr``.
+
+    Class names and their order come from the files. Where the set is a published one and has not
+    the official numbers of classes and shapes, that is a warning with the figures.
+
+    Args:
+        root_or_name: the set's own folder; or its name, as ``ea-pointcloud data list`` has it, or
+            ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_data`` or ``NAME_txt_normal``
+            below ``$EA_POINTCLOUD_DATA`` or ``./data``; or ``"procedural"``.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
+        num_points: most points kept of each cloud, 0 for all.
+        point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or name; says what there is.
+        ValueError: if the folder's layout is unknown or needs ``ea-pointcloud data prepare``.
+    """
+    check_choice("split", split, SPLITS)
+    if root_or_name == PROCEDURAL:
+        return ProceduralShapes(split, num_points=num_points or 1024)
+    folder = _find(root_or_name)
+    source = next((each for each in SOURCES.values() if each.folder == folder.name), None)
+    layout = recognize(folder) or "meshes"
+    if layout not in _OPENERS:
+        raise ValueError(_not_opened(folder, layout, source))
+    dataset = _OPENERS[layout](folder, source, split, num_points, point_choice)
+    logger.info("%s: opened as %s", folder, LAYOUTS[layout].title)
+    if source is not None and source.layout == layout:
+        wrong = count_deviations(source, folder)
+        if wrong:
+            listed = "; ".join(f"{w.what}: {w.found}, official {w.expected}" for w in wrong)
+            logger.warning("%s differs from the published set: %s", folder, listed)
+    return dataset
+
+
+def _modelnet(
+    folder: Path, source: Source | None, split: str, num_points: int, point_choice: str
+) -> ModelNet:
+    name = _plain_name(folder)
+    return ModelNet(
+        folder, name=name, split=split, num_points=num_points, point_choice=point_choice
+    )
+
+
+def _parts(
+    folder: Path, source: Source | None, split: str, num_points: int, point_choice: str
+) -> ShapeNetPart:
+    published = folder.name in dict(PUBLISHED_LAYOUTS)
+    return ShapeNetPart(
+        folder,
+        name=PUBLISHED_NAME if published else _plain_name(folder),
+        split=split,
+        num_points=num_points,
+        point_choice=point_choice,
+    )
+
+
+def _classes(
+    folder: Path, source: Source | None, split: str, num_points: int, point_choice: str
+) -> FolderDataset:
+    return FolderDataset(
+        folder,
+        split=split,
+        num_points=num_points,
+        point_choice=point_choice,
+        up=source.up if source else "y",
+    )
+
+
+_OPENERS: dict[str, Callable[[Path, Source | None, str, int, str], AnyShapes]] = {
+    "modelnet_h5": _modelnet,
+    "parts_h5": _parts,
+    "parts_txt": _parts,
+    "meshes": _classes,
+}
+
+
+def _plain_name(folder: Path) -> str:
+    name = folder.resolve().name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _find(root_or_name: str | Path) -> Path:
+    """The folder itself, or the folder of the set called so below the data root."""
+    folder = Path(root_or_name).expanduser()
+    if folder.is_dir():
+        return folder
+    root, name = data_root(None), str(root_or_name)
+    source = SOURCES.get(name)
+    below = [name, *(f"{name}{suffix}" for suffix in _SUFFIXES)]
+    if source is not None:
+        below = [*filter(None, [source.prepared]), source.folder, *below]
+    if name == PUBLISHED_NAME:
+        below += [folder for folder, _ in PUBLISHED_LAYOUTS]
+    for each in below:
+        if (root / each).is_dir():
+            return root / each
+    there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    remedy = f"run 'ea-pointcloud data download {name}'" if source else "give its folder"
+    raise FileNotFoundError(
+        f"no data set {name}: neither a folder nor one of {', '.join(below)} in {root}, which "
+        f"holds {', '.join(there) or 'none'}; {remedy}, or see data/README.md"
+    )
+
+
+def _not_opened(folder: Path, layout: str, source: Source | None) -> str:
+    title = LAYOUTS[layout].title
+    if layout == "modelnet_txt":
+        name = source.name if source else folder
+        return f"{folder} is {title}; run 'ea-pointcloud data prepare {name}' and open its outcome"
+    return f"{folder} is {title}, which is not opened as clouds to train on"

@@ -1,0 +1,113 @@
+"""Comparing a data set on disk with what was published, or with what its preparation noted."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, recognize
+from ea_pointcloud.datasets.sources import Source
+
+MANIFEST = "manifest.json"
+_SHOWN = 5  # missing files that are named
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        what: in words.
+        expected: as published.
+        found: on disk.
+    """
+
+    what: str
+    expected: str
+    found: str
+
+    @property
+    def right(self) -> bool:
+        """Whether it is as it should be."""
+        return self.expected == self.found
+
+
+def verify_folder(source: Source, folder: Path) -> list[Finding]:
+    """Compare a folder with what was published: layout, files, checksums, counts.
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
+    layout = LAYOUTS[source.layout]
+    if layout.marker and not any(folder.glob(layout.marker)):
+        return [Finding("layout", layout.title, "something else")]
+    sums = [
+        Finding(f"md5 of {name}", expected, file_digest(folder / name, "md5"))
+        for name, expected in source.md5.items()
+    ]
+    # The counts of files that are not what they should be say nothing more.
+    missing = [each for each in sums if not each.right]
+    return missing or [*sums, *_compare(source.counts, layout.contents(folder))]
+
+
+def verify_prepared(folder: Path) -> list[Finding]:
+    """Compare a folder that ``data prepare`` made with the manifest in it.
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    sums = [
+        Finding(f"sha256 of {name}", expected, file_digest(folder / name, "sha256"))
+        for name, expected in manifest["sha256"].items()
+    ]
+    missing = [each for each in sums if not each.right]
+    expected = {"classes": len(manifest["classes"])}
+    expected |= {split: sum(counts.values()) for split, counts in manifest["counts"].items()}
+    return missing or [*sums, *_compare(expected, LAYOUTS["modelnet_h5"].contents(folder))]
+
+
+def verify_listed(folder: Path) -> list[Finding]:
+    """Look only for the files that a folder's own lists name: nothing is published about it.
+
+    Raises:
+        ValueError: if the folder has no layout that can be told, or a file cannot be read.
+    """
+    key = recognize(folder)
+    if key is None:
+        raise ValueError(f"{folder} holds no list of files to verify; see data/README.md")
+    contents = LAYOUTS[key].contents(folder)
+    return _compare(contents.counts, contents)
+
+
+def count_deviations(source: Source, folder: Path) -> list[Finding]:
+    """Where the numbers of classes and shapes differ from the official ones."""
+    contents = LAYOUTS[source.layout].contents(folder)
+    return [each for each in _compare(source.counts, contents) if not each.right]
+
+
+def _compare(expected: Any, contents: Contents) -> list[Finding]:
+    findings = [
+        Finding(
+            what if what in ("classes", "sets") else f"{what} shapes",
+            f"{count:,}",
+            f"{contents.counts.get(what, 0):,}",
+        )
+        for what, count in expected.items()
+    ]
+    missing = contents.missing
+    names = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+    found = f"{len(missing)} ({names})" if missing else "0"
+    return [*findings, Finding("missing files", "0", found)]
+
+
+def file_digest(path: Path, kind: str) -> str:
+    """The checksum of a file, ``"no such file"`` where there is none."""
+    if not path.is_file():
+        return "no such file"
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
