@@ -137,11 +137,11 @@ def random_mirror(
 def random_warp(
     xyz: Tensor, strength: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Bend each cloud smoothly: around four spread anchors it turns, stretches and moves its own way.
+    """Bend each cloud smoothly: four anchors, spread over it, turn, stretch and move on their own.
 
     At an anchor: a turn about a random axis by up to ``strength`` * 60 degrees, a factor for each
-    axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5. Points
-    between anchors follow them by weights that fall off with the distance along axes of chance.
+    axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5.
+    Points between anchors follow them, by weights that fall off with the distance along random axes.
 
     Args:
         xyz: (B, N, 3), about the size of the unit sphere.
