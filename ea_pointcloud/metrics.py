@@ -1,15 +1,23 @@
 """Metrics under their full names, exact across processes (torchmetrics sums their state)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import (
+    BinaryCalibrationError,
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+)
+from torchmetrics.utilities import dim_zero_cat
 
 from ea_pointcloud._checks import check_mask, values_readable
 
 _SCALARS = ("instance_miou", "category_miou", "point_accuracy")
+_BINS = 15  # of probabilities
 
 
 class MeanClassAccuracy(MulticlassConfusionMatrix):
@@ -27,6 +35,62 @@ class MeanClassAccuracy(MulticlassConfusionMatrix):
         total = matrix.sum(1)
         occurs = total > 0
         return (matrix.diagonal()[occurs] / total[occurs]).mean().float()
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Answers whose probabilities are about the same.
+
+    Args:
+        answers: how many.
+        prob: their mean probability.
+        right: the share of them that is right.
+    """
+
+    answers: int
+    prob: float
+    right: float
+
+
+class CalibrationError(BinaryCalibrationError):
+    """Expected calibration error: how far probabilities are from the share of right answers.
+
+    Answers fall into 15 bins of equal width by the probability of the class that is taken; the
+    differences between mean probability and share of right answers, weighted by the answers.
+
+    Args:
+        temperature: divides the logits.
+
+    Reference:
+        Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__(n_bins=_BINS, norm="l1")
+        self.temperature = temperature
+
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, logits: Tensor, label: Tensor
+    ) -> None:
+        """Add answers: logits (n, C) and the true classes (n,)."""
+        # In float64, for torchmetrics sums a bin in the dtype it is given.
+        prob, pred = (logits.double() / self.temperature).softmax(-1).max(-1)
+        below_one = 1 - torch.finfo(prob.dtype).eps  # 1 itself would get a bin of its own
+        super().update(prob.clamp_max(below_one), (pred == label).long())
+
+    def bins(self) -> list[ReliabilityBin]:
+        """The bins that have answers, from the least probable on."""
+        prob = dim_zero_cat(self.confidences)  # pyright: ignore[reportArgumentType]
+        right = dim_zero_cat(self.accuracies)  # pyright: ignore[reportArgumentType]
+        place = (prob * _BINS).long()
+        count, prob, right = (
+            torch.bincount(place, weight, _BINS).tolist() for weight in (None, prob, right)
+        )
+        return [
+            ReliabilityBin(n, total / n, hits / n)
+            for n, total, hits in zip(count, prob, right, strict=True)
+            if n
+        ]
 
 
 def classification_metrics(num_classes: int, prefix: str = "") -> MetricCollection:
@@ -49,6 +113,15 @@ def class_accuracy(confusion: Tensor) -> list[float | None]:
     """
     right, total = confusion.diagonal().tolist(), confusion.sum(1).tolist()
     return [hits / count if count else None for hits, count in zip(right, total, strict=True)]
+
+
+class ShapeIoU(NamedTuple):
+    """The parts of a batch of shapes."""
+
+    pred: Tensor  # (B, N) int64, part ids
+    valid: Tensor  # (B, N) bool, the points that count
+    part_iou: Tensor  # (B, K) float64, by the place in the category's part ids; then zeros
+    iou: Tensor  # (B,) float64, mean over the parts of the category
 
 
 class PartIoU(Metric):
@@ -119,6 +192,20 @@ class PartIoU(Metric):
         Raises:
             ValueError: if the shapes do not agree, or a category or a label is not in the table.
         """
+        found = self.each(logits, part_label, category, mask)
+        counted = found.valid.any(1)
+        shape_iou = found.iou * counted
+        # A product and no scatter: atomic additions would round differently at every run.
+        of_category = category == torch.arange(len(self.parts), device=category.device)[:, None]
+        self.iou_sum = self.iou_sum + of_category.double() @ shape_iou
+        self.shapes = self.shapes + (of_category & counted).sum(1)
+        self.right = self.right + ((found.pred == part_label) & found.valid).sum()
+        self.points = self.points + found.valid.sum()
+
+    def each(
+        self, logits: Tensor, part_label: Tensor, category: Tensor, mask: Tensor | None = None
+    ) -> "ShapeIoU":
+        """What :meth:`update`, whose arguments and errors these are, would add, shape by shape."""
         self._check(logits, part_label, category, mask)
         ids, has = self._ids[category], self._has[category]  # (B, K)
         pred = self._predict(logits, ids, has) if logits.ndim == 3 else logits
@@ -133,14 +220,7 @@ class PartIoU(Metric):
         union = (in_truth | in_pred).sum(1)
         iou = (in_truth & in_pred).sum(1).double() / union.clamp_min(1)
         iou = iou.masked_fill(union == 0, 1.0) * has
-        counted = valid.any(1)
-        shape_iou = iou.sum(1) / has.sum(1).clamp_min(1) * counted
-        # A product and no scatter: atomic additions would round differently at every run.
-        of_category = category == torch.arange(len(self.parts), device=category.device)[:, None]
-        self.iou_sum = self.iou_sum + of_category.double() @ shape_iou
-        self.shapes = self.shapes + (of_category & counted).sum(1)
-        self.right = self.right + ((pred == part_label) & valid).sum()
-        self.points = self.points + valid.sum()
+        return ShapeIoU(pred, valid, iou, iou.sum(1) / has.sum(1).clamp_min(1))
 
     def compute(self) -> dict[str, Tensor]:
         """The figures so far, in 0..1, NaN where nothing occurred.

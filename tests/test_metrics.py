@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.metrics import (
+    CalibrationError,
     MeanClassAccuracy,
     PartIoU,
     class_accuracy,
@@ -45,6 +46,28 @@ def test_updates_add_up_and_logits_are_accepted() -> None:
 
 def test_class_accuracy_reads_rows_as_truth() -> None:
     assert class_accuracy(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]])) == [0.75, 1.0, None]
+
+
+def test_bins_are_what_the_calibration_error_sums_up() -> None:
+    # Logits of two classes whose larger probability is .51, .52, .95 and .999 (15 bins of 1/15).
+    prob = torch.tensor([0.51, 0.52, 0.95, 0.999], dtype=torch.float64)
+    logits = torch.stack([prob.log(), (1 - prob).log()], dim=1)
+    error = CalibrationError()
+    error.update(logits[:2], torch.tensor([0, 1]))
+    error.update(logits[2:], torch.tensor([0, 0]))
+    first, second = error.bins()
+    assert (first.answers, first.prob, first.right) == (2, pytest.approx(0.515), 0.5)
+    assert (second.answers, second.prob, second.right) == (2, pytest.approx(0.9745), 1.0)
+    assert float(error.compute()) == pytest.approx((0.015 + 0.0255) / 2)
+
+    logits = torch.randn(500, 5, generator=torch.Generator().manual_seed(0)) * 3
+    error = CalibrationError(temperature=1.7)
+    error.update(logits, torch.arange(500) % 5)
+    bins = error.bins()
+    assert sum(each.answers for each in bins) == 500
+    assert sum(each.answers * abs(each.prob - each.right) for each in bins) / 500 == (
+        pytest.approx(float(error.compute()), abs=1e-6)
+    )
 
 
 def part_batch(seed: int, batch: int = 12, points: int = 30) -> tuple[Tensor, ...]:

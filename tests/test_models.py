@@ -643,7 +643,8 @@ def test_loading_from_the_hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert EAClassifier.from_pretrained("user/name", revision="v1").data_spec == SPEC
-    assert asked == [("user/name", "v1", ["config.json", "model.safetensors"])]
+    files = ["calibration.safetensors", "config.json", "model.safetensors"]
+    assert asked == [("user/name", "v1", files)]
 
 
 def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

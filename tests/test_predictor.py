@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, write_cloud
 from ea_pointcloud.models import DataSpec, EAClassifier
+from ea_pointcloud.prepare import inliers, prepare
 
 NAMES = ("bowl", "cone", "vase")
 
@@ -78,7 +80,7 @@ def test_the_model_sees_farthest_points(xyz: np.ndarray) -> None:
     spec = DataSpec(NAMES, num_points=16)
     model = create_model("ea_classifier_tiny", data_spec=spec)
     seen = []
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     Predictor(model, "cpu").classify(xyz)
     sampled = seen[0][0]
     assert float(torch.pdist(sampled).min()) > 0.15  # random points would include close pairs
@@ -97,6 +99,139 @@ def test_small_clouds_are_not_filled_up_with_copies(xyz: np.ndarray) -> None:
     assert mask.sum(1).tolist() == [10, 64]
 
 
+def test_classify_is_prepare_then_classify_prepared(model: EAClassifier, xyz: np.ndarray) -> None:
+    predictor = Predictor(model, "cpu")
+    clouds = [xyz, xyz[:50], xyz[:7] * 3]
+    options = {"rotations": 3, "top": 2}
+    for up in ("z", "auto"):
+        prepared = [predictor.prepare(each, up=up, denoise=True) for each in clouds]
+        # As it comes back from a worker process, which has the description and no model.
+        sent = [prepare(each, model.data_spec, up=up, denoise=True) for each in clouds]
+        sent = pickle.loads(pickle.dumps(sent))
+        assert all(torch.equal(one.xyz, two.xyz) for one, two in zip(prepared, sent, strict=True))
+        expected = predictor.classify(clouds, up=up, denoise=True, **options)
+        assert predictor.classify_prepared(sent, **options) == expected
+    assert predictor.classify_prepared([]) == []
+
+
+def test_auto_gives_the_same_alone_and_in_a_batch(model: EAClassifier, xyz: np.ndarray) -> None:
+    predictor = Predictor(model, "cpu")
+    alone = predictor.classify(xyz, up="auto", rotations=2)
+    among = [xyz[:40], xyz[:100], xyz]  # 36 poses: more than one batch
+    beside = predictor.classify(among, up="auto", rotations=2)[-1]
+    assert (beside.label, beside.up) == (alone.label, alone.up)
+    assert beside.prob == pytest.approx(alone.prob, abs=1e-5)
+    assert beside.up_margin == pytest.approx(alone.up_margin, abs=1e-4)
+
+
+def test_rotations_average_the_probabilities(model: EAClassifier, xyz: np.ndarray) -> None:
+    predictor = Predictor(model, "cpu")
+    turned = []
+    for step in range(4):
+        cos, sin = np.cos(step * np.pi / 2), np.sin(step * np.pi / 2)
+        turned.append(xyz @ np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]]))
+    each = [
+        {candidate.label: candidate.prob for candidate in result.top}
+        for result in predictor.classify(turned)
+    ]
+    found = predictor.classify(xyz, rotations=4)
+    for candidate in found.top:
+        mean = np.mean([probs[candidate.label] for probs in each])
+        assert candidate.prob == pytest.approx(mean, abs=1e-4)
+
+
+def with_outliers(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A surface, with stray points at places of its own."""
+    rng = np.random.default_rng(2)
+    ball = xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+    stray = rng.normal(size=(6, 3))
+    stray *= 4 / np.linalg.norm(stray, axis=1, keepdims=True)
+    return np.concatenate([ball[:150], stray, ball[150:]]), np.arange(150, 156)
+
+
+def test_denoise_leaves_planted_outliers_out(model: EAClassifier, xyz: np.ndarray) -> None:
+    noisy, stray = with_outliers(xyz)
+    kept = inliers(torch.from_numpy(noisy)).numpy()
+    assert not kept[stray].any()
+    assert kept.sum() >= 290
+    predictor = Predictor(model, "cpu")
+    clean = predictor.classify(noisy[kept])
+    assert predictor.classify(noisy, denoise=True) == clean
+    assert predictor.classify(noisy).prob != pytest.approx(clean.prob, abs=1e-4)
+
+
+def test_outliers_are_those_of_the_definition(xyz: np.ndarray) -> None:
+    noisy, _ = with_outliers(xyz)
+    apart = np.linalg.norm(noisy[:, None] - noisy[None], axis=2)
+    mean = np.sort(apart, axis=1)[:, 1:17].mean(1)
+    expected = mean <= mean.mean() + 2.5 * mean.std(ddof=1)
+    assert (inliers(torch.from_numpy(noisy)).numpy() == expected).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_few_points_are_no_outliers_of_each_other(count: int) -> None:
+    assert inliers(torch.eye(3, dtype=torch.float64).repeat(4, 1)[:count]).all()
+
+
+def test_denoised_parts_come_back_for_every_point(xyz: np.ndarray) -> None:
+    noisy, stray = with_outliers(xyz)
+    torch.manual_seed(0)
+    spec = DataSpec(("a", "b", "c"), category_names=("cup",), parts=((0, 1, 2),))
+    grouped = {"num_centers": (64, 16), "num_neighbors": (8, 8), "embed_channels": (32, 32)}
+    for overrides in ({}, grouped):
+        segmenter = create_model("ea_segmenter_tiny", data_spec=spec, **overrides).eval()
+        predictor = Predictor(segmenter, "cpu")
+        kept = inliers(torch.from_numpy(noisy)).numpy()
+        clean = predictor.segment(noisy[kept], category="cup")
+        found = predictor.segment(noisy, category="cup", denoise=True)
+        assert (found.labels[kept] == clean.labels).all()
+        assert (found.confidence[kept] == clean.confidence).all()
+        assert (found.confidence[~kept] == 0).all()
+        for place in stray:
+            nearest = np.linalg.norm(noisy[kept] - noisy[place], axis=1).argmin()
+            assert found.labels[place] == clean.labels[nearest]
+        assert (found.up, found.up_margin, found.warning) == ("y", None, None)
+
+
+def test_parts_with_the_axis_left_open(xyz: np.ndarray) -> None:
+    torch.manual_seed(0)
+    spec = DataSpec(("a", "b", "c"), category_names=("cup",), parts=((0, 1, 2),))
+    segmenter = create_model("ea_segmenter_tiny", data_spec=spec).eval()
+    with torch.no_grad():
+        segmenter.out.weight.mul_(20)
+    predictor = Predictor(segmenter, "cpu")
+    found = predictor.segment(xyz, category="cup", up="auto", rotations=2)
+    each = {up: predictor.segment(xyz, category="cup", up=up) for up in "xyz"}
+    assert found.up == max(each, key=lambda up: float(each[up].confidence.mean()))
+    assert found.up_margin is not None
+    assert 0 <= found.up_margin <= 1
+    known = predictor.segment(xyz, category="cup", up=found.up, rotations=2)
+    assert (known.labels == found.labels).all()
+
+
+def test_rotations_of_parts_average_the_probabilities(xyz: np.ndarray) -> None:
+    torch.manual_seed(0)
+    spec = DataSpec(("a", "b"), category_names=("cup",), parts=((0, 1),))
+    segmenter = create_model("ea_segmenter_tiny", data_spec=spec).eval()
+    predictor = Predictor(segmenter, "cpu")
+    first = []  # the probability of part a at each point, under each turn
+    for sign in (1, -1):  # half a turn about y
+        found = predictor.segment(xyz * [sign, 1, sign], category="cup")
+        first.append(np.where(found.labels == 0, found.confidence, 1 - found.confidence))
+    mean = np.mean(first, axis=0)
+    found = predictor.segment(xyz, category="cup", rotations=2)
+    assert np.allclose(found.confidence, np.maximum(mean, 1 - mean), atol=1e-4)
+
+
+def test_a_classifier_names_the_axis_too(model: EAClassifier, xyz: np.ndarray) -> None:
+    spec = DataSpec(("a", "b"), category_names=NAMES, parts=((0, 1),) * 3)
+    segmenter = create_model("ea_segmenter_tiny", data_spec=spec).eval()
+    namer = Predictor(model, "cpu")
+    named = namer.classify(xyz, up="auto", denoise=True)
+    found = Predictor(segmenter, "cpu").segment(xyz, classifier=namer, up="auto", denoise=True)
+    assert (found.category, found.up, found.up_margin) == (named.label, named.up, named.up_margin)
+
+
 def test_repr(model: EAClassifier) -> None:
     assert repr(Predictor(model, "cpu")) == "Predictor(EAClassifier, 3 classes, cpu)"
 
@@ -113,10 +248,12 @@ def test_what_is_no_cloud(model: EAClassifier) -> None:
         ValueError, match="a cloud must have finite coordinates; drop rows with NaN"
     ):
         predictor.classify(np.full((5, 3), np.nan))
-    with pytest.raises(ValueError, match="up must be one of 'x', 'y', 'z', got 'w'"):
+    with pytest.raises(ValueError, match="up must be one of 'x', 'y', 'z', 'auto', got 'w'"):
         predictor.classify(np.zeros((5, 3)), up="w")
     with pytest.raises(ValueError, match="a cloud must have an extent, got 5 points in one place"):
         predictor.classify(np.ones((5, 3)))
+    with pytest.raises(ValueError, match="rotations must be at least 1, got 0"):
+        predictor.classify(np.zeros((5, 3)), rotations=0)
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         predictor.classify(np.zeros((5, 3)), top=0)
     tipped = create_model("ea_classifier_tiny", data_spec=DataSpec(NAMES, up_axis="z"))

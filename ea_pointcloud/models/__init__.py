@@ -1,5 +1,11 @@
 """Whole networks, their configurations, and their weights."""
 
+from ea_pointcloud.models.calibration import (
+    Calibration,
+    Familiarity,
+    fit_familiarity,
+    fit_temperature,
+)
 from ea_pointcloud.models.classifier import EAClassifier
 from ea_pointcloud.models.config import (
     ClassifierConfig,
@@ -10,21 +16,27 @@ from ea_pointcloud.models.config import (
 from ea_pointcloud.models.cost import count_macs
 from ea_pointcloud.models.encoder import PointEncoder
 from ea_pointcloud.models.factory import create_model, list_models, load_model
+from ea_pointcloud.models.finetune import start_from
 from ea_pointcloud.models.hub import DataSpec, PretrainedModel
 from ea_pointcloud.models.segmenter import EASegmenter
 
 __all__ = [
+    "Calibration",
     "ClassifierConfig",
     "DataSpec",
     "EAClassifier",
     "EASegmenter",
+    "Familiarity",
     "PointEncoder",
     "PretrainedModel",
     "SegmenterConfig",
     "classifier_config",
     "count_macs",
     "create_model",
+    "fit_familiarity",
+    "fit_temperature",
     "list_models",
     "load_model",
     "segmenter_config",
+    "start_from",
 ]

@@ -72,8 +72,19 @@ class EAClassifier(PretrainedModel):
         ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``, where it was
         computed ahead.
         """
+        return self.head[-1](self.embed(xyz, features, mask=mask, pyramid=pyramid))
+
+    def embed(
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: tuple[PyramidLevel, ...] | None = None,
+    ) -> Tensor:
+        """What the last layer is given of each cloud, (B, ``head_channels[-1]``)."""
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
         pooled = token.amax(1)
         if self.config.pooling == "max_mean":
             pooled = torch.cat([pooled, token.mean(1)], dim=-1)
-        return self.head(pooled)
+        return self.head[:-1](pooled)

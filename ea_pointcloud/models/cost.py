@@ -1,7 +1,6 @@
 """What a network costs, counted and not timed."""
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.models.hub import PretrainedModel
@@ -10,6 +9,8 @@ from ea_pointcloud.models.segmenter import EASegmenter
 
 def count_macs(model: PretrainedModel, num_points: int) -> int:
     """Multiply-accumulates of the matrix products for one cloud of ``num_points`` points."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, half a second
+
     device = next(model.parameters()).device
     generator = generator_for(device, 0)
     cloud = torch.rand(1, num_points, 3, generator=generator, device=device)

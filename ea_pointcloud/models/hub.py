@@ -1,7 +1,8 @@
 """Weights on disk and on the Hugging Face hub: safetensors beside a JSON that explains them.
 
 A folder of weights holds ``model.safetensors`` and ``config.json`` (architecture, configuration,
-class names, and the form of the input). Nothing in it is pickled, so loading runs no code.
+class names, and the form of the input), and ``calibration.safetensors`` where a classifier was
+calibrated. Nothing in it is pickled, so loading runs no code.
 """
 
 import json
@@ -17,15 +18,19 @@ from typing_extensions import Self
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count
-from ea_pointcloud.ops.descriptors import LOCAL_SHAPE_CHANNELS
+from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
+from ea_pointcloud.ops.descriptors import DESCRIPTORS
 from ea_pointcloud.transforms import AXES, POINT_CHOICES
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_FILES = [WEIGHTS_FILE, CONFIG_FILE, CALIBRATION_FILE]
 FORMAT_VERSION = 1
 NORMALIZATIONS = ("unit_sphere",)
 # What a network may be given beside coordinates -> channels.
-FEATURES = {"none": 0, "normals": 3, "local_shape": LOCAL_SHAPE_CHANNELS}
+FEATURES = {"none": 0, "normals": 3} | {
+    name: channels for name, (_, channels) in DESCRIPTORS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class DataSpec:
         point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
-        features: what points carry beside coordinates: ``"none"``, ``"normals"`` or
-            ``"local_shape"``, see :func:`~ea_pointcloud.ops.local_shape`.
+        features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
+            from the coordinates, ``"local_shape"`` or ``"surface_shape"``, see
+            :func:`~ea_pointcloud.ops.surface_shape`.
     """
 
     class_names: tuple[str, ...]
@@ -91,12 +97,14 @@ class DataSpec:
 class PretrainedModel(nn.Module):
     """A network that saves itself with its configuration and comes back from one folder.
 
-    Subclasses set ``config_class`` and take ``(config, data_spec)``.
+    Subclasses set ``config_class`` and take ``(config, data_spec)``. ``calibration`` belongs to the
+    weights as they are: whoever changes them sets it anew.
     """
 
     config_class: ClassVar[Any]
     config: Any
     data_spec: DataSpec
+    calibration: Calibration | None = None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights and their description to ``folder``; a failure leaves it as it was.
@@ -116,6 +124,8 @@ class PretrainedModel(nn.Module):
         try:
             tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
             save_file(tensors, staging / WEIGHTS_FILE)
+            if self.calibration is not None:
+                self.calibration.save_tensors(staging)
             write_whole(staging / CONFIG_FILE, json.dumps(self._description(), indent=2) + "\n")
             if not folder.exists():
                 staging.replace(folder)
@@ -175,6 +185,8 @@ class PretrainedModel(nn.Module):
                 f"{folder / WEIGHTS_FILE} does not fit its {CONFIG_FILE} ({error}); "
                 "copy the folder again"
             ) from error
+        if description.get("calibration") is not None:
+            model.calibration = load_calibration(folder, description["calibration"])
         return model.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -189,12 +201,15 @@ class PretrainedModel(nn.Module):
         return str(url)
 
     def _description(self) -> dict[str, Any]:
-        return {
+        description = {
             "format_version": FORMAT_VERSION,
             "architecture": type(self).__name__,
             "config": asdict(self.config),
             "data": asdict(self.data_spec),
         }
+        if self.calibration is not None:
+            description["calibration"] = self.calibration.description()
+        return description
 
 
 def _replaceable(folder: Path) -> bool:
@@ -208,7 +223,7 @@ def _replaceable(folder: Path) -> bool:
         read_description(folder)
     except (ValueError, OSError):
         return False
-    return names <= {WEIGHTS_FILE, CONFIG_FILE}
+    return names <= set(_FILES)
 
 
 def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) -> Path:
@@ -236,9 +251,7 @@ def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) ->
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE])
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"no folder {path}, and {name} could not be downloaded from the hub "

@@ -1,25 +1,29 @@
 """How a trained network is asked about a posed cloud of any size: tensors in, tensors out."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from ea_pointcloud.models.classifier import EAClassifier
 from ea_pointcloud.models.segmenter import EASegmenter
 from ea_pointcloud.ops import (
     farthest_point_sample,
     gather_points,
     interpolate_features,
-    local_shape,
     outermost_point,
 )
+from ea_pointcloud.ops.descriptors import DESCRIPTORS
 
 _STREAMED = ("external", "multihead_external")  # kinds of attention that work in parts
 # Points that wide layers, or the way back to all points, handle at a time. Smaller parts fit the
 # caches of a CPU better (100,000 points in the base network: 7.0 s of CPU time, by 16,384 8.0 s),
 # but even smaller ones wait for one another where threads share cores with other programs.
-_CHUNK = 8_192
+CHUNK = 8_192
+_BATCH_SIZE = 32
 
 
 class PointLabels(NamedTuple):
@@ -47,9 +51,77 @@ def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
     return farthest_point_sample(xyz, min(num_points, xyz.shape[1]), start=outermost_point(xyz))
 
 
+def network_input(
+    model: EAClassifier | EASegmenter, xyz: Tensor, features: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What a network is given of a posed cloud: which points, and what follows from them.
+
+    Args:
+        model: its ``data_spec`` says how many points it was trained on, and with what features.
+        xyz: (1, N, 3) float32, posed as the model expects.
+        features: (1, N, F) that do not follow from the coordinates.
+
+    Returns:
+        seen: (1, n, 3) the farthest points, as many as in training, or ``xyz`` itself where the
+            cloud has no more or the network groups nothing.
+        features: (1, n, F) of those, or None.
+    """
+    spec, seen = model.data_spec, xyz
+    if model.config.num_centers and xyz.shape[1] > spec.num_points:
+        # Of more points than in training, neighbourhoods would be of another scale.
+        idx = farthest_points(xyz, spec.num_points)
+        seen = gather_points(xyz, idx)
+        features = None if features is None else gather_points(features, idx)
+    if spec.features in DESCRIPTORS:
+        describe, _ = DESCRIPTORS[spec.features]
+        # Neighbours are the first in index order: shuffled, a scan's own order does not matter.
+        shuffle = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))
+        shuffle = shuffle.to(xyz.device)
+        features = describe(seen[:, shuffle])[:, shuffle.argsort()]
+    return seen, features
+
+
+def turns_about_y(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """(count, 3, 3) evenly spread turns about y for rows of points; the first changes nothing."""
+    angle = torch.arange(count) * (2 * math.pi / count)
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros(count), torch.ones(count)
+    rows = [cos, zero, -sin, zero, one, zero, sin, zero, cos]
+    return torch.stack(rows, dim=1).view(count, 3, 3).to(device)
+
+
+@torch.inference_mode()
+def embed_clouds(model: EAClassifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ask a classifier about clouds of different sizes; what is in the same batch does not matter.
+
+    Args:
+        model: in evaluation mode.
+        clouds: each (n, 3) float32, posed as the model expects; on any device.
+
+    Returns:
+        features: (B, C) float32 on the CPU, what the last layer is given.
+        logits: (B, classes) float32 on the CPU, at temperature 1.
+    """
+    last, embedded, logits = model.head[-1], [], []
+    device = next(model.parameters()).device
+    for start in range(0, len(clouds), _BATCH_SIZE):
+        batch = clouds[start : start + _BATCH_SIZE]
+        lengths = torch.tensor([len(cloud) for cloud in batch])
+        xyz = pad_sequence(list(batch), batch_first=True).to(device)
+        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
+        features = model.embed(xyz, mask=None if bool(mask.all()) else mask.to(device))
+        embedded.append(features.float().cpu())
+        logits.append(last(features).float().cpu())
+    return torch.cat(embedded), torch.cat(logits)
+
+
 @torch.inference_mode()
 def label_points(
-    model: EASegmenter, xyz: Tensor, features: Tensor | None = None, category: int | None = None
+    model: EASegmenter,
+    xyz: Tensor,
+    features: Tensor | None = None,
+    category: int | None = None,
+    *,
+    rotations: int = 1,
 ) -> PointLabels:
     """Label every point of one cloud.
 
@@ -63,6 +135,7 @@ def label_points(
         category: of the cloud. Without it, and of a network that knows categories, the one whose
             parts are the most probable, summed over all points; the labels are the best among its
             parts.
+        rotations: turns about y whose probabilities are averaged.
 
     Returns:
         For every point, ties to the lowest part.
@@ -70,23 +143,15 @@ def label_points(
     Raises:
         ValueError: see :meth:`EASegmenter.forward`.
     """
-    config, spec = model.config, model.data_spec
-    seen = xyz
-    if config.num_centers and xyz.shape[1] > spec.num_points:
-        # Of more points than in training, neighbourhoods would be of another scale.
-        idx = farthest_points(xyz, spec.num_points)
-        seen = gather_points(xyz, idx)
-        features = None if features is None else gather_points(features, idx)
-    if spec.features == "local_shape":
-        # Neighbours are the first in index order: shuffled, a scan's own order does not matter.
-        shuffle = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))
-        shuffle = shuffle.to(xyz.device)
-        features = local_shape(seen[:, shuffle])[:, shuffle.argsort()]
-    told = None
-    if config.num_categories and category is not None:
-        told = torch.tensor([category], device=xyz.device)
-    in_parts = config.attention in _STREAMED and seen.shape[1] > _CHUNK
-    logits = model(seen, features, category=told, chunk=_CHUNK if in_parts else None)[0].float()
+    spec = model.data_spec
+    seen, known = network_input(model, xyz, features)
+    logits = _point_logits(model, seen, known, category)
+    if rotations > 1:  # of the points chosen once; normals turn with them
+        logits = logits.log_softmax(-1)
+        for turn in turns_about_y(rotations, xyz.device)[1:]:
+            turned = None if features is None or known is None else known @ turn
+            other = _point_logits(model, *network_input(model, seen @ turn, turned), category)
+            logits = logits.logaddexp(other.log_softmax(-1))
 
     if category is None and spec.parts:
         total = torch.zeros(len(spec.class_names), dtype=torch.float64, device=xyz.device)
@@ -100,10 +165,30 @@ def label_points(
     return PointLabels(labels, torch.cat([value for value, _ in best]), category)
 
 
+@torch.inference_mode()
+def point_probs(
+    model: EASegmenter, xyz: Tensor, features: Tensor | None = None, category: int | None = None
+) -> Tensor:
+    """(n, P) probabilities of the points that a network sees of one cloud, see label_points."""
+    return _point_logits(model, *network_input(model, xyz, features), category).softmax(-1)
+
+
+def _point_logits(
+    model: EASegmenter, xyz: Tensor, features: Tensor | None, category: int | None
+) -> Tensor:
+    """(N, P) calibrated logits of the points of one cloud."""
+    told = None
+    if model.config.num_categories and category is not None:
+        told = torch.tensor([category], device=xyz.device)
+    in_parts = model.config.attention in _STREAMED and xyz.shape[1] > CHUNK
+    logits = model(xyz, features, category=told, chunk=CHUNK if in_parts else None)[0].float()
+    return logits / (1.0 if model.calibration is None else model.calibration.temperature)
+
+
 def _carried(values: Tensor, seen: Tensor, xyz: Tensor) -> Iterator[Tensor]:
     """Values (S, C) of the points ``seen`` (1, S, 3), at all of ``xyz``: (n, C) after (n, C)."""
     if seen is xyz:
         yield values
         return
-    for part in xyz.split(_CHUNK, dim=1):
+    for part in xyz.split(CHUNK, dim=1):
         yield interpolate_features(part, seen, values[None], min(3, seen.shape[1]))[0]

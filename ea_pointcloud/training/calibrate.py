@@ -1,0 +1,170 @@
+"""Calibrating trained weights: what their probabilities are worth, and which clouds are unusual."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ea_pointcloud.models import (
+    Calibration,
+    DataSpec,
+    EAClassifier,
+    EASegmenter,
+    PretrainedModel,
+    fit_familiarity,
+    fit_temperature,
+    load_model,
+)
+from ea_pointcloud.models.inference import embed_clouds
+from ea_pointcloud.prepare import prepare
+from ea_pointcloud.training.data import Shapes, batches, open_split
+from ea_pointcloud.training.labels import match_labels
+from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.tasks import Batch, part_logits
+
+# Enough for the means and the covariance of the features, and quick beside the training.
+TRAIN_CLOUDS = 2_000
+VAL_CLOUDS = 10_000
+# Of a shape: its points say much the same, and those of a whole set would not fit into memory.
+_POINTS = 256
+# Logits of parts that are no choice: exp(-_NEVER) is 0 at any temperature, and so is its gradient.
+_NEVER = 1e6
+
+
+def calibrate_weights(
+    folders: Sequence[Path], recipe: Recipe, device: torch.device
+) -> list[Calibration]:
+    """Calibrate weights on the val split of a recipe's data, and write that beside them.
+
+    Args:
+        folders: of weights; each is replaced in whole.
+        recipe: that they were trained with.
+        device: where to compute.
+
+    Raises:
+        FileNotFoundError: if weights or data are missing.
+        ValueError: if the val split is empty.
+    """
+    val = open_split(recipe.data, "val", all_points=True)
+    train = None
+    if recipe.task == "classification":
+        train = open_split(recipe.data, "train", all_points=True)
+    calibrations = []
+    for folder in folders:
+        model = load_model(str(folder)).to(device)
+        if isinstance(model, EAClassifier):
+            assert train is not None
+            spec = model.data_spec
+            model.calibration = calibrate_classifier(
+                model, match_labels(val, spec), match_labels(train, spec)
+            )
+        else:
+            assert isinstance(model, EASegmenter)
+            matched = match_labels(val, model.data_spec)
+            model.calibration = calibrate_segmenter(model, matched, recipe.eval.batch_size)
+        model.save_pretrained(folder)
+        calibrations.append(model.calibration)
+    return calibrations
+
+
+def calibrate_classifier(
+    model: EAClassifier, val: Dataset[dict[str, Tensor]], train: Dataset[dict[str, Tensor]]
+) -> Calibration:
+    """Fit a classifier's temperature on val clouds, and what is familiar on those of training.
+
+    Clouds are prepared as the :class:`~ea_pointcloud.Predictor` prepares them.
+
+    Args:
+        model: in evaluation mode; not altered.
+        val: samples with ``xyz`` (N, 3), ``label`` and perhaps ``mask`` (N,); of more than
+            ``VAL_CLOUDS``, so many are drawn with a fixed seed.
+        train: the same; ``TRAIN_CLOUDS`` of them are drawn.
+
+    Raises:
+        ValueError: if one of them is empty, or the model is in training mode.
+    """
+    _check_evaluating(model)
+    every = range(_size(val))
+    held_out, logits, label = _ask(
+        model, val, every if len(every) <= VAL_CLOUDS else _draw(val, VAL_CLOUDS)
+    )
+    known, _, known_label = _ask(model, train, _draw(train, TRAIN_CLOUDS))
+    return Calibration(
+        fit_temperature(logits, label), fit_familiarity(known, known_label, held_out)
+    )
+
+
+@torch.inference_mode()
+def calibrate_segmenter(model: EASegmenter, val: Shapes, batch_size: int) -> Calibration:
+    """Fit the temperature of a segmenter, among the parts of each shape's category.
+
+    Args:
+        model: in evaluation mode; not altered.
+        val: shapes with labelled points, of which 256 a shape are enough.
+        batch_size: shapes at a time.
+
+    Raises:
+        ValueError: if there are no labelled points, or the model is in training mode.
+    """
+    _check_evaluating(model)
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    for stored in batches(val, batch_size):
+        batch = {name: value.to(device) for name, value in stored.items()}
+        chosen, label = labelled_points(part_logits(model, batch), batch, model.data_spec)
+        step = max(1, len(label) // (_POINTS * len(batch["xyz"])))
+        logits.append(chosen[::step].cpu())
+        labels.append(label[::step].cpu())
+    return Calibration(fit_temperature(torch.cat(logits), torch.cat(labels)))
+
+
+def labelled_points(logits: Tensor, batch: Batch, spec: DataSpec) -> tuple[Tensor, Tensor]:
+    """The points of a batch that have a label, one after another.
+
+    Args:
+        logits: (B, N, P).
+        batch: with ``part_label`` (B, N), ``category`` (B,) and ``mask`` (B, N).
+        spec: of the segmenter.
+
+    Returns:
+        logits: (n, P) float32, of parts of other categories so low that they are no choice.
+        label: (n,) int64.
+    """
+    own = torch.zeros(len(spec.parts), logits.shape[-1], dtype=torch.bool, device=logits.device)
+    for row, ids in enumerate(spec.parts):
+        own[row, list(ids)] = True
+    counts = batch["mask"] & (batch["part_label"] >= 0)
+    restricted = logits.float().masked_fill(~own[batch["category"]][:, None], -_NEVER)
+    return restricted[counts], batch["part_label"][counts]
+
+
+def _ask(
+    model: EAClassifier, dataset: Dataset[dict[str, Tensor]], places: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, C) features, (n, K) logits and (n,) labels of the clouds at ``places``."""
+    if not places:
+        raise ValueError("calibration needs clouds of the train and the val split, got none")
+    clouds, labels = [], []
+    for place in places:
+        sample = dataset[place]
+        xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
+        clouds.append(prepare(xyz.numpy(), model.data_spec).xyz)
+        labels.append(sample["label"])
+    features, logits = embed_clouds(model, clouds)
+    return features, logits, torch.stack(labels)
+
+
+def _draw(dataset: Dataset[dict[str, Tensor]], count: int) -> list[int]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(_size(dataset), generator=generator)[:count].tolist()
+
+
+def _check_evaluating(model: PretrainedModel) -> None:
+    if model.training:
+        raise ValueError("the model must be in evaluation mode; call model.eval() first")
+
+
+def _size(dataset: Dataset[dict[str, Tensor]]) -> int:
+    return len(dataset)  # pyright: ignore[reportArgumentType]
