@@ -1,0 +1,275 @@
+"""One page that shows an evaluation, to open from disk without a network."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from ea_pointcloud._atomic import write_whole
+from ea_pointcloud.report import charts, tables
+from ea_pointcloud.report.answers import (
+    Answers,
+    ClassAnswers,
+    Example,
+    Mistake,
+    PartAnswers,
+    examples,
+    worst_mistakes,
+)
+from ea_pointcloud.training.callbacks import read_metrics
+from ea_pointcloud.training.evaluate import (
+    ClassificationReport,
+    RunReport,
+    SegmentationReport,
+)
+from ea_pointcloud.training.fit import METRICS_FILE, RECIPE_FILE, VERSIONS_FILE
+from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.tasks import task_of
+from ea_pointcloud.viz import part_colors, render
+
+PAGE_FILE = "index.html"
+MISTAKES = 12  # drawn, where nobody says how many
+WORST_SHAPES = 1  # of a category
+_TEMPLATE = "page.html.j2"
+_NAMELESS = ("procedural", "folder")  # data sets that there is one of
+_EDGE = {"mistake": 280, "shape": 240}  # of a picture in pixels
+# With lossy colours: pictures of a hundred shapes would outgrow the charts by far as PNG.
+_QUALITY = 70
+
+
+def write_report(
+    folder: str | Path,
+    runs: Sequence[Path],
+    reports: Sequence[RunReport],
+    answers: Sequence[Answers],
+    *,
+    command: str,
+    worst: int | None = None,
+) -> Path:
+    """Write ``index.html`` into ``folder``, which is made where it is missing; replaces it.
+
+    The page has everything inside: about 5 MB, most of it plotly, and 10 kB a picture.
+
+    Args:
+        folder: where to.
+        runs: run folders of one recipe, each another seed.
+        reports: of those.
+        answers: what the weights that are reported first answered in each.
+        command: that made all this, as it was typed.
+        worst: clouds to draw: a classifier's most confident mistakes (12 without it), or a
+            segmenter's worst shapes of every category (1 without it), beside the one in the middle.
+
+    Returns:
+        The page.
+    """
+    first = reports[0]
+    recipe = first.recipe
+    seeds = [report.recipe.trainer.seed for report in reports]
+    labels = [f", seed {seed}" if len(seeds) > 1 else "" for seed in seeds]
+    rows = [read_metrics(run / METRICS_FILE) for run in runs]
+    metric = task_of(recipe).monitor.removeprefix("val/")
+    shown: dict[str, Any] = {
+        "title": f"{_data_name(recipe)}, {first.reports[0].split} split",
+        "facts": _facts(runs, reports, command),
+        "summary": tables.seeds_table(reports) if len(reports) > 1 else None,
+        "runs": [
+            {
+                "figures": tables.run_table(report, run),
+                "cost": tables.cost_line(report),
+                "calibration": tables.calibration_line(report),
+            }
+            for run, report in zip(runs, reports, strict=True)
+        ],
+        "curves": {
+            heading: _html(made, f"curve-{place}")
+            for place, (heading, made) in enumerate(
+                charts.curve_charts(
+                    rows, labels, metric, selected=recipe.data.train_split == "train"
+                ).items()
+            )
+        },
+        "reliability": _html(
+            charts.reliability_chart([report.reports[0].calibration for report in reports], labels),
+            "reliability",
+        ),
+        "files": {
+            f"{run / name}": (run / name).read_text(encoding="utf-8")
+            for run in runs
+            for name in (RECIPE_FILE, VERSIONS_FILE)
+            if (run / name).is_file()
+        },
+        "classes": None,
+        "parts": None,
+    }
+    if isinstance(answers[0], PartAnswers):
+        shown["parts"] = _parts(
+            cast("list[SegmentationReport]", [report.reports[0] for report in reports]),
+            cast("list[PartAnswers]", answers),
+            WORST_SHAPES if worst is None else worst,
+        )
+    else:
+        shown["classes"] = _classes(
+            cast("list[ClassificationReport]", [report.reports[0] for report in reports]),
+            cast("list[ClassAnswers]", answers),
+            MISTAKES if worst is None else worst,
+            seeds,
+        )
+    template = (files("ea_pointcloud.report") / _TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["zip"] = zip
+    page = environment.from_string(template).render(**shown, plotly=Markup(get_plotlyjs()))
+    path = Path(folder) / PAGE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page)
+    return path
+
+
+def _facts(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> dict[str, str]:
+    """What the figures are of, and where they come from."""
+    first, recipe = reports[0], reports[0].recipe
+    measured = first.reports[0]
+    counted = f"{measured.shapes:,} shapes"
+    if isinstance(measured, ClassificationReport):
+        counted += f", {len(measured.class_accuracy)} classes"
+    else:
+        counted += f", {len(measured.category_iou)} categories"
+    trained = [run / VERSIONS_FILE for run in runs]
+    dates = [
+        datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        for path in trained
+        if path.is_file()
+    ]
+    return {
+        "run" if len(runs) == 1 else "runs": ", ".join(map(str, runs)),
+        "recipe": f"{recipe.name} ({recipe.task}, network {recipe.model.size})",
+        "seed" if len(runs) == 1 else "seeds": ", ".join(
+            str(report.recipe.trainer.seed) for report in reports
+        ),
+        "data": f"{_data_name(recipe)}, {measured.split} split: {counted}",
+        "training started": ", ".join(dates) or "not known",
+        "measured": f"{datetime.now():%Y-%m-%d %H:%M} on {first.device}",
+        "command": command,
+    }
+
+
+def _data_name(recipe: Recipe) -> str:
+    return recipe.data.dataset if recipe.data.dataset in _NAMELESS else recipe.data.name
+
+
+def _classes(
+    reports: Sequence[ClassificationReport],
+    answers: Sequence[ClassAnswers],
+    worst: int,
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """What the page shows of a classifier."""
+    up = answers[0].spec.up_axis
+    mistakes = worst_mistakes(answers, worst)
+    wrong = [f"{sum(map(sum, one.confusion)) - _right(one):,}" for one in reports]
+    if len(seeds) > 1:
+        wrong = [f"{count} (seed {seed})" for count, seed in zip(wrong, seeds, strict=True)]
+    return {
+        "table": tables.class_table(reports),
+        "confusion": _html(charts.confusion_chart(reports), "confusion"),
+        "wrong": ", ".join(wrong),
+        "shapes": reports[0].shapes,
+        "mistakes": [
+            {
+                "picture": _picture(mistake.xyz, "mistake", up=up, color_by="height"),
+                "mistake": mistake,
+                "runs": _which_runs(mistake, seeds),
+            }
+            for mistake in mistakes
+        ],
+    }
+
+
+def _right(report: ClassificationReport) -> int:
+    return sum(row[place] for place, row in enumerate(report.confusion))
+
+
+def _which_runs(mistake: Mistake, seeds: Sequence[int]) -> str:
+    """How many of several runs are wrong."""
+    if len(seeds) == 1:
+        return ""
+    return f"seed {seeds[mistake.run]}; wrong in {mistake.wrong_runs} of {len(seeds)} runs"
+
+
+def _parts(
+    reports: Sequence[SegmentationReport], answers: Sequence[PartAnswers], worst: int
+) -> dict[str, Any]:
+    """What the page shows of a segmenter."""
+    spec = answers[0].spec
+    categories = []
+    for category, name in enumerate(spec.category_names):
+        shown = examples(answers, category, worst)
+        if not shown:
+            continue
+        colors = np.rint(part_colors(np.array(spec.parts[category])) * 255).astype(int)
+        categories.append(
+            {
+                "name": name,
+                "iou": tables.mean_and_std([report.category_iou[name] for report in reports]),
+                "legend": [
+                    (part, "#" + "".join(f"{channel:02x}" for channel in color))
+                    for part, color in zip(
+                        tables.part_names(answers[0], category), colors.tolist(), strict=True
+                    )
+                ],
+                "examples": [_drawn(example, spec.up_axis) for example in shown],
+            }
+        )
+    return {
+        "table": tables.part_table(reports, answers),
+        "bars": _html(charts.category_chart(reports), "categories"),
+        "categories": categories,
+    }
+
+
+def _drawn(example: Example, up: str) -> dict[str, Any]:
+    """A shape three times: its parts, those that were found, and where they differ."""
+    shape = example.shape
+    options: dict[str, Any] = {"up": up}
+    return {
+        "example": example,
+        "wrong": float((shape.pred != shape.truth).mean()),
+        "pictures": {
+            "truth": _picture(shape.xyz, "shape", labels=shape.truth, **options),
+            "prediction": _picture(shape.xyz, "shape", labels=shape.pred, **options),
+            "error": _picture(shape.xyz, "shape", labels=shape.pred, truth=shape.truth, **options),
+        },
+    }
+
+
+def _picture(xyz: NDArray[np.float32], kind: str, **options: Any) -> Markup:
+    """A cloud as what goes into ``src``."""
+    content = BytesIO()
+    drawn = render(xyz, size=_EDGE[kind], legend=False, **options)
+    Image.fromarray(drawn).save(content, "WEBP", quality=_QUALITY, method=6)
+    return Markup("data:image/webp;base64," + b64encode(content.getvalue()).decode())
+
+
+def _html(made: Figure, name: str) -> Markup:
+    """A chart as what goes into the page, which has plotly already; as wide as there is room."""
+    widest = f"{made.layout.width}px" if made.layout.width else "none"
+    made.layout.width = None
+    plot = made.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        config={"displayModeBar": False, "responsive": True},
+    )
+    return Markup('<div class="chart" style="max-width: {}">{}</div>').format(widest, Markup(plot))

@@ -1,0 +1,187 @@
+"""The tables of an evaluation as words, the same in the terminal and on a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from ea_pointcloud.report.answers import PartAnswers
+from ea_pointcloud.training.evaluate import (
+    VOTE_SIZES,
+    ClassificationReport,
+    RunReport,
+    SegmentationReport,
+)
+
+_CONFUSED = 4  # other classes that a row names
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words in rows.
+
+    Args:
+        title: what is in it.
+        columns: headings.
+        rows: a word a column.
+        text: headings of columns that are read and not compared, beside the first.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    text: tuple[str, ...] = ()
+
+    def is_text(self, column: str) -> bool:
+        """Whether a column is set flush left."""
+        return column == self.columns[0] or column in self.text
+
+
+def mean_and_std(values: Sequence[float | None], digits: int = 4) -> str:
+    """Of the runs that have a value; a dash where none has."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return "-"
+    if len(found) == 1:  # one run, or the category is missing from the others
+        return f"{found[0]:.{digits}f}"
+    return f"{mean(found):.{digits}f} ± {stdev(found):.{digits}f}"
+
+
+def figures_table(reports: Sequence[RunReport], title: str) -> Table:
+    """A row for each way of choosing weights; means and deviations where there are several runs."""
+    headings = _headings(reports[0])
+    rows = []
+    for same in zip(*(report.reports for report in reports), strict=True):
+        figures = ([getattr(one, field) for one in same] for field in headings.values())
+        rows.append((same[0].selection, *map(mean_and_std, figures)))
+    legacy = [report.legacy_accuracy for report in reports]
+    if None not in legacy:
+        rest = ["-"] * (len(headings) - 1)
+        rows.append(("test (legacy, as most papers)", mean_and_std(legacy), *rest))
+    return Table(title, ("weights chosen by", *headings), rows)
+
+
+def run_table(report: RunReport, run: str | Path) -> Table:
+    """The figures of one run."""
+    first = report.reports[0]
+    return figures_table([report], f"{run}: {first.split} split, {first.shapes} shapes")
+
+
+def seeds_table(reports: Sequence[RunReport]) -> Table:
+    """The figures of several runs."""
+    return figures_table(reports, f"{len(reports)} seeds: mean and standard deviation")
+
+
+def class_table(reports: Sequence[ClassificationReport]) -> Table:
+    """A row a class; what it was taken for is counted over all runs."""
+    rows = []
+    names = list(reports[0].class_accuracy)
+    for index, name in enumerate(names):
+        taken = [sum(report.confusion[index][to] for report in reports) for to in range(len(names))]
+        mistakes = [(count, -to) for to, count in enumerate(taken) if count and to != index]
+        shown = ", ".join(
+            f"{names[-to]} {count}" for count, to in sorted(mistakes, reverse=True)[:_CONFUSED]
+        )
+        recall = [report.class_accuracy[name] for report in reports]
+        precision = [_precision(report.confusion, index) for report in reports]
+        rows.append(
+            (
+                name,
+                str(sum(reports[0].confusion[index])),
+                mean_and_std(recall, 3),
+                mean_and_std(precision, 3),
+                shown,
+            )
+        )
+    return Table(
+        f"{reports[0].selection}, by class",
+        ("class", "shapes", "accuracy (recall)", "precision", "taken for instead"),
+        rows,
+        text=("taken for instead",),
+    )
+
+
+def category_table(reports: Sequence[SegmentationReport]) -> Table:
+    """A row a category."""
+    rows = [
+        (name, mean_and_std([report.category_iou[name] for report in reports]))
+        for name in reports[0].category_iou
+    ]
+    return Table(f"{reports[0].selection}, by category", ("category", "IoU"), rows)
+
+
+def part_table(reports: Sequence[SegmentationReport], answers: Sequence[PartAnswers]) -> Table:
+    """A row a category that occurs, with its parts.
+
+    The IoU of a part is the mean over the shapes of its category, as that of the category is the
+    mean of its parts.
+    """
+    rows = []
+    for category, name in enumerate(answers[0].spec.category_names):
+        by_run = [run.of_category(category) for run in answers]
+        if not by_run[0]:
+            continue
+        parts = []
+        for place, part in enumerate(part_names(answers[0], category)):
+            means = [mean(shape.part_iou[place] for shape in shapes) for shapes in by_run]
+            words = f"{part} {mean_and_std(means, 3)}"
+            parts.append(words.replace(" ", "\N{NO-BREAK SPACE}"))  # lines end between parts
+        iou = mean_and_std([report.category_iou[name] for report in reports])
+        rows.append((name, str(len(by_run[0])), iou, ", ".join(parts)))
+    return Table(
+        f"{reports[0].selection}, by category",
+        ("category", "shapes", "IoU", "IoU of the parts"),
+        rows,
+        text=("IoU of the parts",),
+    )
+
+
+def part_names(answers: PartAnswers, category: int) -> list[str]:
+    """The names of a category's parts, without the category in front."""
+    spec = answers.spec
+    return [spec.class_names[part].split("/", 1)[-1] for part in spec.parts[category]]
+
+
+def cost_line(report: RunReport) -> str:
+    """How long a run was trained, and what its network costs."""
+    return (
+        f"{report.epochs_done} of {report.recipe.trainer.epochs} epochs, seed "
+        f"{report.recipe.trainer.seed}; {report.parameters:,} parameters, "
+        f"{report.macs / 1e6:.0f} M MACs a cloud of {report.recipe.data.num_points} points;\n"
+        f"{report.reports[0].clouds_per_second:.0f} clouds/s on {report.device} with batch "
+        f"{report.batch_size}"
+    )
+
+
+def calibration_line(report: RunReport) -> str:
+    """What the probabilities of the weights reported first are worth."""
+    found = report.reports[0].calibration
+    after = "not calibrated, --calibrate does that"
+    if found.after is not None:
+        after = f"{found.after:.4f} with temperature {found.temperature:.3f} fitted on val"
+    return f"expected calibration error {found.before:.4f}, {after}"
+
+
+def _headings(report: RunReport) -> dict[str, str]:
+    """The columns of a run's figures: heading -> field of its reports."""
+    if report.recipe.task == "segmentation":
+        scales = f"{len(VOTE_SIZES) if report.recipe.eval.votes else 0} scales"
+        return {
+            "instance mIoU": "instance_miou",
+            "category mIoU": "category_miou",
+            "point accuracy": "point_accuracy",
+            "all-parts instance mIoU": "all_parts_instance_miou",
+            f"instance mIoU, {scales}": "voted_instance_miou",
+            f"category mIoU, {scales}": "voted_category_miou",
+        }
+    return {
+        "overall accuracy": "overall_accuracy",
+        "mean class accuracy": "mean_class_accuracy",
+        f"overall, {report.recipe.eval.votes} votes": "voted_accuracy",
+    }
+
+
+def _precision(confusion: list[list[int]], index: int) -> float | None:
+    """The share of what was given a class's name that belongs to it; None where nothing was."""
+    named = sum(row[index] for row in confusion)
+    return confusion[index][index] / named if named else None
