@@ -75,6 +75,7 @@ def _write_all(
     for member in members:
         parts = _safe_parts(archive, member)
         if _LEFTOVERS & {*parts} or not parts:
+            done += member.size
             continue
         target = folder.joinpath(*parts)
         if member.kind == "folder":
@@ -82,10 +83,11 @@ def _write_all(
             continue
         _check_size(archive, done + member.size, limit)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise ArchiveError(f"{archive} holds {member.name!r} twice; get another copy")
         source = member.open()
         assert source is not None  # only links and folders have no content
-        # "x": a second member of the same name would replace what was checked.
-        with source, target.open("xb") as file:
+        with source, target.open("wb") as file:
             while chunk := source.read(_CHUNK):
                 file.write(chunk)
                 done += len(chunk)

@@ -66,7 +66,7 @@ def download(
             logger.info("%s is there already", folder)
             return folder
         if from_file is None:
-            archive, trusted = _fetch_any(source, base, progress)
+            archive, trusted = _fetch_any(source, root, progress)
         else:
             archive, trusted = _given(source, Path(from_file).expanduser(), progress)
         _put_in_place(source, archive, folder, trusted=trusted, progress=progress)
@@ -87,26 +87,27 @@ def manual_steps(source: Source, root: str | Path | None = None) -> str:
         known += [archive.checksum.replace(":", " ")] if archive.checksum else []
         lines.append(f"   {archive.name}" + (f" ({', '.join(known)})" if known else ""))
         lines += [f"      {url}" for url in archive.urls]
-    lines.append(f"Run: ea-pointcloud data download {source.name} --from-file ARCHIVE")
+    there = "" if root is None else f" --root {root}"
+    lines.append(f"Run: ea-pointcloud data download {source.name} --from-file ARCHIVE{there}")
     lines.append(f"or unpack it yourself, so that its files lie in {folder}, and run:")
-    lines.append(f"   ea-pointcloud data verify {source.name}")
+    lines.append(f"   ea-pointcloud data verify {source.name}{there}")
     return "\n".join(lines)
 
 
-def _fetch_any(source: Source, base: Path, progress: Progress) -> tuple[Path, bool]:
+def _fetch_any(source: Source, root: str | Path | None, progress: Progress) -> tuple[Path, bool]:
     """An archive of the set, and whether a published checksum says that it is the right one."""
     if source.terms:
         raise DownloadError(
             f"the terms of {source.name} must be accepted first, so it is not downloaded for "
-            f"you.\n{manual_steps(source, base)}"
+            f"you.\n{manual_steps(source, root)}"
         )
     reasons = []
     for archive in source.archives:
         try:
-            return fetch(archive, base, progress), archive.checksum is not None
+            return fetch(archive, data_root(root), progress), archive.checksum is not None
         except DownloadError as error:
             reasons.append(str(error))
-    raise DownloadError("\n".join([*reasons, "By hand:", manual_steps(source, base)]))
+    raise DownloadError("\n".join([*reasons, "By hand:", manual_steps(source, root)]))
 
 
 def _given(source: Source, path: Path, progress: Progress) -> tuple[Path, bool]:

@@ -1,5 +1,6 @@
 """ModelNet in the published HDF5 layout, with any number of classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -69,10 +70,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         self.name = name
         self.split = split
         self.folder = find_folder(root, f"{name}_ply_hdf5_2048", NAMES_FILE)
-        names = (self.folder / NAMES_FILE).read_text(encoding="utf-8").split()
-        if not names:
-            raise ValueError(f"{self.folder / NAMES_FILE} names no class; download it again")
-        self.class_names = tuple(names)
+        self.class_names = read_class_names(self.folder)
         self.xyz, self.label = self._read("test" if split == "test" else "train")
         if split in ("train", "val"):
             is_val = stratified_mask(self.label, val_fraction)
@@ -95,17 +93,62 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         )
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
-        listing = self.folder / f"{part}_files.txt"
-        if not listing.is_file():
-            raise FileNotFoundError(f"no {listing}; the folder is incomplete, download it again")
-        # The published lists name paths on their author's disk; only the file names matter.
-        files = [
-            self.folder / Path(line).name for line in listing.read_text(encoding="utf-8").split()
-        ]
-        if not files:
-            raise ValueError(f"{listing} lists no file; download it again")
+        files = listed_files(self.folder, part)
         parts = [_read_h5(path, len(self.class_names)) for path in files]
         return torch.cat([xyz for xyz, _ in parts]), torch.cat([label for _, label in parts])
+
+
+def read_class_names(folder: Path) -> tuple[str, ...]:
+    """The names in the order of the labels."""
+    names = (folder / NAMES_FILE).read_text(encoding="utf-8").split()
+    if not names:
+        raise ValueError(f"{folder / NAMES_FILE} names no class; download it again")
+    return tuple(names)
+
+
+def listed_files(folder: Path, part: str) -> list[Path]:
+    """The HDF5 files of ``"train"`` (val included) or ``"test"``, in the order of their list."""
+    listing = folder / f"{part}_files.txt"
+    if not listing.is_file():
+        raise FileNotFoundError(f"no {listing}; the folder is incomplete, download it again")
+    # The published lists name paths on their author's disk; only the file names matter.
+    files = [folder / Path(line).name for line in listing.read_text(encoding="utf-8").split()]
+    if not files:
+        raise ValueError(f"{listing} lists no file; download it again")
+    return files
+
+
+def check_finite(path: Path, xyz: Tensor) -> None:
+    """Raise unless all coordinates read from ``path`` are finite."""
+    if not bool(xyz.isfinite().all()):
+        raise ValueError(f"{path} holds coordinates that are not finite; download it again")
+
+
+def check_content(path: Path, shape: Sequence[int], label: np.ndarray, num_classes: int) -> Tensor:
+    """The labels (n,) of a file whose ``data`` has ``shape``.
+
+    Raises:
+        ValueError: unless ``shape`` is (n, N, 3) and all labels are of known classes.
+    """
+    labels = torch.from_numpy(label.astype("int64")).flatten()
+    if len(shape) != 3 or shape[-1] != 3 or shape[0] != len(labels):
+        raise ValueError(
+            f"{path} must hold data (n, N, 3) and label (n, 1), "
+            f"got {tuple(shape)} and {tuple(label.shape)}"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"{path} has labels from {int(labels.min())} to {int(labels.max())}, but {NAMES_FILE} "
+            f"names {num_classes} classes; the files do not belong together"
+        )
+    return labels
+
+
+def unreadable(path: Path, error: Exception) -> ValueError:
+    """The error for a file that is damaged or another kind of file."""
+    return ValueError(
+        f"{path} cannot be read as HDF5 with 'data' and 'label' ({error}); download it again"
+    )
 
 
 def _reduce(xyz: Tensor, num_points: int, point_choice: str) -> Tensor:
@@ -130,21 +173,7 @@ def _read_h5(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
         with h5py.File(path, "r") as file:
             data, label = np.asarray(file["data"]), np.asarray(file["label"])
     except (OSError, KeyError) as error:
-        raise ValueError(
-            f"{path} cannot be read as HDF5 with 'data' and 'label' ({error}); download it again"
-        ) from error
+        raise unreadable(path, error) from error
     xyz = torch.from_numpy(data).float()
-    labels = torch.from_numpy(label.astype("int64")).flatten()
-    if xyz.ndim != 3 or xyz.shape[-1] != 3 or len(xyz) != len(labels):
-        raise ValueError(
-            f"{path} must hold data (n, N, 3) and label (n, 1), "
-            f"got {tuple(data.shape)} and {tuple(label.shape)}"
-        )
-    if not bool(xyz.isfinite().all()):
-        raise ValueError(f"{path} holds coordinates that are not finite; download it again")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"{path} has labels from {int(labels.min())} to {int(labels.max())}, but {NAMES_FILE} "
-            f"names {num_classes} classes; the files do not belong together"
-        )
-    return xyz, labels
+    check_finite(path, xyz)
+    return xyz, check_content(path, data.shape, label, num_classes)

@@ -13,7 +13,7 @@ from ea_pointcloud.datasets.layouts import LAYOUTS, recognize
 from ea_pointcloud.datasets.modelnet import ModelNet
 from ea_pointcloud.datasets.procedural import ProceduralShapes
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
-from ea_pointcloud.datasets.sources import SOURCES, Source
+from ea_pointcloud.datasets.sources import SOURCES, Source, source_of
 from ea_pointcloud.datasets.verify import count_deviations
 
 AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
@@ -38,7 +38,8 @@ def open_dataset(
     Args:
         root_or_name: the set's own folder; or its name, as ``ea-pointcloud data list`` has it, or
             ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_data`` or ``NAME_txt_normal``
-            below ``$EA_POINTCLOUD_DATA`` or ``./data``; or ``"procedural"``.
+            below ``$EA_POINTCLOUD_DATA`` or ``./data``; or ``"procedural"``. ModelNet's meshes are
+            taken as z up, other folders of classes as y up: :class:`FolderDataset` has the choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
         point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
@@ -51,14 +52,16 @@ def open_dataset(
     if root_or_name == PROCEDURAL:
         return ProceduralShapes(split, num_points=num_points or 1024)
     folder = _find(root_or_name)
-    source = next((each for each in SOURCES.values() if each.folder == folder.name), None)
+    source = source_of(folder.resolve().name)
     layout = recognize(folder) or "meshes"
+    if layout == "meshes":
+        _check_no_root(folder)
     if layout not in _OPENERS:
         raise ValueError(_not_opened(folder, layout, source))
     dataset = _OPENERS[layout](folder, source, split, num_points, point_choice)
     logger.info("%s: opened as %s", folder, LAYOUTS[layout].title)
-    if source is not None and source.layout == layout:
-        wrong = count_deviations(source, folder)
+    if source is not None:
+        wrong = count_deviations(source, layout, folder)
         if wrong:
             listed = "; ".join(f"{w.what}: {w.found}, official {w.expected}" for w in wrong)
             logger.warning("%s differs from the published set: %s", folder, listed)
@@ -121,11 +124,13 @@ def _find(root_or_name: str | Path) -> Path:
         return folder
     root, name = data_root(None), str(root_or_name)
     source = SOURCES.get(name)
-    below = [name, *(f"{name}{suffix}" for suffix in _SUFFIXES)]
+    # As training finds the set of that name: what is prepared comes before what it was made of.
+    below = [*(f"{name}{suffix}" for suffix in _SUFFIXES), name]
     if source is not None:
-        below = [*filter(None, [source.prepared]), source.folder, *below]
+        below += [*filter(None, [source.prepared]), source.folder]
     if name == PUBLISHED_NAME:
         below += [folder for folder, _ in PUBLISHED_LAYOUTS]
+    below = list(dict.fromkeys(below))
     for each in below:
         if (root / each).is_dir():
             return root / each
@@ -135,6 +140,13 @@ def _find(root_or_name: str | Path) -> Path:
         f"no data set {name}: neither a folder nor one of {', '.join(below)} in {root}, which "
         f"holds {', '.join(there) or 'none'}; {remedy}, or see data/README.md"
     )
+
+
+def _check_no_root(folder: Path) -> None:
+    """Raise for a folder that holds data sets instead of being one."""
+    sets = sorted(path.name for path in folder.iterdir() if path.is_dir() and recognize(path))
+    if sets:
+        raise ValueError(f"{folder} holds several data sets; name one of {', '.join(sets)}")
 
 
 def _not_opened(folder: Path, layout: str, source: Source | None) -> str:

@@ -77,6 +77,12 @@ def prepare_folder(
         ValueError: if the folder cannot be understood.
     """
     names, splits = _list_files(folder)
+    blank = [name for name in names if name.split() != [name]]
+    if blank:
+        raise ValueError(
+            f"{folder} has class folders whose names have blanks, {blank}, which the lists of this "
+            "layout cannot hold; rename them"
+        )
     work = _Work(
         folder=folder,
         place=target.with_name(f".{target.name}.preparing"),
@@ -161,6 +167,7 @@ class _Work:
             listed = [shard.name for shard in self.shards if shard.split == split]
             write_whole(self.place / f"{split}_files.txt", "".join(f"{n}\n" for n in listed))
         write_whole(self.place / NAMES_FILE, "".join(f"{name}\n" for name in self.names))
+        files = [NAMES_FILE, "train_files.txt", "test_files.txt", *(s.name for s in self.shards)]
         every = [path for shard in self.shards for path, _ in shard.files]
         manifest = {
             "source": source,
@@ -169,7 +176,7 @@ class _Work:
             **asdict(self.preparation),
             "left_out": [path for path in every if path not in kept],
             "version": _version(),
-            "sha256": {s.name: file_digest(self.place / s.name, "sha256") for s in self.shards},
+            "sha256": {name: file_digest(self.place / name, "sha256") for name in files},
         }
         write_whole(self.place / MANIFEST, json.dumps(manifest, indent=2))
         for path in self.place.glob("*.h5"):  # of an earlier call for more files
@@ -206,10 +213,9 @@ class _Work:
             columns["normal"] = np.array([sample.normal for sample in samples]).reshape(shape)
         dtype = np.uint8 if len(self.names) <= 256 else np.int64
         with whole_file(self.place / shard.name) as partial, h5py.File(partial, "w") as file:
+            # Random points do not pack, and files that are not packed can be mapped into memory.
             for key, values in columns.items():
-                file.create_dataset(
-                    key, data=values.astype(np.float32), compression="gzip", shuffle=True
-                )
+                file[key] = values.astype(np.float32)
             file["label"] = np.array(label, dtype).reshape(-1, 1)
             file.attrs["recipe"] = self._recipe(shard)
             file["file"] = [os.fsencode(path) for path, _ in shard.files if path in good]

@@ -286,6 +286,14 @@ _ALL = (
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
 
+def source_of(folder_name: str) -> Source | None:
+    """The source whose folder, or whose prepared folder, is called so; None for others."""
+    for source in SOURCES.values():
+        if folder_name in (source.folder, source.prepared):
+            return source
+    return None
+
+
 def find_source(name: str) -> Source:
     """The source called ``name``, by its own name or that of its folder, in any case.
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, recognize
-from ea_pointcloud.datasets.sources import Source
+from ea_pointcloud.datasets.sources import Source, source_of
 
 MANIFEST = "manifest.json"
 _SHOWN = 5  # missing files that are named
@@ -19,7 +20,7 @@ class Finding:
 
     Args:
         what: in words.
-        expected: as published.
+        expected: as published, empty where nothing is.
         found: on disk.
     """
 
@@ -30,7 +31,7 @@ class Finding:
     @property
     def right(self) -> bool:
         """Whether it is as it should be."""
-        return self.expected == self.found
+        return self.expected in ("", self.found)
 
 
 def verify_folder(source: Source, folder: Path) -> list[Finding]:
@@ -69,7 +70,9 @@ def verify_prepared(folder: Path) -> list[Finding]:
 
 
 def verify_listed(folder: Path) -> list[Finding]:
-    """Look only for the files that a folder's own lists name: nothing is published about it.
+    """Count the shapes of a folder, and look for the files that its own lists name.
+
+    The official numbers are expected where the folder has the name of a prepared set.
 
     Raises:
         ValueError: if the folder has no layout that can be told, or a file cannot be read.
@@ -78,23 +81,24 @@ def verify_listed(folder: Path) -> list[Finding]:
     if key is None:
         raise ValueError(f"{folder} holds no list of files to verify; see data/README.md")
     contents = LAYOUTS[key].contents(folder)
-    return _compare(contents.counts, contents)
+    source = source_of(folder.resolve().name)
+    return _compare({} if source is None else source.counts, contents)
 
 
-def count_deviations(source: Source, folder: Path) -> list[Finding]:
+def count_deviations(source: Source, layout: str, folder: Path) -> list[Finding]:
     """Where the numbers of classes and shapes differ from the official ones."""
-    contents = LAYOUTS[source.layout].contents(folder)
+    contents = LAYOUTS[layout].contents(folder)
     return [each for each in _compare(source.counts, contents) if not each.right]
 
 
-def _compare(expected: Any, contents: Contents) -> list[Finding]:
+def _compare(expected: Mapping[str, int], contents: Contents) -> list[Finding]:
     findings = [
         Finding(
             what if what in ("classes", "sets") else f"{what} shapes",
-            f"{count:,}",
+            f"{expected[what]:,}" if what in expected else "",
             f"{contents.counts.get(what, 0):,}",
         )
-        for what, count in expected.items()
+        for what in expected or contents.counts
     ]
     missing = contents.missing
     names = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")

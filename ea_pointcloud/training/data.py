@@ -1,19 +1,26 @@
-"""Batches for training and evaluation, cut from data sets that are tensors in memory."""
+"""Batches for training and evaluation: from tensors in memory, or from a set that stays on disk."""
 
 from collections.abc import Iterator
+from copy import copy
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ea_pointcloud._device import mix_seeds
+from ea_pointcloud._device import available_memory, mix_seeds
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
+from ea_pointcloud.datasets.batch_stream import BatchStream
+from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
+from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.training.recipe import DataRecipe, Recipe
 
-Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset
+Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
+Loader = DataLoader[dict[str, Tensor]] | BatchStream
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
+_HELD = 3  # times the size of its files: one split is read, and joined, beside another
+_DEVICE_SHARE = 0.5  # of the free memory of a GPU; the network needs some too
 
 
 def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Shapes:
@@ -51,6 +58,20 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             val_fraction=data.val_fraction,
             features=data.features,
         )
+    if data.dataset == "pyg":
+        assert data.root is not None
+        return open_pyg(
+            data.root,
+            split=split,
+            num_points=num_points,
+            point_choice=data.point_choice,
+            val_fraction=data.val_fraction,
+            up=data.up,
+            stored_points=data.stored_points,
+        )
+    streamed = _streamed(data, split, num_points)
+    if not stays_in_memory(data, streamed):
+        return streamed
     return ModelNet(
         data.root,
         name=data.name,
@@ -59,6 +80,60 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
         point_choice=data.point_choice,
         val_fraction=data.val_fraction,
     )
+
+
+def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet:
+    return StreamedModelNet(
+        data.root,
+        name=data.name,
+        split=split,
+        num_points=num_points,
+        point_choice=data.point_choice,
+        val_fraction=data.val_fraction,
+        buffer_mb=data.buffer_mb,
+    )
+
+
+def stays_in_memory(data: DataRecipe, outline: StreamedModelNet | None = None) -> bool:
+    """Whether the clouds of a recipe are held in memory, else they are streamed from disk.
+
+    ``data.resident=auto`` streams a set in ModelNet's layout that would take more memory than is
+    available; everything else is held.
+
+    Args:
+        data: the recipe's data section.
+        outline: of any split but test, if it has been opened.
+    """
+    if data.resident != "auto":
+        return bool(data.resident)
+    if data.dataset != "modelnet":
+        return True
+    if outline is None or outline.split == "test":
+        outline = _streamed(data, "trainval", 0)
+    room = available_memory(torch.device("cpu"))
+    return room is None or _HELD * outline.file_bytes <= room
+
+
+def put_on(dataset: Shapes, device: torch.device) -> tuple[Shapes, str]:
+    """The set on the training device where it fits, and where it is now, for a person.
+
+    Returns:
+        dataset: itself, or a copy on the device.
+        where: like ``"train: 8,858 clouds, 109 MB on cuda:0"``.
+    """
+    count = f"{dataset.split}: {len(dataset):,} clouds"
+    if isinstance(dataset, StreamedModelNet):
+        size = dataset.num_bytes / 1e6
+        return dataset, f"{count}, {size:,.0f} MB streamed from {dataset.folder}"
+    tensors = {name: value for name, value in vars(dataset).items() if isinstance(value, Tensor)}
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    room = available_memory(device) if device.type == "cuda" else None
+    if room is None or size > _DEVICE_SHARE * room:
+        return dataset, f"{count}, {size / 1e6:,.0f} MB in memory"
+    placed = copy(dataset)
+    for name, tensor in tensors.items():
+        setattr(placed, name, tensor.to(device))
+    return placed, f"{count}, {size / 1e6:,.0f} MB on {device}"
 
 
 def open_held_out(recipe: Recipe, split: str) -> Shapes:
@@ -70,7 +145,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
     names, categories, parts = (), (), ()
     if recipe.task == "segmentation":
-        assert not isinstance(dataset, ModelNet | FolderDataset)
+        assert not isinstance(dataset, ModelNet | FolderDataset | StreamedModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
     else:
         assert not isinstance(dataset, ShapeNetPart)
@@ -93,12 +168,20 @@ def batches(
     shuffle_seed: int | None = None,
     first_epoch: int = 0,
     least: int = 1,
-) -> DataLoader[dict[str, Tensor]]:
+    num_workers: int | None = None,
+) -> Loader:
     """A loader that indexes whole batches; shuffled anew each epoch where a seed is given.
 
     Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
-    resumed run has to say so in ``first_epoch``. ``least`` is that of :class:`BatchIndices`.
+    resumed run has to say so in ``first_epoch``. ``least`` is that of :class:`BatchIndices`. A set
+    on disk is streamed, by ``num_workers`` processes, see :class:`BatchStream`.
     """
+    if isinstance(dataset, StreamedModelNet):
+        stream = BatchStream(
+            dataset, batch_size, shuffle_seed=shuffle_seed, least=least, num_workers=num_workers
+        )
+        stream.set_epoch(first_epoch)
+        return stream
     sampler = BatchIndices(len(cast("ModelNet", dataset)), batch_size, shuffle_seed, least)
     sampler.set_epoch(first_epoch)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

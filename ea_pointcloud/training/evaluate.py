@@ -5,27 +5,59 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
-from ea_pointcloud.datasets import ModelNet, ShapeNetPart
-from ea_pointcloud.metrics import PartIoU, class_accuracy, classification_metrics
-from ea_pointcloud.models import EAClassifier, EASegmenter, count_macs, load_model
+from ea_pointcloud.metrics import (
+    CalibrationError,
+    PartIoU,
+    ReliabilityBin,
+    class_accuracy,
+    classification_metrics,
+)
+from ea_pointcloud.models import (
+    EAClassifier,
+    EASegmenter,
+    PretrainedModel,
+    count_macs,
+    load_model,
+)
 from ea_pointcloud.models.hub import CONFIG_FILE
+from ea_pointcloud.training.calibrate import calibrate_weights, labelled_points
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import Shapes, batches, open_held_out
 from ea_pointcloud.training.fit import MAY_CHANGE, METRICS_FILE, best_logged, load_run_recipe
+from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe import Recipe, recipe_values
-from ea_pointcloud.training.tasks import part_logits, task_of
+from ea_pointcloud.training.tasks import Batch, class_logits, part_logits, task_of
 from ea_pointcloud.transforms import random_scale
 
 VOTE_SCALE = (0.8, 1.25)  # of a classifier, drawn for each axis
 VOTE_SIZES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # of a segmenter, in turn
 _VOTE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Expected calibration error over 15 bins of equal width.
+
+    Args:
+        before: of the network's own probabilities.
+        after: with the temperature that was fitted on val; None where the weights have none.
+        temperature: that temperature.
+        bins_before: what ``before`` sums up.
+        bins_after: what ``after`` sums up; empty without a temperature.
+    """
+
+    before: float
+    after: float | None
+    temperature: float | None
+    bins_before: tuple[ReliabilityBin, ...]
+    bins_after: tuple[ReliabilityBin, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +74,7 @@ class ClassificationReport:
             without votes.
         class_accuracy: class name -> share named right, None for a class that does not occur.
         confusion: (C, C) counts, rows are the truth.
+        calibration: how honest the probabilities of the plain pass are.
         clouds_per_second: of the plain pass, at the evaluation's batch size.
     """
 
@@ -53,6 +86,7 @@ class ClassificationReport:
     voted_accuracy: float | None
     class_accuracy: dict[str, float | None]
     confusion: list[list[int]]
+    calibration: Reliability
     clouds_per_second: float
 
 
@@ -72,6 +106,8 @@ class SegmentationReport:
         voted_instance_miou: of the mean over ``VOTE_SIZES``, None without votes.
         voted_category_miou: the same.
         category_iou: category -> mean IoU of its shapes, None for one that does not occur.
+        calibration: how honest the probabilities of the plain pass are, at every point and among
+            the parts of the shape's category.
         clouds_per_second: of the plain pass, at the evaluation's batch size.
     """
 
@@ -86,6 +122,7 @@ class SegmentationReport:
     voted_instance_miou: float | None
     voted_category_miou: float | None
     category_iou: dict[str, float | None]
+    calibration: Reliability
     clouds_per_second: float
 
 
@@ -116,8 +153,21 @@ class RunReport:
     batch_size: int
 
 
+class Observer(Protocol):
+    """Sees the answers that figures are made of, to keep what a report shows of them."""
+
+    def __call__(self, model: PretrainedModel, batch: Batch, logits: Tensor) -> None:
+        """Take a batch of the plain pass and the network's logits, both on the device."""
+        ...
+
+
 def evaluate_run(
-    run: str | Path, split: str, device: torch.device, *, data_root: str | Path | None = None
+    run: str | Path,
+    split: str,
+    device: torch.device,
+    *,
+    data_root: str | Path | None = None,
+    observe: Observer | None = None,
 ) -> RunReport:
     """Evaluate the weights of a run folder on a split of its data.
 
@@ -126,25 +176,22 @@ def evaluate_run(
         split: ``"train"``, ``"val"`` or ``"test"``.
         device: where to compute.
         data_root: where the data lies, if no longer where the run found it.
+        observe: is called with every batch of the weights that are reported first.
 
     Raises:
         FileNotFoundError: if the run folder or its data is incomplete.
-        ValueError: if the data's classes are not the model's.
+        ValueError: if the data has classes that the model does not know.
     """
-    run = Path(run)
-    recipe = load_run_recipe(run)
-    if data_root is not None:
-        recipe = replace(recipe, data=replace(recipe.data, root=str(data_root)))
-    for folder in ("best", "last"):
-        if not (run / folder / CONFIG_FILE).is_file():
-            raise FileNotFoundError(
-                f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
-                f"continue it with --resume {run}"
-            )
+    run, recipe = Path(run), _finished_recipe(run, data_root)
     task = task_of(recipe)
     dataset = open_held_out(recipe, split)
     reports: list[Any] = []
-    for selection, folder in (("validation (primary)", "best"), ("last epoch", "last")):
+    selections = [("validation (primary)", "best"), ("last epoch", "last")]
+    if recipe.data.train_split == "trainval":
+        if split == "val":
+            raise ValueError(f"{run} was trained on its val split too; evaluate it on test")
+        selections = [("last epoch, nothing selected", "last")]
+    for selection, folder in selections:
         model = load_model(str(run / folder)).to(device)
         measure = evaluate_segmenter if recipe.task == "segmentation" else evaluate_classifier
         reports.append(
@@ -155,6 +202,7 @@ def evaluate_run(
                 votes=recipe.eval.votes,
                 batch_size=recipe.eval.batch_size,
                 device=device,
+                observe=None if reports else observe,
             )
         )
     metric = task.monitor.removeprefix("val/")
@@ -168,6 +216,39 @@ def evaluate_run(
         device=str(device),
         batch_size=recipe.eval.batch_size,
     )
+
+
+def calibrate_run(
+    run: str | Path, device: torch.device, *, data_root: str | Path | None = None
+) -> None:
+    """Calibrate both weights of a run folder on its val split, as the end of a training does.
+
+    Args:
+        run: a run folder with at least one whole epoch.
+        device: where to compute.
+        data_root: where the data lies, if no longer where the run found it.
+
+    Raises:
+        FileNotFoundError: if the run folder or its data is incomplete.
+        ValueError: if the val split was trained on.
+    """
+    recipe = _finished_recipe(run, data_root)
+    if recipe.data.train_split == "trainval":
+        raise ValueError(f"{run} was trained on its val split too; nothing is left to calibrate on")
+    calibrate_weights([Path(run) / folder for folder in ("best", "last")], recipe, device)
+
+
+def _finished_recipe(run: str | Path, data_root: str | Path | None) -> Recipe:
+    recipe = load_run_recipe(run)
+    for folder in ("best", "last"):
+        if not (Path(run) / folder / CONFIG_FILE).is_file():
+            raise FileNotFoundError(
+                f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
+                f"continue it with --resume {run}"
+            )
+    if data_root is None:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, root=str(data_root)))
 
 
 def check_same_recipe(runs: Sequence[str | Path]) -> None:
@@ -198,35 +279,42 @@ def evaluate_classifier(
     votes: int,
     batch_size: int,
     device: torch.device,
+    observe: Observer | None = None,
 ) -> ClassificationReport:
     """Measure ``model`` on every cloud of ``dataset``, once plainly and once with votes.
 
     Voting averages the probabilities of ``votes`` passes, each over clouds scaled along each axis
-    by U(``VOTE_SCALE``), drawn once from a fixed seed.
+    by U(``VOTE_SCALE``), drawn once from a fixed seed. ``observe`` is called with every batch.
 
     Raises:
-        ValueError: if the classes of the data are not the model's, in order.
+        ValueError: if the data has a class that the model does not know.
     """
     names = model.data_spec.class_names
-    assert not isinstance(dataset, ShapeNetPart)
-    _check_names("classes", dataset.class_names, names)
+    dataset = match_labels(dataset, model.data_spec)
     model.eval()
     metrics = classification_metrics(len(names)).to(device)
     confusion = MulticlassConfusionMatrix(len(names)).to(device)
+    errors = _calibration_errors(model, device)
     voted_right, seconds = 0, 0.0
     generator = generator_for(device, _VOTE_SEED)
-    model(dataset.xyz[:batch_size].to(device))  # the first batch pays for warming up
-    _synchronize(device)
-    for batch in batches(dataset, batch_size):
-        xyz, label = batch["xyz"].to(device), batch["label"].to(device)
+    for number, stored in enumerate(batches(dataset, batch_size)):
+        batch = {name: value.to(device) for name, value in stored.items()}
+        label = batch["label"]
+        if number == 0:  # the first batch pays for warming up
+            class_logits(model, batch)
+            _synchronize(device)
         started = time.perf_counter()
-        logits = model(xyz)
+        logits = class_logits(model, batch)
         _synchronize(device)
         seconds += time.perf_counter() - started
+        if observe is not None:
+            observe(model, batch, logits)
         metrics.update(logits, label)
         confusion.update(logits, label)
+        for error in errors:
+            error.update(logits, label)
         if votes:
-            voted_right += int((_vote(model, xyz, votes, generator) == label).sum())
+            voted_right += int((_vote(model, batch, votes, generator) == label).sum())
     values = metrics.compute()
     matrix = confusion.compute().cpu()
     return ClassificationReport(
@@ -238,6 +326,7 @@ def evaluate_classifier(
         voted_accuracy=voted_right / len(dataset) if votes else None,
         class_accuracy=dict(zip(names, class_accuracy(matrix), strict=True)),
         confusion=matrix.tolist(),
+        calibration=_reliability(errors),
         clouds_per_second=len(dataset) / seconds,
     )
 
@@ -251,22 +340,22 @@ def evaluate_segmenter(
     votes: int,
     batch_size: int,
     device: torch.device,
+    observe: Observer | None = None,
 ) -> SegmentationReport:
     """Measure ``model`` on every point of ``dataset``, once plainly and once with votes.
 
     Voting averages the probabilities of passes over the clouds scaled by each of ``VOTE_SIZES``,
-    as published.
+    as published. ``observe`` is called with every batch.
 
     Raises:
-        ValueError: if the categories or parts of the data are not the model's, in order.
+        ValueError: if the data has a category or part that the model does not know.
     """
     spec = model.data_spec
-    assert not isinstance(dataset, ModelNet)
-    _check_names("categories", dataset.category_names, spec.category_names)
-    _check_names("parts", dataset.part_names, spec.class_names)
+    dataset = match_labels(dataset, spec)
     model.eval()
     plain, voted = PartIoU(spec.parts).to(device), PartIoU(spec.parts).to(device)
     all_parts = PartIoU(spec.parts, restrict=False).to(device)
+    errors = _calibration_errors(model, device)
     seconds = 0.0
 
     for number, stored in enumerate(batches(dataset, batch_size)):
@@ -278,9 +367,13 @@ def evaluate_segmenter(
         logits = part_logits(model, batch)
         _synchronize(device)
         seconds += time.perf_counter() - started
+        if observe is not None:
+            observe(model, batch, logits)
         truth = batch["part_label"], batch["category"], batch["mask"]
         plain.update(logits, *truth)
         all_parts.update(logits, *truth)
+        for error in errors:
+            error.update(*labelled_points(logits, batch, spec))
         if votes:
             scaled = ({**batch, "xyz": batch["xyz"] * size} for size in VOTE_SIZES)
             probs = sum(part_logits(model, each).softmax(-1) for each in scaled)
@@ -303,19 +396,31 @@ def evaluate_segmenter(
             name: None if math.isnan(value) else value
             for name, value in zip(spec.category_names, iou, strict=True)
         },
+        calibration=_reliability(errors),
         clouds_per_second=len(dataset) / seconds,
     )
 
 
-def _check_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    if found != expected:
-        raise ValueError(f"the data's {what} {list(found)} are not the model's {list(expected)}")
+def _calibration_errors(model: PretrainedModel, device: torch.device) -> list[CalibrationError]:
+    """Without a temperature, and with that of the weights where they have one."""
+    own = [] if model.calibration is None else [model.calibration.temperature]
+    return [CalibrationError(temperature).to(device) for temperature in (1.0, *own)]
 
 
-def _vote(model: EAClassifier, xyz: Tensor, votes: int, generator: torch.Generator) -> Tensor:
-    passes = [
-        model(random_scale(xyz, *VOTE_SCALE, generator=generator)).softmax(-1) for _ in range(votes)
-    ]
+def _reliability(errors: list[CalibrationError]) -> Reliability:
+    before, *after = (float(error.compute()) for error in errors)
+    bins_before, *bins_after = (tuple(error.bins()) for error in errors)
+    if not after:
+        return Reliability(before, None, None, bins_before, ())
+    return Reliability(before, after[0], errors[1].temperature, bins_before, bins_after[0])
+
+
+def _vote(model: EAClassifier, batch: Batch, votes: int, generator: torch.Generator) -> Tensor:
+    scaled = (
+        {**batch, "xyz": random_scale(batch["xyz"], *VOTE_SCALE, generator=generator)}
+        for _ in range(votes)
+    )
+    passes = [class_logits(model, each).softmax(-1) for each in scaled]
     return torch.stack(passes).mean(0).argmax(-1)
 
 

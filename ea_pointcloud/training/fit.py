@@ -18,6 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
+from ea_pointcloud.models import load_model, start_from
+from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import (
     EpochTable,
     ExportWeights,
@@ -25,18 +27,27 @@ from ea_pointcloud.training.callbacks import (
     moving_average,
     read_metrics,
 )
-from ea_pointcloud.training.data import Shapes, batches, data_spec, open_held_out, open_split
+from ea_pointcloud.training.data import (
+    Shapes,
+    batches,
+    data_spec,
+    open_held_out,
+    open_split,
+    put_on,
+    stays_in_memory,
+)
 from ea_pointcloud.training.module import RecipeModule
 from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, save_recipe
 from ea_pointcloud.training.tasks import task_of
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.csv"
+VERSIONS_FILE = "versions.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _PACKAGES = ("ea-pointcloud", "torch", "lightning", "torchmetrics", "torch-geometric", "numpy",
              "numba", "h5py", "safetensors", "open3d")  # fmt: skip
 # Where the data lies and what it runs on may change between the start and the end of a run.
-MAY_CHANGE = ("data.root", "trainer.device", "trainer.tensorboard")
+MAY_CHANGE = ("data.root", "data.workers", "trainer.device", "trainer.tensorboard")
 
 
 def train(
@@ -50,8 +61,8 @@ def train(
 
     The run folder holds ``recipe.yaml`` (every value), ``versions.json``, ``metrics.csv`` (a row an
     epoch), ``best`` (highest overall accuracy or instance mIoU on val) and ``last`` (weights
-    folders), and ``checkpoints`` to resume from. Training twice with one seed on the CPU gives
-    equal weights.
+    folders, calibrated on val at the end), and ``checkpoints`` to resume from. Training twice
+    with one seed on the CPU gives equal weights.
 
     Args:
         recipe: checked, from :func:`load_recipe`.
@@ -74,21 +85,45 @@ def train(
     if recipe.data.root is not None:  # so that the run can be used from any folder
         root = str(Path(recipe.data.root).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, root=root))
+    if recipe.data.resident == "auto" and recipe.data.dataset == "modelnet":
+        # The order of the batches depends on it, so a run keeps what was decided at its start.
+        stored = load_run_recipe(run).data.resident if resume else "auto"
+        held = stays_in_memory(recipe.data) if stored == "auto" else stored
+        recipe = replace(recipe, data=replace(recipe.data, resident=held))
+    init = None
+    if recipe.model.init is not None and not epochs_done(run):
+        init = load_model(recipe.model.init)
+        if Path(recipe.model.init).exists():
+            place = str(Path(recipe.model.init).resolve())
+            recipe = replace(recipe, model=replace(recipe.model, init=place))
     device = resolve_device(recipe.trainer.device)
     fresh_points = recipe.data.point_choice == "random"
-    train_split = open_split(recipe.data, "train", all_points=fresh_points)
+    train_split = open_split(recipe.data, recipe.data.train_split, all_points=fresh_points)
     held_out = [open_held_out(recipe, "val")]
     if recipe.eval.legacy:
         held_out.append(open_held_out(recipe, "test"))
 
     torch.manual_seed(mix_seeds(recipe.trainer.seed))  # the initial weights
     model = task_of(recipe).model(data_spec(recipe, train_split))
+    if init is not None:
+        try:
+            sys.stderr.write(f"from {recipe.model.init}: {start_from(model, init)}\n")
+        except ValueError as error:
+            raise ValueError(f"model.init={recipe.model.init}: {error}") from error
     module = RecipeModule(model, recipe)
+    train_split, where = put_on(train_split, device)
+    sys.stderr.write(f"{where}\n")
+    held_out = [put_on(split, device)[0] for split in held_out]
 
-    trainer = _trainer(recipe, run, device, module.task.monitor, callbacks or [])
+    # On clouds it was trained on a network only seems to get better: the last epoch is kept.
+    monitor = module.task.monitor if recipe.data.train_split == "train" else None
+    trainer = _trainer(recipe, run, device, monitor, callbacks or [])
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         _fit(trainer, module, recipe, run, train_split, held_out)
+        if recipe.data.train_split == "train":  # clouds trained on say nothing about new ones
+            sys.stderr.write("calibrating on val\n")
+            calibrate_weights([run / "best", run / "last"], recipe, device)
     return run
 
 
@@ -117,7 +152,7 @@ def _fit(
     held_out: list[Shapes],
 ) -> None:
     save_recipe(recipe, run / RECIPE_FILE)
-    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_whole(run / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     done = epochs_done(run)
@@ -126,6 +161,8 @@ def _fit(
         recipe.trainer.batch_size,
         shuffle_seed=recipe.trainer.seed,
         first_epoch=done,
+        least=recipe.trainer.epoch_batches,
+        num_workers=recipe.data.workers,
     )
     with warnings.catch_warnings():
         # The sets are tensors in memory: worker processes would only copy them.
@@ -137,7 +174,10 @@ def _fit(
             trainer.fit(
                 module,
                 train_loader,
-                [batches(split, recipe.eval.batch_size) for split in held_out],
+                [
+                    batches(split, recipe.eval.batch_size, num_workers=recipe.data.workers)
+                    for split in held_out
+                ],
                 ckpt_path=str(run / LAST_CHECKPOINT) if done else None,
             )
         except SystemExit:  # what Lightning makes of Ctrl-C, for the whole program
@@ -178,7 +218,8 @@ def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
         return
     before = recipe_values(load_run_recipe(run))
     for key, value in recipe_values(recipe).items():
-        if key not in MAY_CHANGE and before[key] != value:
+        undecided = key == "data.resident" and value == "auto"
+        if key not in MAY_CHANGE and not undecided and before[key] != value:
             raise ValueError(
                 f"{run} was trained with {key}={before[key]}, got {value}; "
                 "leave it out to continue, or start a new run"
@@ -199,7 +240,7 @@ def epochs_done(run: Path) -> int:
 
 
 def _trainer(
-    recipe: Recipe, run: Path, device: torch.device, monitor: str, extra: list[Callback]
+    recipe: Recipe, run: Path, device: torch.device, monitor: str | None, extra: list[Callback]
 ) -> Trainer:
     best = RunCheckpoint(
         run / "checkpoints",

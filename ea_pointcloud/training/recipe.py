@@ -32,8 +32,8 @@ from ea_pointcloud.transforms import AXES, POINT_CHOICES, Augmentation
 
 # Which data sets a task can be trained on.
 TASKS = {
-    "classification": ("modelnet", "procedural", "folder"),
-    "segmentation": ("shapenetpart", "procedural"),
+    "classification": ("modelnet", "procedural", "folder", "pyg"),
+    "segmentation": ("shapenetpart", "procedural", "pyg"),
 }
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -41,13 +41,25 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 @dataclass
 class DataRecipe:
-    """Which clouds. With ``train_split="trainval"`` the val part is trained on too, for a last run
-    after everything was chosen: nothing is selected then, the last epoch counts. ``shapes`` belongs to the procedural set (train, val, test).
+    """Which clouds.
+
+    With ``train_split="trainval"`` the val part is trained on too, for a last run after everything
+    was chosen: nothing is selected then, the last epoch counts. ``shapes`` belongs to the
+    procedural set (train, val, test).
 
     ``up``, ``stored_points``, ``skip_bad`` and ``drop_invalid`` belong to a folder of classes, see
     :class:`~ea_pointcloud.datasets.FolderDataset`; ``root`` is that folder. ``features`` are what
     points carry beside coordinates when parts are learned: ``"none"``, ``"normals"`` (the text
     layout has them), ``"local_shape"`` or ``"surface_shape"``.
+
+    ``pyg`` is what a data set of PyTorch Geometric has stored below ``root``, see
+    :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`; ``up`` and ``stored_points`` count there
+    too.
+
+    ``resident`` holds the clouds in memory (``true``), streams them from disk (``false``, of
+    ``modelnet`` alone), or decides by the memory there is (``auto``). ``buffer_mb`` and
+    ``workers`` belong to streaming, see
+    :class:`~ea_pointcloud.datasets.batch_stream.BatchStream`.
     """
 
     dataset: str = "modelnet"
@@ -63,6 +75,9 @@ class DataRecipe:
     stored_points: int = 2048
     skip_bad: bool = False
     drop_invalid: bool = False
+    resident: bool | str = "auto"
+    buffer_mb: int = 256
+    workers: int | None = None
 
 
 @dataclass
@@ -267,6 +282,20 @@ def check_recipe(recipe: Recipe) -> None:
         check_choice("data.up", data.up, AXES)
         if data.root is None:
             raise ValueError("data.root must be set to the folder that holds the class folders")
+    if data.dataset == "pyg":
+        check_at_least("data.stored_points", data.stored_points, 1)
+        check_choice("data.up", data.up, AXES)
+        if data.root is None:
+            raise ValueError("data.root must be set to the root of the PyG data set")
+    check_choice("data.resident", data.resident, ("auto", True, False))
+    if data.resident is False and data.dataset != "modelnet":
+        raise ValueError(
+            "data.resident=false needs data.dataset=modelnet, whose files are streamed, got "
+            f"{data.dataset}; 'ea-pointcloud data prepare' makes such files of a folder of classes"
+        )
+    check_at_least("data.buffer_mb", data.buffer_mb, 1)
+    if data.workers is not None:
+        check_at_least("data.workers", data.workers, 0)
     check_choice("data.features", data.features, FEATURES)
     if data.features != "none" and not (segments and data.dataset == "shapenetpart"):
         raise ValueError(

@@ -61,7 +61,9 @@ class ClassificationTask:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.augmentation = recipe.augmentation()
+        self.num_points = recipe.data.num_points if recipe.data.point_choice == "random" else 0
+        # Clouds of different sizes have a mask, which the drawing of points has to know.
+        self.augmentation = replace(recipe.augmentation(), num_points=0)
 
     def model(self, spec: DataSpec) -> EAClassifier:
         """The untrained network."""
@@ -73,13 +75,16 @@ class ClassificationTask:
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
-        xyz, mask = self.augmentation(batch["xyz"], generator=generator)
+        if 0 < self.num_points < batch["xyz"].shape[1]:
+            batch = _draw_points(batch, self.num_points, generator)
+        xyz, kept = self.augmentation(batch["xyz"], generator=generator)
+        mask = _drop(batch.get("mask"), kept)
         augmented = {"xyz": xyz, "label": batch["label"]}
         return augmented if mask is None else {**augmented, "mask": mask}
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
         """(B, classes)."""
-        return model(batch["xyz"], mask=_given(batch.get("mask")))
+        return class_logits(model, batch)
 
     def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Mean over the clouds."""
@@ -119,11 +124,8 @@ class SegmentationTask:
         if 0 < self.num_points < batch["xyz"].shape[1]:
             batch = _draw_points(batch, self.num_points, generator)
         xyz, kept = self.augmentation(batch["xyz"], generator=generator)
-        mask = batch["mask"]
-        if kept is not None:
-            # What is kept may all be padding: such a cloud stays whole.
-            dropped = mask & kept
-            mask = torch.where(dropped.any(1, keepdim=True), dropped, mask)
+        mask = _drop(batch["mask"], kept)
+        assert mask is not None
         return {**batch, "xyz": xyz, "mask": mask}
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
@@ -143,6 +145,11 @@ class SegmentationTask:
     def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
         """Count a batch."""
         metrics.update(logits, batch["part_label"], batch["category"], batch["mask"])
+
+
+def class_logits(model: PretrainedModel, batch: Batch) -> Tensor:
+    """(B, classes) of a classifier."""
+    return model(batch["xyz"], mask=_given(batch.get("mask")))
 
 
 def part_logits(model: PretrainedModel, batch: Batch) -> Tensor:
@@ -192,17 +199,26 @@ def _given(mask: Tensor | None) -> Tensor | None:
     return None if mask is None or bool(mask.all()) else mask
 
 
+def _drop(mask: Tensor | None, kept: Tensor | None) -> Tensor | None:
+    """The mask (B, N) without what the augmentation dropped."""
+    if mask is None or kept is None:
+        return kept if mask is None else mask
+    # What is kept may all be padding: such a cloud stays whole.
+    dropped = mask & kept
+    return torch.where(dropped.any(1, keepdim=True), dropped, mask)
+
+
 def _draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Batch:
     """At most ``num_points`` random points of each cloud; smaller clouds keep all of theirs."""
-    lengths = batch["mask"].sum(1)
+    lengths = batch["mask"].sum(1) if "mask" in batch else None
     idx = random_point_sample(batch["xyz"], num_points, lengths=lengths, generator=generator)
-    mask = torch.arange(num_points, device=idx.device) < lengths[:, None]
-    drawn = {
-        "xyz": gather_points(batch["xyz"], idx),
-        "mask": mask,
-        "part_label": batch["part_label"].gather(1, idx).masked_fill(~mask, -1),
-        "category": batch["category"],
-    }
+    drawn = {**batch, "xyz": gather_points(batch["xyz"], idx)}
     if "features" in batch:
         drawn["features"] = gather_points(batch["features"], idx)
+    if "part_label" in batch:
+        drawn["part_label"] = batch["part_label"].gather(1, idx)
+    if lengths is not None:
+        drawn["mask"] = mask = torch.arange(num_points, device=idx.device) < lengths[:, None]
+        if "part_label" in drawn:
+            drawn["part_label"] = drawn["part_label"].masked_fill(~mask, -1)
     return drawn

@@ -1,0 +1,227 @@
+"""Batches of a set that stays on disk: in which order, and read while the network works."""
+
+import warnings
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ea_pointcloud._checks import check_count
+from ea_pointcloud._device import mix_seeds
+from ea_pointcloud._workers import usable_cores
+from ea_pointcloud.datasets.streamed import StreamedModelNet
+
+_CORES_PER_WORKER = 4
+_MAX_WORKERS = 4
+
+Item = TypeVar("Item")
+
+
+class _Window(NamedTuple):
+    """Blocks that are in memory together.
+
+    Args:
+        blocks: their numbers, in the order of reading.
+        place: (n,) where each cloud, as they are read, goes in the order of the epoch.
+        index: (n,) positions in the data set, in the order of the epoch.
+    """
+
+    blocks: list[int]
+    place: Tensor
+    index: Tensor
+
+
+class BatchStream:
+    """Batches ``{"xyz": (B, N, 3), "label": (B,)}`` of a streamed set; an iterator for each epoch.
+
+    The order without a seed is the stored one, and a last batch that is not full is kept. With a
+    seed it depends on (seed, epoch), the files, the split and ``buffer_mb`` alone, never on timing
+    or the number of workers: the blocks of the set are shuffled; one after another they make
+    windows of at least ``dataset.window`` clouds; all clouds of a window are shuffled; batches are
+    cut from the windows laid end to end, and a last one that is not full is dropped unless it is
+    the only one. So a batch is given by its number, and :meth:`starting_at` continues an epoch at
+    any without reading the windows before.
+
+    One thread reads the next window while batches are cut from the present one; with
+    ``num_workers`` it gathers what that many processes read. At most ``buffer_mb`` of coordinates
+    are in memory, and one block more for each worker twice.
+
+    Args:
+        dataset: the set.
+        batch_size: clouds a batch.
+        shuffle_seed: None for the stored order.
+        least: batches of a shuffled epoch, which goes through a small set as often as that takes,
+            each time in another order.
+        num_workers: processes that read; without it one for every four cores, at most four. They
+            help where files are compressed.
+
+    Raises:
+        ValueError: if the batch size is below 1.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamedModelNet,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        least: int = 1,
+        num_workers: int | None = None,
+    ) -> None:
+        check_count("batch_size", batch_size)
+        if num_workers is None:
+            num_workers = min(usable_cores() // _CORES_PER_WORKER, _MAX_WORKERS)
+        check_count("num_workers", num_workers, 0)
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle_seed = shuffle_seed
+        self.least = least
+        self.num_workers = num_workers
+        self.epoch = 0
+
+    # Lightning looks for these two, and for ``set_epoch`` in the first.
+    batch_sampler = None
+
+    @property
+    def sampler(self) -> "BatchStream":
+        """What decides the order."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle_seed is None:
+            return -(-len(self.dataset) // self.batch_size)
+        return max(self.least, self._batches_of_a_pass())
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self.starting_at(0)
+
+    def starting_at(self, batch: int) -> Iterator[dict[str, Tensor]]:
+        """The epoch's batches from number ``batch`` on, exactly as without a beginning."""
+        of_a_pass = self._batches_of_a_pass()
+        while batch < len(self):
+            number, skipped = divmod(batch, of_a_pass)
+            count = min(of_a_pass - skipped, len(self) - batch)
+            with closing(self._pass(number, skipped * self.batch_size)) as batches:
+                yield from islice(batches, count)
+            batch += count
+
+    def _batches_of_a_pass(self) -> int:
+        if self.shuffle_seed is None:
+            return max(1, len(self))
+        return max(1, len(self.dataset) // self.batch_size)
+
+    def _pass(self, number: int, skipped: int) -> Generator[dict[str, Tensor], None, None]:
+        """Batches of one time through the set, without the first ``skipped`` clouds."""
+        windows = self._windows(number)
+        while windows and skipped >= len(windows[0].index):
+            skipped -= len(windows.pop(0).index)
+        blocks = self._blocks([block for window in windows for block in window.blocks])
+        pieces: list[tuple[Tensor, Tensor]] = []
+        missing = self.batch_size
+        with closing(_one_ahead(_gather(blocks, windows))) as gathered:
+            for xyz, index in gathered:
+                start, skipped = skipped, 0
+                while start < len(index):
+                    piece = slice(start, start + missing)
+                    pieces.append((xyz[piece], index[piece]))
+                    missing -= len(pieces[-1][1])
+                    start = piece.stop
+                    if missing == 0:
+                        yield self._join(pieces)
+                        pieces, missing = [], self.batch_size
+        if pieces:
+            yield self._join(pieces)
+
+    def _blocks(self, numbers: list[int]) -> Iterator[Tensor]:
+        """The blocks in this order; called in the main thread, because it starts processes."""
+        with warnings.catch_warnings():
+            # Python 3.12 and later warn of forking beside threads; the workers start none and wait
+            # for none. How many there are is the caller's choice.
+            warnings.filterwarnings(
+                "ignore", message=".*use of fork.*", category=DeprecationWarning
+            )
+            warnings.filterwarnings("ignore", message=".*will create .* worker processes.*")
+            loader = DataLoader(
+                _Blocks(self.dataset),
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self.num_workers,
+                generator=torch.Generator(),  # else it would draw from the global one
+            )
+            return iter(loader)
+
+    def _windows(self, number: int) -> list[_Window]:
+        blocks = self.dataset.blocks
+        order, generator = torch.arange(len(blocks)), None
+        if self.shuffle_seed is not None:
+            seed = mix_seeds(self.shuffle_seed, self.epoch, number)
+            generator = torch.Generator().manual_seed(seed)
+            order = torch.randperm(len(blocks), generator=generator)
+        windows, chosen, size = [], [], 0
+        for block in order.tolist():
+            chosen.append(block)
+            size += blocks[block].end - blocks[block].first
+            if size >= self.dataset.window:
+                windows.append(self._window(chosen, generator))
+                chosen, size = [], 0
+        if chosen:
+            windows.append(self._window(chosen, generator))
+        return windows
+
+    def _window(self, chosen: list[int], generator: torch.Generator | None) -> _Window:
+        spans = [self.dataset.blocks[number] for number in chosen]
+        index = torch.cat([torch.arange(span.first, span.end) for span in spans])
+        place = torch.arange(len(index))
+        if generator is not None:
+            place = torch.randperm(len(index), generator=generator)
+        return _Window(chosen, place, torch.empty_like(index).scatter_(0, place, index))
+
+    def _join(self, pieces: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        # Copied even where it is one: a view would keep its whole window in memory.
+        xyz, index = (torch.cat(each) for each in zip(*pieces, strict=True))
+        return {"xyz": self.dataset.choose(xyz, index), "label": self.dataset.label[index]}
+
+
+class _Blocks(Dataset[Tensor]):
+    def __init__(self, dataset: StreamedModelNet) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.dataset.read_block(number)
+
+
+def _gather(
+    blocks: Iterator[Tensor], windows: list[_Window]
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Coordinates (n, N, 3) and positions (n,) of each window, in the order of the epoch."""
+    for window in windows:
+        whole: Tensor | None = None
+        end = 0
+        for block in islice(blocks, len(window.blocks)):
+            if whole is None:
+                whole = torch.empty(len(window.index), *block.shape[1:])
+            whole[window.place[end : end + len(block)]] = block
+            end += len(block)
+        assert whole is not None
+        yield whole, window.index
+
+
+def _one_ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """The same items, each computed in a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread, closing(items):
+        coming = thread.submit(next, items, None)
+        try:
+            while (item := coming.result()) is not None:
+                coming = thread.submit(next, items, None)
+                yield item
+        finally:
+            coming.exception()  # an iterator at work cannot be closed
