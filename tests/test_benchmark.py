@@ -352,7 +352,10 @@ def test_command_refuses_other_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "benchmark", "everything") == 1
-    assert "what must be one of 'ops', 'models', got 'everything'" in capsys.readouterr().err
+    assert (
+        "what must be one of 'ops', 'models', 'io', 'data', got 'everything'"
+        in capsys.readouterr().err
+    )
 
 
 def test_script_needs_torch_and_numpy_only() -> None:

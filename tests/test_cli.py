@@ -12,7 +12,7 @@ from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.io import write_mesh
 from tests.test_training import PARTS, QUICK
 
-COMMANDS = ("info", "train", "evaluate", "classify", "segment", "benchmark")
+COMMANDS = ("info", "data", "train", "evaluate", "classify", "segment", "slots", "benchmark")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -142,7 +142,7 @@ def test_mistakes_end_in_one_line(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = {
-        ("train", "modelnet4"): "error: no recipe 'modelnet4'; known are modelnet10, modelnet40",
+        ("train", "modelnet4"): "error: no recipe 'modelnet4'; known are folder, modelnet10",
         ("train", "procedural", "optim.lrr=1"): "error: override 'optim.lrr=1': unknown key 'opti",
         ("train", "procedural", "--run", "a", "--resume", "b"): "error: --run names a new run and",
         ("train", "procedural", "--run", run_folder): "error: run folder ",

@@ -15,7 +15,7 @@ from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_clou
 from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, inference
 from ea_pointcloud.ops import local_shape
 from ea_pointcloud.transforms import normalize_unit_sphere
-from ea_pointcloud.viz import contact_sheet, part_colors
+from ea_pointcloud.viz import part_colors
 from tests.oracles import cloud
 from tests.test_cli import call
 from tests.test_segmenter import lively
@@ -154,7 +154,7 @@ def test_work_in_parts_gives_the_same(
 ) -> None:
     predictor = Predictor(form(num_categories=0), "cpu")
     whole = predictor.segment(xyz)
-    monkeypatch.setattr(inference, "_CHUNK", 41)
+    monkeypatch.setattr(inference, "CHUNK", 41)
     parts = predictor.segment(xyz)
     assert whole.category == parts.category
     assert (whole.labels == parts.labels).mean() > 0.99
@@ -164,7 +164,7 @@ def test_work_in_parts_gives_the_same(
 def test_attention_between_all_points_is_not_worked_in_parts(
     xyz: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "_CHUNK", 41)
+    monkeypatch.setattr(inference, "CHUNK", 41)
     predictor = Predictor(segmenter(attention="offset"), "cpu")
     assert len(predictor.segment(xyz, category="mug").labels) == 300
 
@@ -218,13 +218,16 @@ def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: 
 
 
 @FORMS
-def test_local_shape_is_found_for_what_the_network_sees(form: Form, xyz: np.ndarray) -> None:
-    model, seen = form(spec=replace(SPEC, features="local_shape")), []
+@pytest.mark.parametrize(("features", "channels"), [("local_shape", 19), ("surface_shape", 36)])
+def test_descriptors_are_found_for_what_the_network_sees(
+    form: Form, xyz: np.ndarray, features: str, channels: int
+) -> None:
+    model, seen = form(spec=replace(SPEC, features=features)), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
     result = Predictor(model, "cpu").segment(xyz, category="mug")
     assert len(result.labels) == 300
-    points, features = seen[0]
-    assert features.shape == (*points.shape[:2], 19)
+    points, described = seen[0]
+    assert described.shape == (*points.shape[:2], channels)
     # A scan comes in order; what its points are given must not show it.
     seen.clear()
     order = xyz[:, 1].argsort()
@@ -257,7 +260,7 @@ def test_what_cannot_be_segmented(xyz: np.ndarray) -> None:
         ValueError, match=r"a cloud must be an array \(N, 3\) with N >= 1, got shap"
     ):
         free.segment(np.zeros((0, 3)))
-    with pytest.raises(ValueError, match="up must be one of 'x', 'y', 'z', got 'w'"):
+    with pytest.raises(ValueError, match="up must be one of 'x', 'y', 'z', 'auto', got 'w'"):
         free.segment(xyz, up="w")
     with pytest.raises(FileNotFoundError, match="no such file"):
         free.segment("missing.ply")
@@ -288,74 +291,6 @@ def test_either_network_comes_from_its_folder(tmp_path: Path) -> None:
     segmenter().save_pretrained(tmp_path / "weights")
     predictor = Predictor.from_pretrained(tmp_path / "weights", "cpu")
     assert repr(predictor) == "Predictor(EASegmenter, 6 parts, cpu)"
-
-
-# --- colours
-
-# sRGB to linear light to CIE XYZ, and what is left without green or red cones (Machado, Oliveira
-# and Fernandes 2009, severity 1, on linear light).
-TO_XYZ = np.array(
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-)  # fmt: skip
-EYES = {
-    "all cones": np.eye(3),
-    "no green": np.array(
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-         [-0.011820, 0.042940, 0.968881]]
-    ),
-    "no red": np.array(
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-         [-0.003882, -0.048116, 1.051998]]
-    ),
-}  # fmt: skip
-
-
-def cielab(rgb: np.ndarray, eyes: str) -> np.ndarray:
-    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    ratio = np.clip(light @ EYES[eyes].T, 0, 1) @ TO_XYZ.T / [0.9505, 1.0, 1.089]
-    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116).T
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
-
-
-@pytest.mark.parametrize(("eyes", "least"), [("all cones", 18), ("no green", 6), ("no red", 6)])
-def test_parts_of_a_category_differ_clearly(eyes: str, least: float) -> None:
-    lab = cielab(part_colors(np.arange(200)).astype(float), eyes)
-    for step in range(1, 6):  # a difference of 2.3 is just noticeable
-        assert np.linalg.norm(lab[step:] - lab[:-step], axis=1).min() > least
-
-
-def test_colours_are_fixed_and_fit_bytes() -> None:
-    colors = part_colors(np.arange(300))
-    assert colors.dtype == np.float32
-    assert len(np.unique(colors, axis=0)) == 300
-    assert (part_colors(np.array([93, 2, 93])) == colors[[93, 2, 93]]).all()
-    assert (colors == (np.round(colors * 255) / 255).astype(np.float32)).all()
-    assert (colors[0] == np.array([230, 159, 0], np.float32) / 255).all()
-    grey = part_colors(np.array([-1, 0]))[0]
-    assert grey[0] == grey[1] == grey[2]
-    assert part_colors(np.zeros(0, np.int64)).shape == (0, 3)
-    with pytest.raises(ValueError, match=r"labels must be integers of shape \(N,\), got float64"):
-        part_colors(np.zeros(3))
-
-
-def test_pictures_show_the_colours_and_what_they_mean() -> None:
-    pytest.importorskip("open3d")
-    xyz = np.random.default_rng(0).normal(size=(400, 3))
-    colors = np.tile(np.array([0.0, 0.0, 1.0]), (400, 1))
-    legend = {"one": np.array([1.0, 0, 0]), "two": np.array([0, 1.0, 0])}
-    sheet = contact_sheet(
-        [xyz, xyz], ["a", "b"], colors=[colors] * 2, legends=[legend, {}], size=96
-    )
-    assert sheet.shape == (96 + 24 + 2 * 16, 2 * 96, 3)
-    tile = sheet[:96, :96]
-    blue = tile[(tile < 240).any(-1)].mean(0)
-    assert blue[2] > 1.5 * blue[0]
-    for row, color in ((0, [255, 0, 0]), (1, [0, 255, 0])):
-        line = sheet[120 + 16 * row : 136 + 16 * row]
-        assert (line[:, :96] == color).all(-1).any()
-        assert (line[:, 96:] == 255).all()
-    with pytest.raises(ValueError, match="colors must have an entry a cloud, 2, got 1"):
-        contact_sheet([xyz, xyz], ["a", "b"], colors=[colors])
 
 
 # --- the command
@@ -397,7 +332,10 @@ def test_bad_files_are_reported_and_the_others_done(
     assert "must have an extent, got 2 points in one place" in rows[3]["error"]
     assert "no such file" in rows[4]["error"]
     for row, count, name in ((rows[0], 300, "a.ply"), (rows[2], 200, "b.ply")):
-        assert list(row) == ["file", "category", "category_from", "points", "parts", "output"]
+        assert list(row) == [
+            *("file", "category", "category_from", "points", "parts"),
+            *("up", "up_margin", "warning", "output"),
+        ]
         assert (row["category"], row["category_from"], row["points"]) == ("Table", "given", count)
         assert row["output"] == str(out / name)
         counts = [part["points"] for part in row["parts"]]
@@ -405,7 +343,7 @@ def test_bad_files_are_reported_and_the_others_done(
         assert counts == sorted(counts, reverse=True)
         assert {part["part"] for part in row["parts"]} <= set(NAMES[2:5])
         assert all(0 < part["confidence"] <= 1 for part in row["parts"])
-    assert sorted(path.name for path in out.iterdir()) == ["a.ply", "b.ply"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.ply", "b.ply", "segment.json"]
 
     expected = Predictor.from_pretrained(weights, "cpu").segment(files[0], category="Table")
     written, original = read_cloud(out / "a.ply"), read_cloud(files[0])
@@ -486,15 +424,21 @@ def test_pictures_and_files_are_replaced_with_force_only(
     assert call(monkeypatch, *arguments, "--render", picture, "--out", out) == 0
     with Image.open(picture) as image:
         assert image.width == 720
-    for option, path in (("--render", picture), ("--out", out)):
-        before = (out / "a.ply").stat().st_mtime_ns
-        assert call(monkeypatch, *arguments, option, path) == 1
-        output = capsys.readouterr()
-        assert "exists; choose another" in output.err
-        assert output.out == "" or option == "--render"
-        assert (out / "a.ply").stat().st_mtime_ns == before
-        assert call(monkeypatch, *arguments, option, path, "--force") == 0
-        capsys.readouterr()
+    capsys.readouterr()
+    before = (out / "a.ply").stat().st_mtime_ns
+    assert call(monkeypatch, *arguments, "--render", picture) == 1
+    assert "exists; choose another" in capsys.readouterr().err
+    other = (*arguments[:-1], "mug", "--out", out)
+    assert call(monkeypatch, *other) == 1
+    output = capsys.readouterr()
+    assert "was made with category=table, not category=mug; choose another" in output.err
+    assert output.out == ""
+    assert (out / "a.ply").stat().st_mtime_ns == before
+    assert call(monkeypatch, *arguments, "--render", picture, "--force") == 0
+    assert call(monkeypatch, *other, "--force") == 0
+    labels = read_cloud(out / "a.ply").labels
+    assert labels is not None
+    assert set(labels) <= set(PARTS[0])
 
 
 def test_a_classifier_for_files(
@@ -531,7 +475,7 @@ def test_mistakes_are_told_before_the_work(
             *model,
         ): "these weights need the category of the object: give category (--category), on",
         (a, *model, "--category", "lamp"): "category must be one of Mug, Table, Cap, got 'lamp'",
-        (a, *mug, "--up", "w"): "--up must be one of 'x', 'y', 'z', got 'w'",
+        (a, *mug, "--up", "w"): "--up must be one of 'x', 'y', 'z', 'auto', got 'w'",
         (a, *mug, "--format", "obj"): "--format must be one of 'ply', 'npz', 'csv', got 'obj'",
         (a, twin, *mug, "--out", "o"): f"{a} and {twin} would both be written to o/a.ply; rename",
         (a, *mug, "--out", a.parent): f"a.ply would replace the input {a}; choose another folder",

@@ -1,9 +1,11 @@
-"""Timing the operators against whatever else a user could run, and the networks.
+"""Timing the operators against whatever else a user could run, networks, files, and data sets.
 
-Nothing here needs more than torch and numpy; what else is installed takes part.
+Operators and networks need no more than torch and numpy; what else is installed takes part.
 """
 
+from ea_pointcloud.benchmark.data import benchmark_data
+from ea_pointcloud.benchmark.io import benchmark_io
 from ea_pointcloud.benchmark.models import benchmark_models
 from ea_pointcloud.benchmark.ops import benchmark_ops
 
-__all__ = ["benchmark_models", "benchmark_ops"]
+__all__ = ["benchmark_data", "benchmark_io", "benchmark_models", "benchmark_ops"]

@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.benchmark import benchmark_models, benchmark_ops
+from ea_pointcloud.benchmark import (
+    benchmark_data,
+    benchmark_io,
+    benchmark_models,
+    benchmark_ops,
+)
 from ea_pointcloud.benchmark.report import check_target, failures, tables, write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print tables as plain text; the exit status is 1 where one of ours failed."""
     parser = argparse.ArgumentParser(prog="python -m ea_pointcloud.benchmark", description=__doc__)
-    parser.add_argument("what", choices=("ops", "models"))
+    parser.add_argument("what", choices=("ops", "models", "io", "data"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="repeatable")
     parser.add_argument("--quick", action="store_true", help="small jobs, few rounds")
@@ -25,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON to a file")
     parser.add_argument("--force", action="store_true", help="let --out replace a file")
     chosen = parser.parse_args(arguments)
-    run = benchmark_ops if chosen.what == "ops" else benchmark_models
+    run = {
+        "ops": benchmark_ops,
+        "models": benchmark_models,
+        "io": benchmark_io,
+        "data": benchmark_data,
+    }[chosen.what]
     try:
         check_target(chosen.out, force=chosen.force)
         report = run(

@@ -34,8 +34,13 @@ class Table:
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    """The tables of a report of either kind."""
-    make = _ops_tables if report["kind"] == "ops" else _models_tables
+    """The tables of a report of any kind."""
+    make = {
+        "ops": _ops_tables,
+        "models": _models_tables,
+        "io": _io_tables,
+        "data": _data_tables,
+    }[report["kind"]]
     return list(make(report))
 
 
@@ -61,7 +66,7 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 
 def failures(report: dict[str, Any]) -> list[str]:
     """What of ours raised an error; a peer's failure is the peer's."""
-    if report["kind"] == "models":
+    if report["kind"] != "ops":
         return [f"{name}: {error}" for name, error in report["failed"].items()]
     return [
         f"{case['name']}, {name}: {error}"
@@ -157,6 +162,51 @@ def _models_tables(report: dict[str, Any]) -> Iterator[Table]:
     ]
     if notes:
         yield Table("did not take part", ("what", "why", ""), notes)
+
+
+def _io_tables(report: dict[str, Any]) -> Iterator[Table]:
+    headings = ("model", "", "files/s", "model alone/s", "ratio", "min..max", "goal", "met")
+    rows = [
+        (
+            row["model"],
+            "",
+            f"{row['whole_per_second']:.1f}",
+            f"{row['alone_per_second']:.1f}",
+            f"{row['ratio']:.3f}",
+            f"{row['min_ratio']:.3f}..{row['max_ratio']:.3f}",
+            f">= {report['goal']:.2f}",
+            "yes" if row["met"] else "NO",
+        )
+        for row in report["rows"]
+    ]
+    words = (
+        f"{report['files']} files of {report['num_points']} points, {report['seen_points']} seen; "
+        f"{report['workers']} workers"
+    )
+    yield Table(f"{_title(report)}; {words}", headings, rows)
+
+
+def _data_tables(report: dict[str, Any]) -> Iterator[Table]:
+    headings = (
+        "model", "data", "loading/s", "training/s", "model alone/s", "/ in memory", "min..max",
+        "goal", "met",
+    )  # fmt: skip
+    rows = [
+        (
+            row["model"],
+            row["way"],
+            f"{row['loading_per_second']:,.0f}",
+            f"{row['training_per_second']:.1f}",
+            f"{row['model_alone_per_second']:.1f}",
+            f"{row['ratio']:.3f}",
+            f"{row['min_ratio']:.3f}..{row['max_ratio']:.3f}",
+            f">= {report['goal']:.2f}",
+            "yes" if row["met"] else "NO",
+        )
+        for row in report["rows"]
+    ]
+    words = f"{report['clouds']} clouds of {report['num_points']} points, batch {report['batch']}"
+    yield Table(f"{_title(report)}; {words}", headings, rows)
 
 
 def _merge(notes: Sequence[tuple[str, str, str]]) -> list[tuple[str, ...]]:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ea_pointcloud.cli import benchmark, classify, evaluate, info, segment, train
+from ea_pointcloud.cli import benchmark, classify, data, evaluate, info, segment, slots, train, view
 
 app = typer.Typer(
     name="ea-pointcloud",
@@ -15,8 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (info, train, evaluate, classify, segment, benchmark):
+for command in (info, train, evaluate, classify, segment, view, slots, benchmark):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
+app.add_typer(data.app, name=data.NAME)
 
 
 def main() -> None:

@@ -1,49 +1,111 @@
-"""What the commands on clouds share: one file after another, and where pictures may go."""
+"""What the commands on clouds share: which files, how they are worked through, pictures."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from ea_pointcloud.io import Cloud
+    from ea_pointcloud.predictor import Predictor
+    from ea_pointcloud.streaming import Job, Outcomes
 
 Result = TypeVar("Result")
+ENGINES = ("local", "ray")
+PICTURES = 100  # clouds in a picture; more would be too small to see and too many to hold
 
 
-def each_cloud(
-    files: Sequence[str], work: "Callable[[str, Cloud], Result]", *, drop_invalid: bool
-) -> tuple[dict[str, Result], dict[str, str]]:
-    """Read each file and hand it on; one that fails is remembered and the others go on.
+def answers(
+    make_job: "Callable[[Predictor], Job[Any, Result]]",
+    predictor: "Predictor",
+    files: Iterable[str],
+    *,
+    engine: str,
+    workers: int | None,
+    device: str,
+    total: int,
+) -> "Outcomes[Result]":
+    """Outcome after outcome, in the order of the files.
 
     Args:
+        make_job: the work for a predictor.
+        predictor: with the network loaded; for Ray on the CPU.
         files: paths.
-        work: called with the path and its cloud.
-        drop_invalid: leave out points that are not finite.
-
-    Returns:
-        results: file -> what ``work`` returned.
-        errors: file -> the message.
+        engine: one of ``ENGINES``.
+        workers: processes of the local engine; None chooses by the cores and ``total``.
+        device: that was asked for.
+        total: how many files there are.
     """
-    from ea_pointcloud.io import read_cloud
+    if engine == "ray":
+        from ea_pointcloud.streaming.ray_engine import stream_with_ray
 
-    results: dict[str, Result] = {}
-    errors: dict[str, str] = {}
-    for file in files:
-        try:
-            results[file] = work(file, read_cloud(file, drop_invalid=drop_invalid))
-        # PyTorch runs out of memory with a RuntimeError.
-        except (OSError, ValueError, ImportError, MemoryError, RuntimeError) as error:
-            errors[file] = str(error) or type(error).__name__
-    return results, errors
+        return stream_with_ray(make_job, predictor, files, device=device)
+    from ea_pointcloud._workers import default_workers
+    from ea_pointcloud.streaming import stream
+
+    if workers is None:
+        workers = default_workers(total)
+    return stream(make_job(predictor), files, workers=workers)
+
+
+def start_early(paths: Sequence[str], *, recursive: bool, engine: str, workers: int | None) -> None:
+    """Begin to start workers before this process spends seconds on its own imports, if any."""
+    from ea_pointcloud._workers import FEW, PRELOAD, default_workers, import_ahead
+
+    def names() -> Iterator[str]:
+        for path in paths:
+            if not Path(path).is_dir():
+                yield path
+                continue
+            for _, _, inside in os.walk(path):
+                yield from inside
+                if not recursive:
+                    break
+
+    if workers is None and engine == "local":
+        workers = default_workers(len(list(islice(names(), FEW))))
+    if workers:
+        import_ahead(PRELOAD)
+
+
+def check_engine(engine: str, workers: int | None) -> None:
+    """Raise for options of the two engines that do not go together, or Ray where it is missing."""
+    from importlib.util import find_spec
+
+    from ea_pointcloud._checks import check_choice
+
+    check_choice("--engine", engine, ENGINES)
+    if engine == "ray":
+        if workers is not None:
+            raise ValueError("--workers is for --engine local; Ray takes the cores it is given")
+        if find_spec("ray") is None:
+            raise ImportError(
+                "--engine ray needs Ray; pip install 'ea-pointcloud[ray]', or leave it out"
+            )
 
 
 def check_picture(path: Path | None, *, force: bool) -> None:
     """Raise before the work for a picture (``--render``) that could not be written after it."""
+    check_output("--render", path, (".png",), force=force)
+
+
+def check_output(option: str, path: Path | None, suffixes: Sequence[str], *, force: bool) -> None:
+    """Raise before the work for a file that could not be written after it."""
     if path is None:
         return
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--render must name a .png file, got {path}")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must name a {' or '.join(suffixes)} file, got {path}")
     if path.is_dir() or not path.parent.is_dir():
-        raise FileNotFoundError(f"--render {path}: no such folder, or a folder itself")
+        raise FileNotFoundError(f"{option} {path}: no such folder, or a folder itself")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; choose another name or add --force")
+
+
+def print_schema(name: str) -> None:
+    """Print the JSON schema of a command's ``--json`` output."""
+    from importlib.resources import files
+
+    import typer
+
+    schema = files("ea_pointcloud") / "schemas" / f"{name}.schema.json"
+    typer.echo(schema.read_text(encoding="utf-8").rstrip())

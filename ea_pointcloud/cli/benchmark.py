@@ -1,4 +1,4 @@
-"""``ea-pointcloud benchmark``: time the operators or the networks on this machine."""
+"""``ea-pointcloud benchmark``: time operators, networks, files or data sets on this machine."""
 
 import json
 import sys
@@ -18,12 +18,20 @@ ea-pointcloud benchmark ops
 ea-pointcloud benchmark ops --quick --only knn --only "fps 32x1024"
 
 ea-pointcloud benchmark models --device cuda --json --out models.json
+
+ea-pointcloud benchmark io
+
+ea-pointcloud benchmark data
 """
 
 
 def run(
     what: Annotated[
-        str, typer.Argument(metavar="ops|models", help="The operators, or the networks.")
+        str,
+        typer.Argument(
+            metavar="ops|models|io|data",
+            help="The operators, the networks, files, or the ways to training data.",
+        ),
     ],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     only: Annotated[
@@ -39,15 +47,25 @@ def run(
         bool, typer.Option("--force", help="Let --out replace an existing file.")
     ] = False,
 ) -> None:
-    """Time our operators beside what else is installed, or the networks' clouds per second."""
+    """Time our operators beside what else is installed, networks, files, or training data."""
     from ea_pointcloud._checks import check_choice
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.benchmark import benchmark_models, benchmark_ops
+    from ea_pointcloud.benchmark import (
+        benchmark_data,
+        benchmark_io,
+        benchmark_models,
+        benchmark_ops,
+    )
     from ea_pointcloud.benchmark.report import check_target, failures, tables, write_report
 
-    check_choice("what", what, ("ops", "models"))
+    check_choice("what", what, ("ops", "models", "io", "data"))
     check_target(out, force=force)
-    measure = benchmark_ops if what == "ops" else benchmark_models
+    measure = {
+        "ops": benchmark_ops,
+        "models": benchmark_models,
+        "io": benchmark_io,
+        "data": benchmark_data,
+    }[what]
     chosen = resolve_device(device)
     typer.echo(f"on {chosen}", err=True)
     report = measure(

@@ -1,15 +1,33 @@
 """``ea-pointcloud classify``: name the class of files."""
 
-import json
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ea_pointcloud._workers import without_interrupts
+from ea_pointcloud.cli._clouds import PICTURES, answers, check_engine, check_picture, start_early
+from ea_pointcloud.cli._report import (
+    Bar,
+    JsonRows,
+    TablePages,
+    Tally,
+    finish,
+    follow,
+    readable,
+    shown_up,
+    stopped,
+)
+from ea_pointcloud.cli._resume import CsvLog, fingerprint
+
 if TYPE_CHECKING:
-    from ea_pointcloud.io import Cloud
-    from ea_pointcloud.predictor import Classification
+    from rich.table import Table
+
+    from ea_pointcloud.classification import Classification
+    from ea_pointcloud.streaming import Outcome
 
 NAME = "classify"
 EXAMPLES = """Examples:
@@ -18,98 +36,214 @@ ea-pointcloud classify chair.ply --model runs/modelnet10-seed0
 
 ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json
 
+ea-pointcloud classify scans -r --model runs/a --up auto --csv scans.csv
+
 ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png
 """
 
 
+def _show_schema(wanted: bool) -> None:
+    if wanted:
+        from ea_pointcloud.cli._clouds import print_schema
+
+        print_schema(NAME)
+        raise typer.Exit
+
+
 def run(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Clouds or meshes.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
+    ],
     model: Annotated[
         str, typer.Option(help="Run folder, weights folder, or USER/NAME on the hub.")
     ],
-    up: Annotated[str, typer.Option(help="Axis that is up in the files: x, y or z.")] = "y",
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also take the folders inside folders.")
+    ] = False,
+    up: Annotated[
+        str, typer.Option(help="Axis that is up in the files: x, y, z, or auto to try them.")
+    ] = "y",
+    rotations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Average over N turns about the up axis.")
+    ] = 1,
+    denoise: Annotated[
+        bool, typer.Option("--denoise", help="Leave out statistical outliers first.")
+    ] = False,
+    drop_invalid: Annotated[
+        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write rows there as they come; the same command again goes on after the last.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     render: Annotated[
         Path | None, typer.Option(help="Write a picture of the clouds and their names (.png).")
     ] = None,
-    drop_invalid: Annotated[
-        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
-    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that read ahead, 0 for none; chosen without it."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Ray spreads the work over a cluster.")
+    ] = "local",
     force: Annotated[
-        bool, typer.Option("--force", help="Let --render replace an existing file.")
+        bool, typer.Option("--force", help="Let --csv and --render replace existing files.")
+    ] = False,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--json-schema", is_eager=True, callback=_show_schema, help="Print that of --json."
+        ),
     ] = False,
 ) -> None:
-    """Name the class of each file; a file that cannot be read is reported, the others go on."""
-    from ea_pointcloud._checks import check_choice
-    from ea_pointcloud.cli._clouds import check_picture, each_cloud
-    from ea_pointcloud.predictor import Predictor
-    from ea_pointcloud.transforms import AXES
+    """Name the class of each file; one that cannot be read is reported, the others go on."""
+    start_early(paths, recursive=recursive, engine=engine, workers=workers)
+    with without_interrupts():
+        from ea_pointcloud._checks import check_choice
+        from ea_pointcloud.predictor import Predictor
+        from ea_pointcloud.streaming import classification, find_files
+        from ea_pointcloud.transforms import AXES
 
-    check_choice("--up", up, AXES)
+    check_choice("--up", up, (*AXES, "auto"))
+    check_engine(engine, workers)
     check_picture(render, force=force)
-    predictor = Predictor.from_pretrained(model, device)
+    predictor = Predictor.from_pretrained(model, "cpu" if engine == "ray" else device)
     predictor.check_classify()
+    top = min(top, len(predictor.model.data_spec.class_names))
+    options = {
+        "up": up,
+        "top": top,
+        "rotations": rotations,
+        "denoise": denoise,
+        "drop_invalid": drop_invalid,
+    }
+    found = partial(find_files, paths, recursive=recursive, exclude=csv)
+    tally = Tally(sum(1 for _ in found()), "classified")
+    log = None
+    if csv is not None:
+        made_with = {"command": NAME, "model": model, "weights": fingerprint(model), **options}
+        log = CsvLog(csv, _columns(top), made_with, force=force)
+        tally.earlier, tally.earlier_errors = log.count(file.path for file in found())
+    pictured: dict[str, Classification] = {}
 
-    pictured: dict[str, Cloud] = {}
+    def show(outcome: "Outcome[Classification]") -> None:
+        if log is not None:
+            log.write(_csv_row(outcome, top))
+        if json_rows is not None:
+            json_rows.add(json_row(outcome))
+        if pages is not None:
+            pages.add(_cells(outcome))
+        if render is not None and outcome.result is not None and len(pictured) < PICTURES:
+            pictured[outcome.file] = outcome.result
 
-    def classify(file: str, cloud: "Cloud") -> "Classification":
-        result = predictor.classify(cloud, up=up, top=top)
-        if render is not None:
-            pictured[file] = cloud
-        return result
-
-    results, errors = each_cloud(files, classify, drop_invalid=drop_invalid)
-
-    if as_json:
-        rows = [_json_row(file, results.get(file), errors.get(file)) for file in files]
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        _print_table(files, results, errors)
+    try:
+        with ExitStack() as stack:
+            in_the_way = as_json and sys.stdout.isatty()
+            bar = Bar(tally.total, completed=tally.earlier, shown=not in_the_way)
+            stack.enter_context(bar)
+            json_rows = stack.enter_context(JsonRows()) if as_json else None
+            pages = None
+            if log is not None:
+                stack.enter_context(log)
+            elif not as_json:
+                pages = stack.enter_context(TablePages(_table, bar.pause))
+            outcomes = answers(
+                partial(classification, **options),
+                predictor,
+                (file.path for file in found() if log is None or file.path not in log.done),
+                engine=engine,
+                workers=workers,
+                device=device,
+                total=tally.total - tally.earlier,
+            )
+            follow(outcomes, show, tally, bar)
+    except KeyboardInterrupt:
+        raise stopped(tally, goes_on=log is not None) from None
     if render is not None and pictured:
-        _render(render, pictured, results, up)
-    if errors:
-        sys.exit(1)
+        _render(render, pictured, drop_invalid=drop_invalid)
+    finish(tally)
 
 
-def _json_row(file: str, result: "Classification | None", error: str | None) -> dict[str, Any]:
+def json_row(outcome: "Outcome[Classification]") -> dict[str, Any]:
+    """An entry of the JSON output, as ``schemas/classify.schema.json`` describes it."""
+    result = outcome.result
     if result is None:
-        return {"file": file, "error": error}
-    top = [{"label": candidate.label, "prob": candidate.prob} for candidate in result.top]
-    return {"file": file, "label": result.label, "prob": result.prob, "top": top}
+        return {"file": outcome.file, "error": outcome.error}
+    return {
+        "file": outcome.file,
+        "label": result.label,
+        "prob": result.prob,
+        "top": [{"label": candidate.label, "prob": candidate.prob} for candidate in result.top],
+        "up": result.up,
+        "up_margin": result.up_margin,
+        "unfamiliar": result.unfamiliar,
+        "warning": result.warning,
+    }
 
 
-def _print_table(
-    files: list[str], results: "dict[str, Classification]", errors: dict[str, str]
-) -> None:
+def _columns(top: int) -> list[str]:
+    others = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "prob")]
+    extras = ["up", "up_margin", "unfamiliar", "warning"]
+    return ["file", "label", "prob", *others, *extras, "error"]
+
+
+def _csv_row(outcome: "Outcome[Classification]", top: int) -> list[str]:
+    result = outcome.result
+    if result is None:
+        empty = [""] * (len(_columns(top)) - 2)
+        return [outcome.file, *empty, outcome.error or ""]
+    pairs = [text for candidate in result.top for text in (candidate.label, _short(candidate.prob))]
+    extras = [_short(result.up_margin), _short(result.unfamiliar), result.warning or ""]
+    return [outcome.file, *pairs, result.up, *extras, ""]
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _table(rows: list[list[Any]]) -> "Table":
     from rich.table import Table
-    from rich.text import Text
-
-    from ea_pointcloud.cli._output import console
 
     table = Table()
     table.add_column("file", overflow="fold")
     table.add_column("class")
     table.add_column("probability", justify="right")
     table.add_column("next")
-    for file in files:
-        if file in errors:
-            table.add_row(file, Text("error", style="red"), "", errors[file])
-            continue
-        result = results[file]
-        others = ", ".join(f"{other.label} {other.prob:.1%}" for other in result.top[1:])
-        table.add_row(file, result.label, f"{result.prob:.1%}", others)
-    console().print(table)
+    table.add_column("up")
+    if any(row[-1] for row in rows):
+        table.add_column("warning", style="yellow")
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
+    return table
 
 
-def _render(
-    path: Path, clouds: "dict[str, Cloud]", results: "dict[str, Classification]", up: str
-) -> None:
-    from ea_pointcloud.viz import contact_sheet
+def _cells(outcome: "Outcome[Classification]") -> list[Any]:
+    from rich.text import Text
 
+    file, result = readable(outcome.file), outcome.result
+    if result is None:
+        return [file, Text("error", style="red"), "", outcome.error, "", ""]
+    others = ", ".join(f"{other.label} {other.prob:.1%}" for other in result.top[1:])
+    up = shown_up(result.up, result.up_margin)
+    return [file, result.label, f"{result.prob:.1%}", others, up, result.warning or ""]
+
+
+def _render(path: Path, results: "dict[str, Classification]", *, drop_invalid: bool) -> None:
+    from ea_pointcloud.io import read_cloud
+    from ea_pointcloud.viz import compare
+
+    # Read once more: held until now, all the clouds of a folder could be too many.
+    clouds = [read_cloud(file, drop_invalid=drop_invalid) for file in results]
     titles = [
         f"{Path(file).name}: {result.label} {result.prob:.0%}" for file, result in results.items()
     ]
-    contact_sheet([clouds[file].xyz for file in results], titles, path, up=up)
+    compare(clouds, titles, path, up=[result.up for result in results.values()])
     typer.echo(f"wrote {path}", err=True)

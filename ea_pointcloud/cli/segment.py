@@ -1,18 +1,35 @@
 """``ea-pointcloud segment``: name the part of every point of files."""
 
-import json
 import sys
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ea_pointcloud._workers import without_interrupts
+from ea_pointcloud.cli._clouds import PICTURES, answers, check_engine, check_picture, start_early
+from ea_pointcloud.cli._report import (
+    Bar,
+    JsonRows,
+    TablePages,
+    Tally,
+    finish,
+    follow,
+    readable,
+    shown_up,
+    stopped,
+)
+from ea_pointcloud.cli._resume import OutputFolder, fingerprint
+
 if TYPE_CHECKING:
     import numpy as np
+    from rich.table import Table
 
-    from ea_pointcloud.io import Cloud
-    from ea_pointcloud.predictor import Segmentation
+    from ea_pointcloud.segmentation import Segmentation
+    from ea_pointcloud.streaming import Outcome, Outcomes, Segmented
 
 NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
@@ -23,6 +40,8 @@ ea-pointcloud segment chair.ply --model runs/a --category Chair --out parts
 ea-pointcloud segment *.off --model runs/a --up z --render parts.png
 
 ea-pointcloud segment scan.pcd --model runs/a --classifier runs/b --json
+
+ea-pointcloud segment scans -r --model runs/a --category chair --out parts
 """
 
 
@@ -45,113 +64,186 @@ class Row:
     points: int
     parts: tuple[Part, ...]  # those that occur, the largest first
     confidence: float  # mean over all points
+    up: str
+    up_margin: float | None
+    warning: str | None
     output: Path | None
 
 
+def _show_schema(wanted: bool) -> None:
+    if wanted:
+        from ea_pointcloud.cli._clouds import print_schema
+
+        print_schema(NAME)
+        raise typer.Exit
+
+
 def run(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Clouds or meshes.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
+    ],
     model: Annotated[
         str, typer.Option(help="Run folder, weights folder, or USER/NAME on the hub.")
     ],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also take the folders inside folders.")
+    ] = False,
     category: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the objects are, all of them.")
     ] = None,
     classifier: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="A classifier that says what they are.")
     ] = None,
-    up: Annotated[str, typer.Option(help="Axis that is up in the files: x, y or z.")] = "y",
+    up: Annotated[
+        str, typer.Option(help="Axis that is up in the files: x, y, z, or auto to try them.")
+    ] = "y",
+    rotations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Average over N turns about the up axis.")
+    ] = 1,
+    denoise: Annotated[
+        bool,
+        typer.Option(
+            "--denoise",
+            help="Leave out statistical outliers; they get the nearest label, at confidence 0.",
+        ),
+    ] = False,
+    drop_invalid: Annotated[
+        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write DIR/NAME.ply with labels, colours, confidence."),
+        typer.Option(
+            metavar="DIR",
+            help="Write DIR/NAME.ply with labels, colours, confidence, in folders as the files "
+            "are; the same command again goes on with those that are missing.",
+        ),
     ] = None,
     file_format: Annotated[
         str, typer.Option("--format", metavar="ply|npz|csv", help="Of the files in DIR.")
     ] = "ply",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     render: Annotated[
         Path | None, typer.Option(help="Write a picture of the clouds and their parts (.png).")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    drop_invalid: Annotated[
-        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Processes that read ahead, 0 for none; chosen without it."
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Ray spreads the work over a cluster.")
+    ] = "local",
     force: Annotated[
         bool, typer.Option("--force", help="Let --out and --render replace existing files.")
     ] = False,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--json-schema", is_eager=True, callback=_show_schema, help="Print that of --json."
+        ),
+    ] = False,
 ) -> None:
     """Name the part of every point; a file that cannot be read is reported, the others go on."""
-    from ea_pointcloud._checks import check_choice
-    from ea_pointcloud.cli._clouds import check_picture, each_cloud
-    from ea_pointcloud.io import write_cloud
-    from ea_pointcloud.predictor import Predictor
-    from ea_pointcloud.transforms import AXES
-    from ea_pointcloud.viz import part_colors
+    start_early(paths, recursive=recursive, engine=engine, workers=workers)
+    with without_interrupts():
+        from ea_pointcloud._checks import check_choice
+        from ea_pointcloud.predictor import Predictor
+        from ea_pointcloud.streaming import find_files, segmentation
+        from ea_pointcloud.transforms import AXES
 
-    check_choice("--up", up, AXES)
+    check_choice("--up", up, (*AXES, "auto"))
     check_choice("--format", file_format, FORMATS)
+    check_engine(engine, workers)
     check_picture(render, force=force)
-    outputs = {} if out is None else _outputs(files, out, file_format, force=force)
     if category is not None and classifier is not None:
         raise ValueError("--category and --classifier both name the category; give one of them")
-    predictor = Predictor.from_pretrained(model, device)
-    namer = None if classifier is None else Predictor.from_pretrained(classifier, device)
+    loaded_on = "cpu" if engine == "ray" else device
+    predictor = Predictor.from_pretrained(model, loaded_on)
+    namer = None if classifier is None else Predictor.from_pretrained(classifier, loaded_on)
     predictor.check_segment(category=category, classifier=namer)
+
+    options = {"up": up, "rotations": rotations, "denoise": denoise, "drop_invalid": drop_invalid}
+    found = partial(find_files, paths, recursive=recursive, exclude=out)
+    tally = Tally(sum(1 for _ in found()), "segmented")
+    folder = None
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        made_with = {
+            "command": NAME,
+            "model": model,
+            "weights": fingerprint(model),
+            "category": None if category is None else category.casefold(),
+            "classifier": None if classifier is None else fingerprint(classifier),
+            **options,
+        }
+        folder = OutputFolder(out, file_format, made_with)
+        tally.earlier = folder.begin(found(), paths, force=force)
+    pictured: dict[str, Segmented] = {}
 
-    pictured: dict[str, tuple[Cloud, Segmentation]] = {}
+    def show(told: "Outcome[Row]") -> None:
+        if json_rows is not None:
+            json_rows.add(json_row(told))
+        if pages is not None:
+            pages.add(_cells(told))
 
-    def segment(file: str, cloud: "Cloud") -> Row:
-        result = predictor.segment(cloud, up=up, category=category, classifier=namer)
-        output = outputs.get(file)
-        if output is not None:
-            painted = replace(
-                cloud,
-                labels=result.labels,
-                colors=part_colors(result.labels),
-                confidence=result.confidence,
+    def rows(answered: "Outcomes[Segmented]") -> "Outcomes[Row]":
+        with closing(answered):
+            for outcome in answered:
+                told = _told(outcome, folder)
+                if render is not None and outcome.result and len(pictured) < PICTURES:
+                    pictured[outcome.file] = outcome.result
+                yield told
+
+    try:
+        with ExitStack() as stack:
+            in_the_way = as_json and sys.stdout.isatty()
+            bar = Bar(tally.total, completed=tally.earlier, shown=not in_the_way)
+            stack.enter_context(bar)
+            json_rows = stack.enter_context(JsonRows()) if as_json else None
+            pages = None if as_json else stack.enter_context(TablePages(_table, bar.pause))
+            answered = answers(
+                partial(segmentation, category=category, classifier=namer, **options),
+                predictor,
+                (file.path for file in found()) if folder is None else folder.missing(found()),
+                engine=engine,
+                workers=workers,
+                device=device,
+                total=tally.total - tally.earlier,
             )
-            write_cloud(output, painted, overwrite=force)
-        if render is not None:
-            pictured[file] = cloud, result
-        return _row(result, output)
-
-    rows, errors = each_cloud(files, segment, drop_invalid=drop_invalid)
-    if as_json:
-        shown = [_json_row(file, rows.get(file), errors.get(file)) for file in files]
-        typer.echo(json.dumps(shown, indent=2))
-    else:
-        _print_table(files, rows, errors)
-    if outputs and rows:
-        typer.echo(f"wrote {len(rows)} of {len(files)} files into {out}", err=True)
+            follow(rows(answered), show, tally, bar)
+    except KeyboardInterrupt:
+        raise stopped(tally, goes_on=folder is not None) from None
+    if folder is not None and tally.done > tally.errors:
+        typer.echo(f"wrote {tally.done - tally.errors:,} files into {out}", err=True)
     if render is not None and pictured:
-        _render(render, pictured, rows, up)
-    if errors:
-        sys.exit(1)
+        _render(render, pictured)
+    finish(tally)
 
 
-def _outputs(files: list[str], folder: Path, suffix: str, *, force: bool) -> dict[str, Path]:
-    """File -> where its points go; raises before the work for what could not be written after."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--out {folder} is a file; name a folder")
-    inputs = {Path(file).resolve(): file for file in files}
-    taken: dict[Path, str] = {}
-    for file in files:
-        output = folder / f"{Path(file).stem}.{suffix}"
-        if output in taken:
-            raise ValueError(
-                f"{taken[output]} and {file} would both be written to {output}; rename one of "
-                "them, or segment them into different folders"
-            )
-        if output.resolve() in inputs:
-            raise ValueError(
-                f"{output} would replace the input {inputs[output.resolve()]}; "
-                "choose another folder for --out"
-            )
-        if output.exists() and not force:
-            raise FileExistsError(f"{output} exists; choose another folder or add --force")
-        taken[output] = file
-    return {file: output for output, file in taken.items()}
+def _told(outcome: "Outcome[Segmented]", folder: OutputFolder | None) -> "Outcome[Row]":
+    """What is printed of a file, after its points were written if they shall be."""
+    from ea_pointcloud.io import write_cloud
+    from ea_pointcloud.streaming import Outcome
+    from ea_pointcloud.viz import part_colors
+
+    output = None if folder is None else folder.take(outcome.file)
+    if outcome.result is None:
+        return Outcome(outcome.file, error=outcome.error)
+    parts = outcome.result.parts
+    if output is not None:
+        painted = replace(
+            outcome.result.cloud,
+            labels=parts.labels,
+            colors=part_colors(parts.labels),
+            confidence=parts.confidence,
+        )
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_cloud(output, painted)
+        except (OSError, ValueError) as error:
+            return Outcome(outcome.file, error=str(error))
+    return Outcome(outcome.file, _row(parts, output))
 
 
 def _row(result: "Segmentation", output: Path | None) -> Row:
@@ -174,6 +266,9 @@ def _row(result: "Segmentation", output: Path | None) -> Row:
         points=len(result.labels),
         parts=parts,
         confidence=_mean(result.confidence),
+        up=result.up,
+        up_margin=result.up_margin,
+        warning=result.warning,
         output=output,
     )
 
@@ -182,11 +277,13 @@ def _mean(values: "np.ndarray") -> float:
     return float(values.mean(dtype="f8"))
 
 
-def _json_row(file: str, row: Row | None, error: str | None) -> dict[str, Any]:
+def json_row(outcome: "Outcome[Row]") -> dict[str, Any]:
+    """An entry of the JSON output, as ``schemas/segment.schema.json`` describes it."""
+    row = outcome.result
     if row is None:
-        return {"file": file, "error": error}
+        return {"file": outcome.file, "error": outcome.error}
     return {
-        "file": file,
+        "file": outcome.file,
         "category": row.category,
         "category_from": row.category_from,
         "points": row.points,
@@ -194,6 +291,9 @@ def _json_row(file: str, row: Row | None, error: str | None) -> dict[str, Any]:
             {"part": part.name, "points": part.points, "confidence": part.confidence}
             for part in row.parts
         ],
+        "up": row.up,
+        "up_margin": row.up_margin,
+        "warning": row.warning,
         "output": None if row.output is None else str(row.output),
     }
 
@@ -203,11 +303,8 @@ def _short(part: Part, row: Row) -> str:
     return part.name.removeprefix(f"{row.category}/")
 
 
-def _print_table(files: list[str], rows: dict[str, Row], errors: dict[str, str]) -> None:
+def _table(rows: list[list[Any]]) -> "Table":
     from rich.table import Table
-    from rich.text import Text
-
-    from ea_pointcloud.cli._output import console
 
     table = Table()
     table.add_column("file", overflow="fold")
@@ -216,18 +313,35 @@ def _print_table(files: list[str], rows: dict[str, Row], errors: dict[str, str])
     table.add_column("points", justify="right")
     table.add_column("parts")
     table.add_column("mean confidence", justify="right")
-    for file in files:
-        if file in errors:
-            table.add_row(file, Text("error", style="red"), "", "", errors[file], "")
-            continue
-        row = rows[file]
-        shares = Text(", ").join(
-            Text(f"{_short(part, row)} {part.points / row.points:.1%}", _style(part))
-            for part in row.parts
-        )
-        points, confidence = f"{row.points:,}", f"{row.confidence:.3f}"
-        table.add_row(file, row.category or "-", row.category_from, points, shares, confidence)
-    console().print(table)
+    table.add_column("up")
+    if any(row[-1] for row in rows):
+        table.add_column("warning", style="yellow")
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
+    return table
+
+
+def _cells(outcome: "Outcome[Row]") -> list[Any]:
+    from rich.text import Text
+
+    file, row = readable(outcome.file), outcome.result
+    if row is None:
+        return [file, Text("error", style="red"), "", "", outcome.error, "", "", ""]
+    shares = Text(", ").join(
+        Text(f"{_short(part, row)} {part.points / row.points:.1%}", _style(part))
+        for part in row.parts
+    )
+    points, confidence = f"{row.points:,}", f"{row.confidence:.3f}"
+    return [
+        file,
+        row.category or "-",
+        row.category_from,
+        points,
+        shares,
+        confidence,
+        shown_up(row.up, row.up_margin),
+        row.warning or "",
+    ]
 
 
 def _style(part: Part) -> str:
@@ -243,26 +357,15 @@ def _colors(parts: "tuple[Part, ...] | list[Part]") -> "np.ndarray":
     return part_colors(np.array([part.label for part in parts]))
 
 
-def _render(
-    path: Path,
-    pictured: "dict[str, tuple[Cloud, Segmentation]]",
-    rows: dict[str, Row],
-    up: str,
-) -> None:
-    from ea_pointcloud.viz import contact_sheet, part_colors
+def _render(path: Path, pictured: "dict[str, Segmented]") -> None:
+    from ea_pointcloud.viz import compare
 
-    titles, legends = [], []
-    for file in pictured:
-        row, name = rows[file], Path(file).name
-        titles.append(f"{name}: {row.category}" if row.category else name)
-        shares = [f"{_short(part, row)} {part.points / row.points:.0%}" for part in row.parts]
-        legends.append(dict(zip(shares, _colors(row.parts), strict=True)))
-    contact_sheet(
-        [cloud.xyz for cloud, _ in pictured.values()],
-        titles,
-        path,
-        colors=[part_colors(result.labels) for _, result in pictured.values()],
-        legends=legends,
-        up=up,
-    )
+    titles, labels, ups = [], [], []
+    for file, (_, parts) in pictured.items():
+        name, category = Path(file).name, parts.category
+        titles.append(f"{name}: {category}" if category else name)
+        names = tuple(part.removeprefix(f"{category}/") for part in parts.names)
+        labels.append(replace(parts, names=names))
+        ups.append(parts.up)
+    compare([cloud for cloud, _ in pictured.values()], titles, path, labels=labels, up=ups)
     typer.echo(f"wrote {path}", err=True)

@@ -57,6 +57,7 @@ def run(
     from ea_pointcloud.models import EAClassifier, EASegmenter, load_model
     from ea_pointcloud.training.data import open_held_out
     from ea_pointcloud.training.fit import load_run_recipe
+    from ea_pointcloud.training.labels import match_labels
 
     check_choice("--split", split, ("train", "val", "test"))
     check_picture(render, force=force)
@@ -71,7 +72,7 @@ def run(
     names = spec.category_names if isinstance(model, EASegmenter) else spec.class_names
     usages = slot_usage(
         model,
-        open_held_out(recipe, split),
+        match_labels(open_held_out(recipe, split), spec),
         names,
         batch_size=recipe.eval.batch_size,
         dead_below=dead_below,

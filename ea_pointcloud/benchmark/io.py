@@ -1,0 +1,151 @@
+"""Files a second, from the disk to the class, beside the network alone on the same clouds."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud._workers import PRELOAD, default_workers, import_ahead
+from ea_pointcloud.benchmark._machine import describe_machine
+from ea_pointcloud.benchmark.cases import SEED
+from ea_pointcloud.datasets import ProceduralShapes
+from ea_pointcloud.io import Cloud, write_cloud
+from ea_pointcloud.models import DataSpec, create_model, list_models
+from ea_pointcloud.predictor import Predictor
+from ea_pointcloud.streaming import classification, stream
+
+FILES = 2_000
+NUM_POINTS = 1_024  # of a file
+SEEN_POINTS = 512  # by the network, as in the recipe modelnet10
+GOAL = 0.70  # of the rate of the network alone
+_SHAPES = 140  # different ones; the files are these with their points in other orders
+
+
+def benchmark_io(
+    device: torch.device,
+    *,
+    only: Sequence[str] = (),
+    quick: bool = False,
+    files: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Classify small binary PLY files of procedural shapes, in turns with the network alone.
+
+    The network alone gets the same batches, loaded ahead. The other figure is the whole way with
+    all it costs, the start of the workers included. Weights are untrained, which takes the same
+    time.
+
+    Args:
+        device: of the network.
+        only: names of classifiers; without any the smallest.
+        quick: 320 files and one round.
+        files: how many instead.
+        workers: processes that load; as the command ``classify`` chooses without it.
+        progress: told a line at the start of each part.
+
+    Returns:
+        A dictionary for JSON: ``machine``, ``settings``, ``rows`` (one a model: files a second of
+        either, the ratio, whether it meets the goal), and ``failed`` (what -> why).
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    classifiers = [name for name in list_models() if name.startswith("ea_classifier_")]
+    for name in only:
+        check_choice("--only", name, classifiers)
+    count = files or (320 if quick else FILES)
+    processes = default_workers(count) if workers is None else workers
+    rounds = 1 if quick else 3
+    report: dict[str, Any] = {
+        "kind": "io",
+        "machine": describe_machine(device),
+        "settings": {"only": list(only), "quick": quick, "seed": SEED, "rounds": rounds},
+        "files": count,
+        "num_points": NUM_POINTS,
+        "seen_points": SEEN_POINTS,
+        "workers": processes,
+        "goal": GOAL,
+        "rows": [],
+        "failed": {},
+    }
+    if processes:
+        import_ahead(PRELOAD)  # as the command does, which then imports torch itself
+    with TemporaryDirectory() as folder:
+        progress(f"writing {count} files of {NUM_POINTS} points")
+        paths = _write(Path(folder), count)
+        for name in list(only) or classifiers[:1]:
+            row, failed = _race(name, paths, device, processes, rounds, progress)
+            report["rows"].append(row)
+            report["failed"] |= failed
+    return report
+
+
+def _write(folder: Path, count: int) -> list[str]:
+    shapes = ProceduralShapes("test", num_shapes=min(count, _SHAPES), num_points=NUM_POINTS)
+    generator = torch.Generator().manual_seed(SEED)
+    paths = []
+    for index in range(count):
+        order = torch.randperm(NUM_POINTS, generator=generator)
+        xyz = shapes.xyz[index % len(shapes)][order].numpy()
+        paths.append(str(folder / f"{index:06d}.ply"))
+        write_cloud(paths[-1], Cloud(xyz, np.zeros(3)))
+    return paths
+
+
+def _race(
+    name: str,
+    paths: list[str],
+    device: torch.device,
+    workers: int,
+    rounds: int,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    spec = DataSpec(DataSpec.unnamed(10).class_names, num_points=SEEN_POINTS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = create_model(name, data_spec=spec)
+    job = classification(Predictor(model, device))
+    progress(f"{name}: loading")
+    loaded = [job.load(path) for path in paths]
+    job.answer(loaded[: job.batch_size])  # compiles and allocates
+
+    def alone() -> list[str]:
+        source = iter(loaded)
+        labels = []
+        while batch := list(islice(source, job.batch_size)):
+            labels += [result.label for result in job.answer(batch)]
+        return labels
+
+    def whole() -> list[str]:
+        outcomes = stream(job, paths, workers=workers)
+        return [each.result.label if each.result else f"error: {each.error}" for each in outcomes]
+
+    rates: dict[str, list[float]] = {"alone": [], "whole": []}
+    labels: dict[str, list[str]] = {}
+    for number in range(rounds):
+        progress(f"{name}: round {number + 1} of {rounds}")
+        for what, call in (("alone", alone), ("whole", whole)):
+            started = time.perf_counter()
+            labels[what] = call()
+            rates[what].append(len(paths) / (time.perf_counter() - started))
+    ratios = [whole / alone for whole, alone in zip(rates["whole"], rates["alone"], strict=True)]
+    different = sum(a != b for a, b in zip(labels["alone"], labels["whole"], strict=True))
+    failed = {} if not different else {name: f"{different} files have another answer than alone"}
+    row = {
+        "model": name,
+        "alone_per_second": median(rates["alone"]),
+        "whole_per_second": median(rates["whole"]),
+        "ratio": median(ratios),
+        "min_ratio": min(ratios),
+        "max_ratio": max(ratios),
+        "met": median(ratios) >= GOAL,
+    }
+    return row, failed
