@@ -1,8 +1,9 @@
-"""Choosing a device and seeding."""
+"""Choosing a device, seeding, and memory."""
 
 import ctypes
 import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -66,3 +67,55 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that this process may still take there; None where the system does not say.
+
+    On the CPU the least of what the machine has free, what its control group leaves (containers,
+    batch systems), and the process's own limits.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    rooms = [*_machine_room(), *_control_group_room(), *_process_room()]
+    return max(0, min(rooms)) if rooms else None
+
+
+def _machine_room() -> list[int]:
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _control_group_room() -> list[int]:
+    groups = Path("/sys/fs/cgroup")
+    pairs = [("memory.max", "memory.current"),
+             ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")]  # fmt: skip
+    rooms = []
+    for limit, usage in pairs:
+        try:
+            rooms.append(int((groups / limit).read_text()) - int((groups / usage).read_text()))
+        except (OSError, ValueError):  # another version of control groups, or no limit: "max"
+            continue
+    return rooms
+
+
+def _process_room() -> list[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    rooms = []
+    for limit, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most = resource.getrlimit(limit)[0]
+        used = _kilobytes(Path("/proc/self/status"), key)
+        if most != resource.RLIM_INFINITY and used:
+            rooms.append(most - used[0])
+    return rooms
+
+
+def _kilobytes(path: Path, key: str) -> list[int]:
+    """Bytes of the line ``KEY:   123 kB`` of a file of the system, none where it has none."""
+    try:
+        found = re.search(rf"^{key}:\s+(\d+) kB$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return []
+    return [1024 * int(found[1])] if found else []

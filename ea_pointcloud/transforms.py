@@ -141,7 +141,7 @@ def random_warp(
 
     At an anchor: a turn about a random axis by up to ``strength`` * 60 degrees, a factor for each
     axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5.
-    Points between anchors follow them, by weights that fall off with the distance along random axes.
+    Points between anchors follow them, by weights that fall off along random axes.
 
     Args:
         xyz: (B, N, 3), about the size of the unit sphere.

@@ -319,6 +319,19 @@ def test_shuffled_batches_cover_an_epoch_once() -> None:
     assert list(BatchIndices(5, 2, None)) == [[0, 1], [2, 3], [4]]
 
 
+def test_a_small_set_is_gone_through_again() -> None:
+    batches = BatchIndices(7, 3, shuffle_seed=0, least=5)
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == 5
+    passes = [drawn[:2], drawn[2:4], drawn[4:]]  # two full batches go through 6 of 7
+    for one in passes:
+        indices = [index for batch in one for index in batch]
+        assert len(set(indices)) == len(indices) == 3 * len(one)
+    assert passes[0] != passes[1]
+    assert drawn[:2] == list(BatchIndices(7, 3, shuffle_seed=0))
+    assert [len(batch) for batch in BatchIndices(4, 32, shuffle_seed=0, least=3)] == [4, 4, 4]
+
+
 def test_moving_average_forgets_its_start() -> None:
     average, mean = moving_average(0.9), torch.tensor(100.0)
     for update in range(200):

@@ -29,5 +29,6 @@ __all__ = [
     "random_point_sample",
     "sample_surface",
     "slot_logsumexp",
+    "surface_shape",
     "voxel_sample",
 ]

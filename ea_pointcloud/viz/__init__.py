@@ -1,4 +1,4 @@
-"""Pictures of clouds; the only place that imports Open3D's visualization and plotly."""
+"""Pictures of clouds; the only place that imports Open3D's visualization."""
 
 from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz.colors import part_colors
