@@ -42,8 +42,8 @@ def stream_with_ray(
         ImportError: if Ray is not installed.
     """
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "--engine ray needs Ray; pip install 'ea-pointcloud[ray]', or leave it out"
