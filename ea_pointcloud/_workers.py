@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -92,14 +93,22 @@ def without_interrupts() -> Iterator[None]:
     For imports of torch, which lose an interrupt or abort the process if it comes while their
     native part starts.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    handler = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not (hasattr(signal, "pthread_sigmask") and in_main and callable(handler)):
         yield
         return
+    heard: list[tuple[int, FrameType | None]] = []
+    # The mask is this thread's alone: what another thread is handed arrives here all the same.
+    signal.signal(signal.SIGINT, lambda *args: heard.append(args))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            handler(*heard[0])
 
 
 def import_ahead(preload: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -136,11 +137,20 @@ def interrupted_inside(reached: list[str]) -> None:
         reached.append("end")
 
 
-def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
-    reached: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_inside(reached)
+@pytest.mark.parametrize("others", [0, 4])
+def test_an_interrupt_waits_for_the_end_of_the_block(others: int) -> None:
+    end, reached = threading.Event(), []
+    handler = signal.getsignal(signal.SIGINT)
+    threads = [threading.Thread(target=end.wait) for _ in range(others)]  # may be handed it too
+    for thread in threads:
+        thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_inside(reached)
+    finally:
+        end.set()
     assert reached == ["end"]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 ENDLESS = """
