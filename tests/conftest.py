@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests import interpreted
+
 try:
     import hypothesis  # noqa: F401
 except ModuleNotFoundError:
@@ -17,6 +19,22 @@ except ModuleNotFoundError:
 # Two threads on tiny tensors wait for each other more than they work, and one thread makes sums
 # exactly repeatable.
 torch.set_num_threads(1)
+
+INTERPRETED = pytest.StashKey[interpreted.Interpreted]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what takes minutes in a process of its own before the first test."""
+    asked = any("test_kernels_in_the_interpreter" in item.name for item in session.items)
+    if asked and not session.config.option.collectonly and not interpreted.why_not():
+        session.config.stash[INTERPRETED] = interpreted.start()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End it, if it was not waited for."""
+    process = session.config.stash.get(INTERPRETED, None)
+    if process is not None:
+        process.stop()
 
 
 @pytest.fixture
