@@ -31,7 +31,7 @@ if [ -z "$browser" ]; then
     exit
 fi
 "$browser" --headless --no-sandbox --disable-gpu --user-data-dir="$(mktemp -d)" --hide-scrollbars \
-    --window-size=1200,1750 --screenshot="$out/report.png" "file://$PWD/$in/report/index.html" 2>/dev/null
+    --window-size=1200,1300 --screenshot="$out/report.png" "file://$PWD/$in/report/index.html" 2>/dev/null
 "$python" - "$out" <<'END'
 # Few colours: the pictures are kept with the source.
 import sys
