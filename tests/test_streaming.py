@@ -137,10 +137,18 @@ def interrupted_inside(reached: list[str]) -> None:
         reached.append("end")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, which a shell turns off for what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("others", [0, 4])
 def test_an_interrupt_waits_for_the_end_of_the_block(others: int) -> None:
     end, reached = threading.Event(), []
-    handler = signal.getsignal(signal.SIGINT)
     threads = [threading.Thread(target=end.wait) for _ in range(others)]  # may be handed it too
     for thread in threads:
         thread.start()
@@ -150,7 +158,7 @@ def test_an_interrupt_waits_for_the_end_of_the_block(others: int) -> None:
     finally:
         end.set()
     assert reached == ["end"]
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 ENDLESS = """
