@@ -12,7 +12,9 @@ from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.io import write_mesh
 from tests.test_training import PARTS, QUICK
 
-COMMANDS = ("info", "data", "train", "evaluate", "classify", "segment", "slots", "benchmark")
+COMMANDS = (
+    "info", "data", "train", "evaluate", "classify", "segment", "view", "slots", "benchmark",
+)  # fmt: skip
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

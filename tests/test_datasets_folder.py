@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ea_pointcloud.datasets import FolderDataset, _folder_cache
+from ea_pointcloud.datasets import FolderDataset, _files, _folder_cache
 from ea_pointcloud.io import Cloud, CloudFileError, read_cloud, write_cloud, write_mesh
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.tasks import ClassificationTask
@@ -425,7 +425,7 @@ def test_two_at_once_read_once(
                 waited.set()
 
     monkeypatch.setattr(_folder_cache, "read_cloud", slow)
-    monkeypatch.setattr(_folder_cache.logger, "handlers", [Waiting()])
+    monkeypatch.setattr(_files.logger, "handlers", [Waiting()])
     results: list[FolderDataset] = []
     threads = [threading.Thread(target=lambda: results.append(opened(tmp_path))) for _ in range(2)]
     threads[0].start()

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ea_pointcloud import cli, viz
+from ea_pointcloud import viz
 from ea_pointcloud.io import Cloud, read_cloud, write_cloud
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["ea-pointcloud", "view", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+from tests.test_cli import call
 
 
 @pytest.fixture
@@ -45,7 +37,7 @@ def test_a_picture_a_page_and_a_turn(
     arguments = [files[0], *options]
     for option, path in zip(("--render", "--html", "--turntable"), outputs, strict=True):
         arguments += [option, path]
-    assert call(monkeypatch, *arguments) == 0
+    assert call(monkeypatch, "view", *arguments) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
     assert all(f"wrote {path}" in printed.err for path in outputs)
@@ -59,10 +51,10 @@ def test_a_picture_a_page_and_a_turn(
 
     before = [path.read_bytes() for path in outputs]
     for option, path in zip(("--render", "--html", "--turntable"), outputs, strict=True):
-        assert call(monkeypatch, files[0], option, path) == 1
+        assert call(monkeypatch, "view", files[0], option, path) == 1
         assert f"{path} exists; choose another name or add --force" in capsys.readouterr().err
     assert [path.read_bytes() for path in outputs] == before
-    assert call(monkeypatch, files[0], "--render", outputs[0], "--force") == 0
+    assert call(monkeypatch, "view", files[0], "--render", outputs[0], "--force") == 0
     assert outputs[0].read_bytes() != before[0]
 
 
@@ -70,7 +62,7 @@ def test_several_files_are_drawn_side_by_side(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "both.png"
-    assert call(monkeypatch, *files, "--render", path, "--color-by", "confidence") == 0
+    assert call(monkeypatch, "view", *files, "--render", path, "--color-by", "confidence") == 0
     expected = viz.compare(files, ["a.ply", "b.npz"], color_by="confidence")
     with Image.open(path) as image:
         assert np.array_equal(np.asarray(image), expected)
@@ -87,7 +79,9 @@ def test_truth_shows_the_mistakes(
     labels = np.where(np.arange(200) < 20, 7, found.labels)
     write_cloud(tmp_path / "t.ply", Cloud(found.xyz, found.center, labels=labels))
     picture = tmp_path / "error.png"
-    assert call(monkeypatch, files[0], "--truth", tmp_path / "t.ply", "--render", picture) == 0
+    assert (
+        call(monkeypatch, "view", files[0], "--truth", tmp_path / "t.ply", "--render", picture) == 0
+    )
     with Image.open(picture) as image:
         assert np.array_equal(np.asarray(image), viz.render(files[0], truth=labels, title="a.ply"))
     write_cloud(tmp_path / "bare.ply", Cloud(found.xyz, found.center))
@@ -97,7 +91,7 @@ def test_truth_shows_the_mistakes(
         ("moved.ply", "must hold the same points in the same order, got 200 for 200, or other"),
     ):
         arguments = (files[0], "--truth", tmp_path / name, "--render", tmp_path / "x.png")
-        assert call(monkeypatch, *arguments) == 1
+        assert call(monkeypatch, "view", *arguments) == 1
         assert message in capsys.readouterr().err
 
 
@@ -125,7 +119,7 @@ def test_what_a_user_can_get_wrong(
         (("none.ply", "--render", "c.png"), "none.ply: no such file"),
     ):
         monkeypatch.chdir(a.parent)
-        assert call(monkeypatch, *arguments) == 1
+        assert call(monkeypatch, "view", *arguments) == 1
         assert message in capsys.readouterr().err
         assert not (a.parent / "c.png").exists()
 
@@ -136,6 +130,6 @@ def test_a_window_is_opened_where_there_is_a_display(
     monkeypatch.setenv("DISPLAY", ":0")
     shown = []
     monkeypatch.setattr(viz, "show", lambda cloud, **options: shown.append((cloud, options)))
-    assert call(monkeypatch, *files, "--color-by", "height") == 0
+    assert call(monkeypatch, "view", *files, "--color-by", "height") == 0
     assert [options["title"] for _, options in shown] == ["a.ply", "b.npz"]
     assert all(options["color_by"] == "height" for _, options in shown)

@@ -99,13 +99,3 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], *, for
         raise FileNotFoundError(f"{option} {path}: no such folder, or a folder itself")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; choose another name or add --force")
-
-
-def print_schema(name: str) -> None:
-    """Print the JSON schema of a command's ``--json`` output."""
-    from importlib.resources import files
-
-    import typer
-
-    schema = files("ea_pointcloud") / "schemas" / f"{name}.schema.json"
-    typer.echo(schema.read_text(encoding="utf-8").rstrip())

@@ -10,6 +10,19 @@ import typer
 
 from ea_pointcloud._workers import without_interrupts
 from ea_pointcloud.cli._clouds import PICTURES, answers, check_engine, check_picture, start_early
+from ea_pointcloud.cli._options import (
+    AsJson,
+    Device,
+    DropInvalid,
+    Engine,
+    Model,
+    Paths,
+    Recursive,
+    Rotations,
+    Up,
+    Workers,
+    json_schema,
+)
 from ea_pointcloud.cli._report import (
     Bar,
     JsonRows,
@@ -42,36 +55,16 @@ ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png
 """
 
 
-def _show_schema(wanted: bool) -> None:
-    if wanted:
-        from ea_pointcloud.cli._clouds import print_schema
-
-        print_schema(NAME)
-        raise typer.Exit
-
-
 def run(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
-    ],
-    model: Annotated[
-        str, typer.Option(help="Run folder, weights folder, or USER/NAME on the hub.")
-    ],
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Also take the folders inside folders.")
-    ] = False,
-    up: Annotated[
-        str, typer.Option(help="Axis that is up in the files: x, y, z, or auto to try them.")
-    ] = "y",
-    rotations: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Average over N turns about the up axis.")
-    ] = 1,
+    paths: Paths,
+    model: Model,
+    recursive: Recursive = False,
+    up: Up = "y",
+    rotations: Rotations = 1,
     denoise: Annotated[
         bool, typer.Option("--denoise", help="Leave out statistical outliers first.")
     ] = False,
-    drop_invalid: Annotated[
-        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
-    ] = False,
+    drop_invalid: DropInvalid = False,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
     csv: Annotated[
         Path | None,
@@ -80,29 +73,17 @@ def run(
             help="Write rows there as they come; the same command again goes on after the last.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     render: Annotated[
         Path | None, typer.Option(help="Write a picture of the clouds and their names (.png).")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="Processes that read ahead, 0 for none; chosen without it."
-        ),
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Ray spreads the work over a cluster.")
-    ] = "local",
+    device: Device = "auto",
+    workers: Workers = None,
+    engine: Engine = "local",
     force: Annotated[
         bool, typer.Option("--force", help="Let --csv and --render replace existing files.")
     ] = False,
-    schema: Annotated[
-        bool,
-        typer.Option(
-            "--json-schema", is_eager=True, callback=_show_schema, help="Print that of --json."
-        ),
-    ] = False,
+    schema: Annotated[bool, json_schema(NAME)] = False,
 ) -> None:
     """Name the class of each file; one that cannot be read is reported, the others go on."""
     start_early(paths, recursive=recursive, engine=engine, workers=workers)

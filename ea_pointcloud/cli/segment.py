@@ -11,6 +11,19 @@ import typer
 
 from ea_pointcloud._workers import without_interrupts
 from ea_pointcloud.cli._clouds import PICTURES, answers, check_engine, check_picture, start_early
+from ea_pointcloud.cli._options import (
+    AsJson,
+    Device,
+    DropInvalid,
+    Engine,
+    Model,
+    Paths,
+    Recursive,
+    Rotations,
+    Up,
+    Workers,
+    json_schema,
+)
 from ea_pointcloud.cli._report import (
     Bar,
     JsonRows,
@@ -70,36 +83,18 @@ class Row:
     output: Path | None
 
 
-def _show_schema(wanted: bool) -> None:
-    if wanted:
-        from ea_pointcloud.cli._clouds import print_schema
-
-        print_schema(NAME)
-        raise typer.Exit
-
-
 def run(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
-    ],
-    model: Annotated[
-        str, typer.Option(help="Run folder, weights folder, or USER/NAME on the hub.")
-    ],
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Also take the folders inside folders.")
-    ] = False,
+    paths: Paths,
+    model: Model,
+    recursive: Recursive = False,
     category: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the objects are, all of them.")
     ] = None,
     classifier: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="A classifier that says what they are.")
     ] = None,
-    up: Annotated[
-        str, typer.Option(help="Axis that is up in the files: x, y, z, or auto to try them.")
-    ] = "y",
-    rotations: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Average over N turns about the up axis.")
-    ] = 1,
+    up: Up = "y",
+    rotations: Rotations = 1,
     denoise: Annotated[
         bool,
         typer.Option(
@@ -107,9 +102,7 @@ def run(
             help="Leave out statistical outliers; they get the nearest label, at confidence 0.",
         ),
     ] = False,
-    drop_invalid: Annotated[
-        bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
-    ] = False,
+    drop_invalid: DropInvalid = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -121,29 +114,17 @@ def run(
     file_format: Annotated[
         str, typer.Option("--format", metavar="ply|npz|csv", help="Of the files in DIR.")
     ] = "ply",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     render: Annotated[
         Path | None, typer.Option(help="Write a picture of the clouds and their parts (.png).")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="Processes that read ahead, 0 for none; chosen without it."
-        ),
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Ray spreads the work over a cluster.")
-    ] = "local",
+    device: Device = "auto",
+    workers: Workers = None,
+    engine: Engine = "local",
     force: Annotated[
         bool, typer.Option("--force", help="Let --out and --render replace existing files.")
     ] = False,
-    schema: Annotated[
-        bool,
-        typer.Option(
-            "--json-schema", is_eager=True, callback=_show_schema, help="Print that of --json."
-        ),
-    ] = False,
+    schema: Annotated[bool, json_schema(NAME)] = False,
 ) -> None:
     """Name the part of every point; a file that cannot be read is reported, the others go on."""
     start_early(paths, recursive=recursive, engine=engine, workers=workers)

@@ -19,7 +19,7 @@ ea-pointcloud view parts/*.ply --color-by confidence --render confidence.png
 
 ea-pointcloud view found.ply --truth true.ply --turntable mistakes.gif
 
-ea-pointcloud view chair.off --up z --model runs/a --attention -1 --render slots.png
+ea-pointcloud view chair.off --model runs/a --attention -1 --render slots.png
 """
 
 

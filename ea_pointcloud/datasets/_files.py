@@ -1,13 +1,19 @@
-"""Where data sets lie on disk."""
+"""Where data sets lie on disk, and how processes take turns there."""
 
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ea_pointcloud.datasets.sources import SOURCES
 
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
+
+logger = logging.getLogger(__name__)
 
 
 def data_root(root: str | Path | None) -> Path:
@@ -70,3 +76,18 @@ def replace_folder(new: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out of the block; where one is in it, say ``busy`` and wait."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s; waiting for it", busy)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()

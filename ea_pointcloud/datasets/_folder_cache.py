@@ -7,18 +7,17 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ea_pointcloud._atomic import whole_file
 from ea_pointcloud._workers import usable_cores
+from ea_pointcloud.datasets._files import alone
 from ea_pointcloud.io import read_cloud
 
 CACHE_FOLDER = ".ea_pointcloud"
@@ -57,7 +56,7 @@ def read_clouds(
     clouds = _load(cache, stamps)
     if len(clouds) == len(stamps):
         return clouds, bad
-    with _alone(cache, root):
+    with alone(cache.with_suffix(".lock"), f"another process is reading {root}"):
         clouds = _load(cache, stamps)  # another process may just have read them
         missing = [path for path in stamps if path not in clouds]
         try:
@@ -175,21 +174,6 @@ def _cache_folder(root: Path) -> Path:
     raise OSError(
         f"neither {own} nor {other} can be written to; set XDG_CACHE_HOME to a folder that can"
     )
-
-
-@contextmanager
-def _alone(cache: Path, root: Path) -> Iterator[None]:
-    """Keep other processes from reading the same folder at once."""
-    lock = FileLock(cache.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("another process is reading %s; waiting for it", root)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _load(cache: Path, stamps: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:

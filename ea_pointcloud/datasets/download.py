@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ea_pointcloud.datasets._fetch import DownloadError, Progress, fetch
-from ea_pointcloud.datasets._files import data_root, replace_folder
+from ea_pointcloud.datasets._files import alone, data_root, replace_folder
 from ea_pointcloud.datasets._unpack import unpack
 from ea_pointcloud.datasets.layouts import find_root
 from ea_pointcloud.datasets.sources import Archive, Source
@@ -61,7 +59,8 @@ def download(
     base = data_root(root)
     base.mkdir(parents=True, exist_ok=True)
     folder = base / source.folder
-    with _alone(base / f".{source.name}.lock", source.name), _full_disk_said(base):
+    busy = f"another process is at work on {source.name}"
+    with alone(base / f".{source.name}.lock", busy), _full_disk_said(base):
         if folder.exists() and not force:
             logger.info("%s is there already", folder)
             return folder
@@ -160,20 +159,6 @@ def _put_in_place(
 
 def _listed(findings: list[Finding]) -> str:
     return "\n".join(f"  {each.what}: {each.found}, expected {each.expected}" for each in findings)
-
-
-@contextmanager
-def _alone(path: Path, name: str) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("another process is at work on %s; waiting for it", name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

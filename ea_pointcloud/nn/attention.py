@@ -14,7 +14,46 @@ from ea_pointcloud.ops import attention_map, external_attention, slot_logsumexp
 from ea_pointcloud.ops.attention import NORMS
 
 
-class ExternalAttention(nn.Module):
+class _MemoryAttention(nn.Module):
+    """What both kinds of external attention share: queries that meet a key memory."""
+
+    norm_kind: str
+    key_memory: nn.Parameter
+    key_bias: nn.Parameter | None
+
+    def queries(self, features: Tensor) -> Tensor:
+        """(B, N, C), or (B, N, heads, width of a head), of features (B, N, C)."""
+        raise NotImplementedError
+
+    def over_points(self, features: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What the points of a part of a cloud add up to; parts join by ``logaddexp``."""
+        if self.norm_kind == "softmax":
+            return None
+        return slot_logsumexp(self.queries(features), self.key_memory, mask=mask)
+
+    def attention_map(
+        self,
+        features: Tensor,
+        mask: Tensor | None = None,
+        *,
+        over_points: Tensor | None = None,
+        norm: str | None = None,
+    ) -> Tensor:
+        """(B, N, M) weights that :meth:`forward` mixes the values by, or those of another norm.
+
+        With heads (B, N, heads, M). See :func:`ea_pointcloud.ops.attention.attention_map`.
+        """
+        return attention_map(
+            self.queries(features),
+            self.key_memory,
+            mask=mask,
+            norm=norm or self.norm_kind,
+            key_bias=self.key_bias,
+            over_points=over_points,
+        )
+
+
+class ExternalAttention(_MemoryAttention):
     """The single-head external attention unit of the official code, residual included.
 
     Input projection with bias, attention to two memories, output projection without bias, batch
@@ -40,6 +79,7 @@ class ExternalAttention(nn.Module):
         self.norm_kind = norm
         self.input = nn.Linear(channels, channels)
         self.key_memory = nn.Parameter(torch.empty(memory_size, channels))
+        self.key_bias = None  # it would cancel in the double normalisation
         self.value_memory = nn.Parameter(torch.empty(memory_size, channels))
         self.output = nn.Linear(channels, channels, bias=False)
         self.norm = PointBatchNorm(channels)
@@ -65,32 +105,6 @@ class ExternalAttention(nn.Module):
             self.value_memory.copy_(self.key_memory)
         self.norm.reset_parameters()
 
-    def over_points(self, features: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """What the points of a part of a cloud add up to; parts join by ``logaddexp``."""
-        if self.norm_kind == "softmax":
-            return None
-        return slot_logsumexp(self.input(features), self.key_memory, mask=mask)
-
-    def attention_map(
-        self,
-        features: Tensor,
-        mask: Tensor | None = None,
-        *,
-        over_points: Tensor | None = None,
-        norm: str | None = None,
-    ) -> Tensor:
-        """(B, N, M) weights that :meth:`forward` mixes the values by, or those of another norm.
-
-        See :func:`ea_pointcloud.ops.attention.attention_map`.
-        """
-        return attention_map(
-            self.input(features),
-            self.key_memory,
-            mask=mask,
-            norm=norm or self.norm_kind,
-            over_points=over_points,
-        )
-
     def forward(
         self,
         features: Tensor,
@@ -102,7 +116,7 @@ class ExternalAttention(nn.Module):
         """Attend; options as in :func:`ea_pointcloud.ops.external_attention`."""
         check_features("features", features)
         attended = external_attention(
-            self.input(features),
+            self.queries(features),
             self.key_memory,
             self.value_memory,
             mask=mask,
@@ -112,8 +126,12 @@ class ExternalAttention(nn.Module):
         )
         return F.relu(features + self.norm(self.output(attended), mask))
 
+    def queries(self, features: Tensor) -> Tensor:
+        """(B, N, C)."""
+        return self.input(features)
 
-class MultiHeadExternalAttention(nn.Module):
+
+class MultiHeadExternalAttention(_MemoryAttention):
     """Multi-head external attention as published: narrow heads sharing one pair of memories.
 
     The input is expanded ``expansion`` times and split into ``expansion * heads`` heads of width
@@ -182,33 +200,6 @@ class MultiHeadExternalAttention(nn.Module):
             if self.key_bias is not None:
                 self.key_bias.zero_()
 
-    def over_points(self, features: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """What the points of a part of a cloud add up to; parts join by ``logaddexp``."""
-        if self.norm_kind == "softmax":
-            return None
-        return slot_logsumexp(self._heads(features), self.key_memory, mask=mask)
-
-    def attention_map(
-        self,
-        features: Tensor,
-        mask: Tensor | None = None,
-        *,
-        over_points: Tensor | None = None,
-        norm: str | None = None,
-    ) -> Tensor:
-        """(B, N, 4H, M) weights that :meth:`forward` mixes the values by, or of another norm.
-
-        See :func:`ea_pointcloud.ops.attention.attention_map`.
-        """
-        return attention_map(
-            self._heads(features),
-            self.key_memory,
-            mask=mask,
-            norm=norm or self.norm_kind,
-            key_bias=self.key_bias,
-            over_points=over_points,
-        )
-
     def forward(
         self,
         features: Tensor,
@@ -220,7 +211,7 @@ class MultiHeadExternalAttention(nn.Module):
         """Attend; options as in :func:`ea_pointcloud.ops.external_attention`."""
         check_features("features", features)
         attended = external_attention(
-            self._heads(features),
+            self.queries(features),
             self.key_memory,
             self.value_memory,
             mask=mask,
@@ -231,7 +222,7 @@ class MultiHeadExternalAttention(nn.Module):
         )
         return self.output((attended + self.value_bias).flatten(2))
 
-    def _heads(self, features: Tensor) -> Tensor:
+    def queries(self, features: Tensor) -> Tensor:
         """(B, N, 4H, C / H)."""
         return self.input(features).unflatten(-1, (-1, self.head_channels))
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz.colors import scalar_colors
 from ea_pointcloud.viz.interactive import MAX_POINTS, figure
-from ea_pointcloud.viz.pictures import Background, render
+from ea_pointcloud.viz.pictures import Background, render, save_picture
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -78,7 +76,7 @@ def scalar_grid(
         rows.append(np.concatenate(views, axis=1))
     picture = np.concatenate(rows)
     if path is not None:
-        _save(picture, Path(path))
+        save_picture(Path(path), [picture])
     return picture
 
 
@@ -218,7 +216,7 @@ def usage_heatmap(
         _text(sheet, place, below + 1.3 * line, f"{2**mark:.2g}", line)
     picture = np.asarray(sheet)
     if path is not None:
-        _save(picture, Path(path))
+        save_picture(Path(path), [picture])
     return picture
 
 
@@ -251,11 +249,3 @@ def _text(sheet: Any, x: float, y: float, text: str, line: float, *, anchor: str
 
     font = ImageFont.load_default(size=0.6 * line)
     ImageDraw.Draw(sheet).text((x, y), text, fill="black", font=font, anchor=anchor)
-
-
-def _save(picture: NDArray[np.uint8], path: Path) -> None:
-    from PIL import Image
-
-    content = BytesIO()
-    Image.fromarray(picture).save(content, format="PNG")
-    write_whole(path, content.getvalue())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from ea_pointcloud.viz.pictures import BACKGROUNDS, Background
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from typing_extensions import Unpack
 
 MAX_POINTS = 50_000  # what a browser without a GPU still turns smoothly
 # Where plotly's camera stands: its field of view is 45 degrees, and the sphere around the cloud
@@ -126,21 +127,23 @@ def figure(
     return made
 
 
-def show_notebook(
-    cloud: CloudLike,
-    *,
-    labels: Labels | None = None,
-    truth: NDArray[np.integer] | None = None,
-    color_by: str | ArrayLike = "auto",
-    names: Sequence[str] | None = None,
-    limits: tuple[float, float] | None = None,
-    up: str = "y",
-    background: Background = "white",
-    point_size: float | None = None,
-    camera: Camera | None = None,
-    title: str = "",
-    max_points: int = MAX_POINTS,
-) -> None:
+class FigureOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`figure`."""
+
+    labels: Labels | None
+    truth: NDArray[np.integer] | None
+    color_by: str | ArrayLike
+    names: Sequence[str] | None
+    limits: tuple[float, float] | None
+    up: str
+    background: Background
+    point_size: float | None
+    camera: Camera | None
+    title: str
+    max_points: int
+
+
+def show_notebook(cloud: CloudLike, **options: Unpack[FigureOptions]) -> None:
     """Show the :func:`figure` of a cloud below the cell of a notebook that calls this.
 
     Args and errors are those of :func:`figure`.
@@ -148,20 +151,7 @@ def show_notebook(
     Raises:
         ImportError: also outside a notebook where IPython is missing.
     """
-    made = figure(
-        cloud,
-        labels=labels,
-        truth=truth,
-        color_by=color_by,
-        names=names,
-        limits=limits,
-        up=up,
-        background=background,
-        point_size=point_size,
-        camera=camera,
-        title=title,
-        max_points=max_points,
-    )
+    made = figure(cloud, **options)
     try:
         from IPython.display import display
     except ImportError as error:
@@ -171,41 +161,12 @@ def show_notebook(
     display(made)
 
 
-def to_html(
-    cloud: CloudLike,
-    path: str | Path,
-    *,
-    labels: Labels | None = None,
-    truth: NDArray[np.integer] | None = None,
-    color_by: str | ArrayLike = "auto",
-    names: Sequence[str] | None = None,
-    limits: tuple[float, float] | None = None,
-    up: str = "y",
-    background: Background = "white",
-    point_size: float | None = None,
-    camera: Camera | None = None,
-    title: str = "",
-    max_points: int = MAX_POINTS,
-) -> None:
+def to_html(cloud: CloudLike, path: str | Path, **options: Unpack[FigureOptions]) -> None:
     """Write the :func:`figure` of a cloud as one page that opens from disk, without a network.
 
     Args are those of :func:`figure`; an existing ``path`` is replaced. About 5 MB, plotly itself.
     """
-    made = figure(
-        cloud,
-        labels=labels,
-        truth=truth,
-        color_by=color_by,
-        names=names,
-        limits=limits,
-        up=up,
-        background=background,
-        point_size=point_size,
-        camera=camera,
-        title=title,
-        max_points=max_points,
-    )
-    write_page(made, path)
+    write_page(figure(cloud, **options), path)
 
 
 def write_page(made: Figure, path: str | Path) -> None:
