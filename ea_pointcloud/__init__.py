@@ -33,7 +33,8 @@ _HOME = {
     "write_mesh": "io",
 }
 _MODULES = (
-    "datasets", "io", "metrics", "models", "nn", "ops", "predictor", "training", "transforms", "viz"
+    "datasets", "io", "metrics", "models", "nn", "ops", "predictor", "robustness", "training",
+    "transforms", "viz",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -25,5 +25,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(partial), partial):
+            error.filename = str(path)  # a full disk is reported without one
+        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -134,6 +134,12 @@ def check_at_least(name: str, value: float, low: float) -> None:
         raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless ``0 <= value < 1``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise unless ``value > 0``."""
     if not value > 0:

@@ -52,6 +52,14 @@ def mix_seeds(*seeds: int) -> int:
     return state >> 1
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def keep_freed_memory() -> None:
     """Let a process that trains on the CPU reuse its large buffers instead of returning them.
 

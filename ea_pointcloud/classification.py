@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ea_pointcloud.models import EAClassifier
+from ea_pointcloud.models import Classifier
 from ea_pointcloud.models.inference import embed_clouds, turns_about_y
 from ea_pointcloud.prepare import AUTO, Prepared, preference
 from ea_pointcloud.transforms import AXES, to_y_up
@@ -57,7 +57,7 @@ class _Pose(NamedTuple):
 
 
 def classify_prepared(
-    model: EAClassifier, prepared: Sequence[Prepared], *, top: int, rotations: int
+    model: Classifier, prepared: Sequence[Prepared], *, top: int, rotations: int
 ) -> list[Classification]:
     """Name the class of prepared clouds.
 
@@ -82,7 +82,7 @@ def classify_prepared(
     return results
 
 
-def _poses(model: EAClassifier, prepared: Sequence[Prepared]) -> list[_Pose]:
+def _poses(model: Classifier, prepared: Sequence[Prepared]) -> list[_Pose]:
     turns = turns_about_y(_FACINGS)
     open_clouds = [each.xyz for each in prepared if each.up == AUTO]
     tried = [to_y_up(xyz, axis) @ turn for xyz in open_clouds for axis in AXES for turn in turns]
@@ -101,20 +101,20 @@ def _poses(model: EAClassifier, prepared: Sequence[Prepared]) -> list[_Pose]:
     return poses
 
 
-def _unlike(model: EAClassifier, features: Tensor, logits: Tensor) -> Tensor:
+def _unlike(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
     """(B,) how strange poses are: the distance to training, or what is missing to certainty."""
     if model.calibration is None or model.calibration.familiarity is None:
         return 1 - _probs(model, logits).amax(-1)
     return model.calibration.familiarity.distance(features)
 
 
-def _probs(model: EAClassifier, logits: Tensor) -> Tensor:
+def _probs(model: Classifier, logits: Tensor) -> Tensor:
     temperature = 1.0 if model.calibration is None else model.calibration.temperature
     return (logits / temperature).softmax(-1)
 
 
 def _result(
-    model: EAClassifier, pose: _Pose, probs: Tensor, unlike: float, top: int
+    model: Classifier, pose: _Pose, probs: Tensor, unlike: float, top: int
 ) -> Classification:
     names = model.data_spec.class_names
     values, places = probs.topk(min(top, len(names)))

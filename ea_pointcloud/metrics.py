@@ -37,6 +37,35 @@ class MeanClassAccuracy(MulticlassConfusionMatrix):
         return (matrix.diagonal()[occurs] / total[occurs]).mean().float()
 
 
+class MeanLoss(Metric):
+    """Mean of a loss over all clouds of all batches and processes.
+
+    torchmetrics' own ``MeanMetric`` either asks at every step for NaN, which makes a GPU wait, or
+    takes no notice of the sizes of the batches. Sums are kept in float64.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    is_differentiable = False
+    total: Tensor  # () float64
+    clouds: Tensor  # () int64
+
+    def __init__(self) -> None:
+        super().__init__()
+        zero = torch.zeros((), dtype=torch.float64)
+        self.add_state("total", zero, dist_reduce_fx="sum")
+        self.add_state("clouds", zero.long(), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, clouds: int) -> None:
+        """Add the mean loss () of a batch of so many clouds."""
+        self.total = self.total + loss.detach() * clouds
+        self.clouds = self.clouds + clouds
+
+    def compute(self) -> Tensor:
+        """() the mean, NaN before any update."""
+        return (self.total / self.clouds).float()
+
+
 @dataclass(frozen=True)
 class ReliabilityBin:
     """Answers whose probabilities are about the same.

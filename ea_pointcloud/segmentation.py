@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud.io import Cloud
-from ea_pointcloud.models import DataSpec, EASegmenter
+from ea_pointcloud.models import DataSpec, Segmenter
 from ea_pointcloud.models.inference import PointLabels, farthest_points, label_points, point_probs
 from ea_pointcloud.ops import gather_points, knn
 from ea_pointcloud.prepare import AUTO, coordinates, inliers, normals, preference
@@ -69,7 +69,7 @@ def category_place(spec: DataSpec, category: str, what: str) -> int:
 
 
 def segment_points(
-    model: EASegmenter,
+    model: Segmenter,
     cloud: Cloud | NDArray[np.floating],
     *,
     up: str,
@@ -112,7 +112,7 @@ def segment_points(
 
 @torch.inference_mode()
 def _most_certain_axis(
-    model: EASegmenter, posed: Tensor, features: Tensor | None, category: int | None
+    model: Segmenter, posed: Tensor, features: Tensor | None, category: int | None
 ) -> tuple[str, float]:
     """By the mean over the points of what their most probable part lacks to certainty.
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU: the tests marked gpu, the operators' and the networks' times.
+# Everything that needs an NVIDIA GPU: the tests marked gpu; operators, networks, attention timed.
 #
 #   bash scripts/gpu_check.sh [FOLDER [STEP...]]
 #
 # FOLDER gets the logs, the reports as JSON and summary.txt; by default scripts/results/DEVICE.
-# STEP is tests, ops or models; all without any. The exit status is 0 when every step passed and
-# every goal was met, 1 when not, 2 without a GPU.
+# STEP is tests, ops, models, attention, train or infer; all without any. The exit status is 0 when
+# every step passed and every goal was met, 1 when not, 2 without a GPU.
 #
 # Needs no installation and no network: python with torch, triton, numpy, h5py, torch-geometric,
 # lightning, torchmetrics and safetensors, and this checkout.
@@ -35,10 +35,10 @@ fi
 folder=${1:-scripts/results/$device}
 [[ $# -eq 0 || $folder = /* ]] || folder=$here/$folder
 steps=("${@:2}")
-[ ${#steps[@]} -gt 0 ] || steps=(tests ops models)
+[ ${#steps[@]} -gt 0 ] || steps=(tests ops models attention train infer)
 for step in "${steps[@]}"; do
-    if [[ ! $step =~ ^(tests|ops|models)$ ]]; then
-        echo "error: STEP must be tests, ops or models, got '$step'" >&2
+    if [[ ! $step =~ ^(tests|ops|models|attention|train|infer)$ ]]; then
+        echo "error: STEP must be tests, ops, models, attention, train or infer, got '$step'" >&2
         exit 1
     fi
 done

@@ -50,10 +50,18 @@ class Launch:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one kernel takes on one GPU: its registers a thread, spilled bytes and machine code."""
+    """What one kernel takes on one GPU.
+
+    Attributes:
+        registers: of a thread.
+        spilled: bytes a thread keeps in memory because it has no registers left for them.
+        shared: bytes of shared memory of a program.
+        code: the machine code in words.
+    """
 
     registers: int
     spilled: int
+    shared: int
     code: str
 
     def count(self, *opcodes: str) -> int:
@@ -91,14 +99,15 @@ def compile_launch(launch: Launch, architecture: int) -> Compiled:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
     source = ASTSource(launch.kernel, signature, constants, aligned)
     target = GPUTarget("cuda", architecture, 32)
-    binary = triton.compile(source, target=target, options=launch.options).asm["cubin"]
+    compiled: Any = triton.compile(source, target=target, options=launch.options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(binary)
+        path.write_bytes(compiled.asm["cubin"])
         usage = _read("cuobjdump", "-res-usage", path)
         code = _read("nvdisasm", "-c", path)
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return Compiled(found["REG"], found["STACK"] + found["LOCAL"], code)
+    spilled = found["STACK"] + found["LOCAL"]
+    return Compiled(found["REG"], spilled, compiled.metadata.shared, code)
 
 
 def _read(tool: str, option: str, path: Path) -> str:

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests import interpreted
-
 try:
     import hypothesis  # noqa: F401
 except ModuleNotFoundError:
@@ -20,21 +18,10 @@ except ModuleNotFoundError:
 # exactly repeatable.
 torch.set_num_threads(1)
 
-INTERPRETED = pytest.StashKey[interpreted.Interpreted]()
 
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what takes minutes in a process of its own before the first test."""
-    asked = any("test_kernels_in_the_interpreter" in item.name for item in session.items)
-    if asked and not session.config.option.collectonly and not interpreted.why_not():
-        session.config.stash[INTERPRETED] = interpreted.start()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End it, if it was not waited for."""
-    process = session.config.stash.get(INTERPRETED, None)
-    if process is not None:
-        process.stop()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture

@@ -1,25 +1,21 @@
-"""The shared test bodies in a process where Triton's interpreter runs the kernels on the CPU.
-
-They take minutes on one core, so the process starts with the session, beside all other tests.
-"""
+"""The shared test bodies in processes where Triton's interpreter runs the kernels on the CPU."""
 
 import importlib.util
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
 
-FILES = (
-    "test_ops_sampling.py",
-    "test_ops_neighbors.py",
-    "test_ops_gather.py",
-    "test_ops_pyg.py",
-    "test_triton_sampling.py",
-    "test_triton_neighbors.py",
-    "test_triton_gather.py",
+PARTS = (  # files, the longest cut in two, and how many tests at least are run of each
+    ("test_ops_sampling.py", "test", 60),
+    ("test_ops_neighbors.py", "knn", 40),
+    ("test_ops_neighbors.py", "not knn", 70),
+    ("test_ops_gather.py", "test", 30),
+    ("test_ops_pyg.py", "test", 8),
+    ("test_triton_sampling.py", "test", 40),
+    ("test_triton_neighbors.py", "test", 15),
+    ("test_triton_gather.py", "test", 10),
+    ("test_triton_attention.py", "test", 12),
 )
 LEFT_OUT = (
     # The interpreter takes milliseconds an instruction. Two kinds of clouds of the largest size are
@@ -32,27 +28,8 @@ LEFT_OUT = (
     "test_ops_pyg and not (by_hand or ragged and lattice)",
     # It cuts bfloat16 off where a GPU rounds.
     "adds_the_offset and dtype2",
+    "plain_form_in_large",
 )
-
-
-@dataclass
-class Interpreted:
-    """A process under way and what it has printed."""
-
-    process: subprocess.Popen[str]
-    output: IO[str]
-
-    def result(self) -> tuple[int, str]:
-        """Wait; returns the exit status and everything printed."""
-        status = self.process.wait()
-        self.output.seek(0)
-        return status, self.output.read()
-
-    def stop(self) -> None:
-        """End the process if it has not."""
-        self.process.kill()
-        self.process.wait()
-        self.output.close()
 
 
 def why_not() -> str:
@@ -62,18 +39,32 @@ def why_not() -> str:
     return "this is that process" if os.environ.get("TRITON_INTERPRET") == "1" else ""
 
 
-def start() -> Interpreted:
-    """Start the tests; the variable must be set before a kernel is defined, so elsewhere."""
-    chosen = " and ".join(f"not ({names})" for names in LEFT_OUT)
+def run(file: str, names: str) -> tuple[int, str]:
+    """Run one of ``PARTS``; returns the exit status and everything printed.
+
+    The variable must be set before a kernel is defined, so elsewhere.
+    """
+    chosen = " and ".join([f"({names})", *(f"not ({others})" for others in LEFT_OUT)])
     tests = Path(__file__).parent
-    output = TemporaryFile("w+")  # noqa: SIM115 (closed by stop)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
-        + [str(tests / file) for file in FILES],
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-k",
+            chosen,
+        ]
+        + [str(tests / file)],
         cwd=tests.parent,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        stdout=output,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        check=False,
     )
-    return Interpreted(process, output)
+    return done.returncode, done.stdout

@@ -31,15 +31,17 @@ RANK = {
     "predictor": 4,
     "insight": 4,
     "streaming": 4.05,
+    "robustness": 4.05,
     "training": 4.1,
     "benchmark": 4.2,
+    "export": 4.2,
     "report": 4.2,
     "cli": 5,
     "__main__": 6,
     "__init__": 7,
 }
 HOMES = {
-    "open3d": ("viz/",),
+    "open3d": ("viz/", "robustness/visibility.py"),
     "h5py": ("datasets/", "_formats/"),
     "pooch": ("datasets/",),
     "requests": ("datasets/",),
@@ -57,7 +59,10 @@ HOMES = {
     "jinja2": ("report/",),
     "triton": ("ops/_triton",),
     "ray": ("streaming/ray_engine.py",),
-    "torch_geometric": ("datasets/pyg.py", "datasets/pyg_source.py"),
+    "onnx": ("export/",),
+    "onnxruntime": ("export/",),
+    "onnxscript": ("export/",),
+    "torch_geometric": ("datasets/pyg.py", "datasets/pyg_source.py", "benchmark/peers_networks.py"),
 }
 
 

@@ -353,7 +353,7 @@ def test_command_refuses_other_words(
 ) -> None:
     assert call(monkeypatch, "benchmark", "everything") == 1
     assert (
-        "what must be one of 'ops', 'models', 'io', 'data', got 'everything'"
+        "what must be one of 'ops', 'models', 'train', 'infer', 'io', 'data', 'attention', got"
         in capsys.readouterr().err
     )
 
@@ -422,7 +422,9 @@ esac
     assert results[0] == "FAIL  tests: exit status 1, see tests.log"
     assert results[1].startswith("pass  ops, ")
     assert results[2] == "FAIL  models: stopped after 1 s (LIMIT)"
-    assert results[3] == "met   fps"
+    assert results[3].startswith("pass  attention, ")
+    assert [line.split(",")[0] for line in results[4:6]] == ["pass  train", "pass  infer"]
+    assert results[6] == "met   fps"
     assert (folder / "tests.log").read_text() == "1 failed\n"
     assert (folder / "ops.log").read_text() == "figures of the operators\n"
 
@@ -431,4 +433,4 @@ esac
     assert "models" not in (folder / "summary.txt").read_text()
     done = gpu_check({"PYTHON": str(interpreter)}, folder, "everything")
     assert done.returncode == 1
-    assert "STEP must be tests, ops or models, got 'everything'" in done.stderr
+    assert "STEP must be tests, ops, models, attention, train or infer, got 'every" in done.stderr

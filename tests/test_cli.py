@@ -13,7 +13,8 @@ from ea_pointcloud.io import write_mesh
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (
-    "info", "data", "train", "evaluate", "classify", "segment", "view", "slots", "benchmark",
+    "info", "data", "train", "evaluate", "classify", "segment", "view", "slots", "export",
+    "benchmark",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ea_pointcloud.benchmark.report import failures, tables
 from ea_pointcloud.datasets import ModelNet, ProceduralShapes
 from ea_pointcloud.datasets.batch_stream import BatchStream
 from ea_pointcloud.datasets.pyg import PyGDataset, from_pyg
+from ea_pointcloud.datasets.sharing import Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.models import create_model
@@ -214,6 +215,42 @@ def test_continuing_reads_no_window_before(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(dataset, "read_block", lambda n: read.append(n) or read_block(n))
     list(stream.starting_at(14))  # the last batch
     assert read == windows[-1].blocks
+
+
+@pytest.mark.parametrize(("size", "world"), [(8, 2), (10, 3), (7, 4), (99, 2)])
+def test_processes_share_an_epoch(folder: Path, size: int, world: int) -> None:
+    dataset = small_windows(folder, "trainval")
+    for seed in (3, None):
+        streams = [
+            BatchStream(
+                dataset, size, shuffle_seed=seed, least=2, num_workers=0, share=Share(rank, world)
+            )
+            for rank in range(world)
+        ]
+        found = [order(stream) for stream in streams]
+        assert len({len(part) for part in found}) == 1
+        assert [len(stream) for stream in streams] == [len(part) for part in found]
+        of_a_pass = len(streams[0]._sizes())
+        first_pass = [chain(*part[:of_a_pass]) for part in found]
+        clouds = list(chain(*first_pass))
+        assert len(set(clouds)) == len(clouds)
+        if seed is None or size * world > 150:
+            assert sorted(clouds) == list(range(150))
+        else:  # those that do not fill a batch of all processes are left out
+            assert len(clouds) == 150 // (size * world) * size * world
+        for stream, part in zip(streams, found, strict=True):
+            assert order(stream, 1) == part[1:]
+
+
+def test_a_process_reads_its_own_share_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = small_windows(folder, "trainval")
+    read: list[int] = []
+    read_block = dataset.read_block
+    monkeypatch.setattr(dataset, "read_block", lambda n: read.append(n) or read_block(n))
+    for rank in range(3):
+        list(BatchStream(dataset, 10, shuffle_seed=0, num_workers=0, share=Share(rank, 3)))
+    assert set(read) == set(range(30))
+    assert len(read) <= 30 + 2  # a block on the border of two shares is read by both
 
 
 def test_a_small_set_is_gone_through_again(folder: Path) -> None:

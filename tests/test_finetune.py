@@ -13,8 +13,9 @@ from ea_pointcloud.models import (
 )
 from ea_pointcloud.models.hub import PretrainedModel
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.fit import load_run_recipe, train
+from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe, recipe_values
+from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_training import PARTS, QUICK
 
 SMALL = {

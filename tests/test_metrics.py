@@ -9,6 +9,7 @@ from torch import Tensor
 from ea_pointcloud.metrics import (
     CalibrationError,
     MeanClassAccuracy,
+    MeanLoss,
     PartIoU,
     class_accuracy,
     classification_metrics,
@@ -46,6 +47,16 @@ def test_updates_add_up_and_logits_are_accepted() -> None:
 
 def test_class_accuracy_reads_rows_as_truth() -> None:
     assert class_accuracy(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]])) == [0.75, 1.0, None]
+
+
+def test_mean_loss_weighs_batches_by_their_clouds() -> None:
+    mean = MeanLoss()
+    mean.update(torch.tensor(2.0), 3)
+    mean.update(torch.tensor(6.0), 1)
+    assert float(mean.compute()) == 3.0
+    mean.reset()
+    mean.update(torch.tensor(math.nan), 1)
+    assert math.isnan(mean.compute())
 
 
 def test_bins_are_what_the_calibration_error_sums_up() -> None:

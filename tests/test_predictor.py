@@ -7,6 +7,7 @@ import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, write_cloud
 from ea_pointcloud.models import DataSpec, EAClassifier
+from ea_pointcloud.nn import PointBatchNorm
 from ea_pointcloud.prepare import inliers, prepare
 
 NAMES = ("bowl", "cone", "vase")
@@ -274,3 +275,31 @@ def test_what_is_no_cloud(model: EAClassifier) -> None:
             ValueError, match="'cuda' was asked for, but 0 GPUs are usable; take 'cp"
         ):
             Predictor(model, "cuda")
+
+
+def test_layers_may_run_in_bfloat16(model: EAClassifier, xyz: np.ndarray) -> None:
+    exact = Predictor(model, "cpu").classify(xyz)
+    rough = Predictor(model, "cpu", precision="bfloat16").classify(xyz)
+    assert rough.prob != exact.prob
+    probs = {each.label: each.prob for each in exact.top}
+    assert {each.label: each.prob for each in rough.top} == pytest.approx(probs, abs=0.02)
+    parts = DataSpec(("a", "b"), num_points=64)
+    torch.manual_seed(0)
+    segmenter = create_model("ea_segmenter_grouped_tiny", data_spec=parts, num_categories=0)
+    found = [
+        Predictor(segmenter, "cpu", precision=precision).segment(xyz)
+        for precision in ("float32", "bfloat16")
+    ]
+    assert found[1].confidence.dtype == np.float32
+    assert not np.array_equal(found[0].confidence, found[1].confidence)
+    np.testing.assert_allclose(found[0].confidence, found[1].confidence, atol=0.02)
+    with pytest.raises(ValueError, match="precision must be one of 'float32', 'bfloat16', got 'fp"):
+        Predictor(model, "cpu", precision="fp16")
+
+
+def test_a_predictor_runs_folded_layers_and_keeps_the_model(model: EAClassifier) -> None:
+    predictor = Predictor(model, "cpu")
+    assert predictor.model is model
+    assert any(isinstance(module, PointBatchNorm) for module in predictor.model.modules())
+    running = predictor._classifier()
+    assert not any(isinstance(module, PointBatchNorm) for module in running.modules())

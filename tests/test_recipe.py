@@ -109,8 +109,13 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("trainer.batch_size=0", "trainer.batch_size must be at least 1, got 0"),
         ("trainer.seed=-1", "trainer.seed must be at least 0, got -1"),
         ("trainer.precision=8", "trainer.precision must be one of '32-true', 'bf16-mixed'"),
+        ("trainer.compile=fast", "trainer.compile must be one of 'none', 'default', 'reduce-over"),
+        ("optim.fused=maybe", "optim.fused must be one of 'auto', True, False, got 'maybe'"),
         ("eval.batch_size=0", "eval.batch_size must be at least 1, got 0"),
         ("eval.votes=-1", "eval.votes must be at least 0, got -1"),
+        ("eval.copies=-1", "eval.copies must be at least 0, got -1"),
+        ("augment.variants=-1", "augment.variants must be at least 0, got -1"),
+        ("augment.variants=2", "augment.variants needs data.dataset=shapenetpart and features tha"),
     ],
 )
 def test_a_bad_value_is_named(override: str, words: str) -> None:

@@ -37,8 +37,9 @@ from ea_pointcloud.training.evaluate import (
     SegmentationReport,
     evaluate_run,
 )
-from ea_pointcloud.training.fit import load_run_recipe, train
+from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
+from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_cli import call
 from tests.test_training import PARTS, QUICK
 

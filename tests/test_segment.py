@@ -218,7 +218,9 @@ def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: 
 
 
 @FORMS
-@pytest.mark.parametrize(("features", "channels"), [("local_shape", 19), ("surface_shape", 36)])
+@pytest.mark.parametrize(
+    ("features", "channels"), [("local_shape", 19), ("surface_shape", 36), ("whole_shape", 139)]
+)
 def test_descriptors_are_found_for_what_the_network_sees(
     form: Form, xyz: np.ndarray, features: str, channels: int
 ) -> None:

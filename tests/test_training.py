@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
 from ea_pointcloud.models import EAClassifier, EASegmenter
-from ea_pointcloud.training.callbacks import moving_average, read_metrics
+from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import BatchIndices, data_spec, open_held_out
 from ea_pointcloud.training.evaluate import (
     SegmentationReport,
@@ -18,9 +18,10 @@ from ea_pointcloud.training.evaluate import (
     evaluate_run,
     evaluate_segmenter,
 )
-from ea_pointcloud.training.fit import load_run_recipe, train
+from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.module import learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
+from ea_pointcloud.training.run_folder import load_run_recipe
 from ea_pointcloud.training.tasks import SegmentationTask
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 
@@ -330,15 +331,6 @@ def test_a_small_set_is_gone_through_again() -> None:
     assert passes[0] != passes[1]
     assert drawn[:2] == list(BatchIndices(7, 3, shuffle_seed=0))
     assert [len(batch) for batch in BatchIndices(4, 32, shuffle_seed=0, least=3)] == [4, 4, 4]
-
-
-def test_moving_average_forgets_its_start() -> None:
-    average, mean = moving_average(0.9), torch.tensor(100.0)
-    for update in range(200):
-        mean = average(mean, torch.tensor(1.0), update)
-    assert float(mean) == pytest.approx(1.0, abs=1e-4)
-    assert float(average(torch.tensor(0.0), torch.tensor(1.0), 10**6)) == pytest.approx(0.1)
-    assert average(torch.tensor(3), torch.tensor(5), 9) == 5
 
 
 def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Every Triton kernel compiles, as it is launched, for GPUs that need not be there.
 
 Compiled code shows what the interpreter cannot: whether a kernel keeps to its registers, and
-whether the distances are computed with the roundings that the operators promise.
+whether the distances are computed with the roundings that the operators promise. Attention takes
+long to compile: with EA_POINTCLOUD_COMPILE=all also for every GPU and in its larger sizes.
 """
 
 import os
@@ -25,6 +26,7 @@ from tests.ahead_of_time import ARCHITECTURES, compile_launch, record_launches
 FUSED = ("FFMA.*", "DFMA.*")
 FLUSHED = (r"F(?:ADD|MUL|FMA|MNMX|SETP|SET|SEL)\S*\.FTZ\S*",)
 HOPPER = (90,)
+SHARED = 101_376  # bytes a program may have on the smallest of them, compute capability 8.9
 
 
 def floats(*shape: int) -> Tensor:
@@ -87,6 +89,24 @@ def move(
     return Case(call, distances=False, architectures=architectures)
 
 
+def attend(
+    channels: int,
+    dtype: torch.dtype,
+    *,
+    slots: int = 64,
+    spills: int = 0,
+    architectures: tuple[int, ...] = ARCHITECTURES,
+) -> Case:
+    def call() -> None:
+        features = floats(2, 4096, 1, channels).to(dtype)
+        memory, total = floats(slots, channels).to(dtype), floats(2, 1, slots)
+        mask = floats(2, 4096).bool()
+        _triton.attend(features, memory, memory, None, mask, None)
+        _triton.attend_backward(features, features, memory, memory, None, mask, total, True, False)
+
+    return Case(call, distances=False, spills=spills, architectures=architectures)
+
+
 CASES = {
     "fps-100": fps(100),
     "fps-512": fps(512),
@@ -114,7 +134,18 @@ CASES = {
     "move-64": move(64, torch.float32),
     "move-64-half": move(64, torch.float16, architectures=HOPPER),
     "move-1000-bfloat16": move(1000, torch.bfloat16, architectures=HOPPER),
+    "attend-64-half": attend(64, torch.float16, architectures=HOPPER),
 }
+if os.environ.get("EA_POINTCLOUD_COMPILE") == "all":  # seven seconds each
+    CASES |= {
+        "attend-64-half": attend(64, torch.float16),
+        "attend-64": attend(64, torch.float32, spills=512),
+        "attend-128-bfloat16": attend(128, torch.bfloat16, architectures=HOPPER),
+        "attend-512-bfloat16": attend(512, torch.bfloat16, spills=64, architectures=HOPPER),
+        "attend-32-256-slots": attend(
+            32, torch.bfloat16, slots=256, spills=64, architectures=HOPPER
+        ),
+    }
 
 
 @pytest.mark.parametrize(
@@ -132,6 +163,7 @@ def test_kernels_compile(case: Case, architecture: int) -> None:
     for launch in launches:
         compiled = compile_launch(launch, architecture)
         assert compiled.spilled <= case.spills, str(launch)
+        assert compiled.shared <= SHARED, str(launch)
         if case.distances:
             unfused += compiled.count("FMUL", "FADD", r"FMUL2\S*", r"FADD2\S*")
             assert compiled.count(*FUSED) == 0, str(launch)

@@ -66,7 +66,7 @@ def benchmark_data(
     Raises:
         ValueError: if a name is unknown.
     """
-    classifiers = [name for name in list_models() if name.startswith("ea_classifier_")]
+    classifiers = list_models("classification")
     for name in only:
         check_choice("--only", name, classifiers)
     usual = "ea_classifier_base" if device.type == "cuda" else classifiers[0]
@@ -117,7 +117,7 @@ def _ways(folder: Path, device: torch.device) -> dict[str, Callable[[int], Itera
     streamed = StreamedModelNet(folder, split="trainval", buffer_mb=_BUFFER_MB)
 
     def in_memory(epoch: int) -> Iterable[Batch]:
-        return batches(held, BATCH, shuffle_seed=SEED, first_epoch=epoch)
+        return batches(held, BATCH, shuffle_seed=SEED, beginning=(epoch, 0))
 
     def from_disk(epoch: int) -> Iterable[Batch]:
         stream = BatchStream(streamed, BATCH, shuffle_seed=SEED)

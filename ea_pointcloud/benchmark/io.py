@@ -58,7 +58,7 @@ def benchmark_io(
     Raises:
         ValueError: if a name is unknown.
     """
-    classifiers = [name for name in list_models() if name.startswith("ea_classifier_")]
+    classifiers = list_models("classification")
     for name in only:
         check_choice("--only", name, classifiers)
     count = files or (320 if quick else FILES)

@@ -13,7 +13,7 @@ from ea_pointcloud._checks import check_choice
 from ea_pointcloud.benchmark._machine import describe_machine
 from ea_pointcloud.benchmark._measure import Contestant, current_device, race
 from ea_pointcloud.benchmark.cases import SEED, surface_clouds
-from ea_pointcloud.models import EAClassifier, count_macs, create_model, list_models
+from ea_pointcloud.models import Classifier, count_macs, create_model, list_models
 
 NUM_POINTS = 1024
 BATCHES = (1, 8, 32)
@@ -47,7 +47,7 @@ def benchmark_models(
     Raises:
         ValueError: if a name is unknown.
     """
-    classifiers = [name for name in list_models() if name.startswith("ea_classifier_")]
+    classifiers = list_models("classification")
     for name in only:
         check_choice("--only", name, classifiers)
     on_gpu = device.type == "cuda"
@@ -121,7 +121,7 @@ def _size(name: str, num_points: int) -> dict[str, Any]:
     }
 
 
-def _model(name: str, device: torch.device) -> EAClassifier:
+def _model(name: str, device: torch.device) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return create_model(name, num_classes=_NUM_CLASSES).to(device)

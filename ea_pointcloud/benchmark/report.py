@@ -2,35 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import floor, log10
 from pathlib import Path
 from typing import Any
 
 from ea_pointcloud._atomic import write_whole
-from ea_pointcloud.benchmark._machine import disturbance
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headings and rows of equal length; the first two columns are words, the others figures."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def __str__(self) -> str:
-        """Plain text, columns aligned."""
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-        text = [self.title] if self.title else []
-        for line in lines:
-            cells = [
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ]
-            text.append("  ".join(cells).rstrip())
-        return "\n".join(text)
+from ea_pointcloud.benchmark._table import Table, absent, milliseconds, number, title
+from ea_pointcloud.benchmark.report_networks import infer_tables, train_tables
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
@@ -40,6 +17,9 @@ def tables(report: dict[str, Any]) -> list[Table]:
         "models": _models_tables,
         "io": _io_tables,
         "data": _data_tables,
+        "attention": _attention_tables,
+        "infer": infer_tables,
+        "train": train_tables,
     }[report["kind"]]
     return list(make(report))
 
@@ -76,17 +56,6 @@ def failures(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _title(report: dict[str, Any]) -> str:
-    machine = report["machine"]
-    versions = ", ".join(
-        f"{name} {machine['versions'][name]}"
-        for name in ("torch", "triton", "numba")
-        if name in machine["versions"]
-    )
-    words = [machine["device_name"], versions, f"{machine['threads']} threads"]
-    return "; ".join(filter(None, [*words, disturbance(machine)]))
-
-
 def _ops_tables(report: dict[str, Any]) -> Iterator[Table]:
     on_gpu = "goals" in report
     headings = ("case", "contestant", "median ms", "min..max", "/ ours", "same")
@@ -101,21 +70,21 @@ def _ops_tables(report: dict[str, Any]) -> Iterator[Table]:
                 row["name"] + variant,
                 milliseconds(row["median_ms"]),
                 f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}",
-                _number(row["ratio"], ".2f"),
-                _number(row["same"], ".2%"),
+                number(row["ratio"], ".2f"),
+                number(row["same"], ".2%"),
             )
             if on_gpu:
                 cells += (
                     "-" if row["graph_ms"] is None else milliseconds(row["graph_ms"]),
-                    _number(row["floor_share"], ".0%"),
-                    _number(row["peak_mb"], ".1f"),
+                    number(row["floor_share"], ".0%"),
+                    number(row["peak_mb"], ".1f"),
                 )
             rows.append(cells)
         for kind in ("skipped", "failed"):
             notes += [
                 (name, f"{kind}: {reason}", case["name"]) for name, reason in case[kind].items()
             ]
-    yield Table(_title(report), headings, rows)
+    yield Table(title(report), headings, rows)
     if notes:
         yield Table("did not take part", ("contestant", "why", "cases"), _merge(notes))
     if on_gpu:
@@ -124,8 +93,8 @@ def _ops_tables(report: dict[str, Any]) -> Iterator[Table]:
             ("case", "goal", "value", "graph ms", "met"),
             [
                 (
-                    goal["case"], goal["goal"], _number(goal["value"], ".3f"),
-                    _number(goal["graph_ms"], ".3f"), "yes" if goal["met"] else "NO",
+                    goal["case"], goal["goal"], number(goal["value"], ".3f"),
+                    number(goal["graph_ms"], ".3f"), "yes" if goal["met"] else "NO",
                 )
                 for goal in report["goals"]
             ],
@@ -149,19 +118,13 @@ def _models_tables(report: dict[str, Any]) -> Iterator[Table]:
         )
         for row in report["rows"]
     ]
-    yield Table(f"{_title(report)}; {report['num_points']} points a cloud", headings, rows)
+    yield Table(f"{title(report)}; {report['num_points']} points a cloud", headings, rows)
     sizes = [
-        (name, "", f"{size['parameters']:,}", _number(size["macs"], ",d"))
+        (name, "", f"{size['parameters']:,}", number(size["macs"], ",d"))
         for name, size in report["models"].items()
     ]
     yield Table("sizes", ("model", "", "parameters", "MACs a cloud"), sizes)
-    notes = [
-        (name, f"{kind}: {reason}", "")
-        for kind in ("skipped", "failed")
-        for name, reason in report[kind].items()
-    ]
-    if notes:
-        yield Table("did not take part", ("what", "why", ""), notes)
+    yield from absent(report)
 
 
 def _io_tables(report: dict[str, Any]) -> Iterator[Table]:
@@ -183,7 +146,7 @@ def _io_tables(report: dict[str, Any]) -> Iterator[Table]:
         f"{report['files']} files of {report['num_points']} points, {report['seen_points']} seen; "
         f"{report['workers']} workers"
     )
-    yield Table(f"{_title(report)}; {words}", headings, rows)
+    yield Table(f"{title(report)}; {words}", headings, rows)
 
 
 def _data_tables(report: dict[str, Any]) -> Iterator[Table]:
@@ -206,7 +169,44 @@ def _data_tables(report: dict[str, Any]) -> Iterator[Table]:
         for row in report["rows"]
     ]
     words = f"{report['clouds']} clouds of {report['num_points']} points, batch {report['batch']}"
-    yield Table(f"{_title(report)}; {words}", headings, rows)
+    yield Table(f"{title(report)}; {words}", headings, rows)
+
+
+def _attention_tables(report: dict[str, Any]) -> Iterator[Table]:
+    rows = [
+        (
+            "" if index else case["name"],
+            row["name"],
+            milliseconds(row["median_ms"]),
+            f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}",
+            number(row["ratio"], ".2f"),
+            number(row["peak_mb"], ".1f"),
+            number(row["floor_share"], ".0%"),
+        )
+        for case in report["cases"]
+        for index, row in enumerate(case["contestants"])
+    ]
+    headings = ("case", "contestant", "median ms", "min..max", "/ ours", "peak MB", "floor")
+    if rows:
+        yield Table(f"{title(report)}; {report['slots']} slots", headings, rows)
+    growth = report["growth"]
+    rows = [
+        (
+            f"{row['num_points']:,} points",
+            "",
+            milliseconds(row["ms"]),
+            number(row["time_ratio"], ".2f"),
+            number(row["peak_mb"], ".1f"),
+            number(row["memory_ratio"], ".2f"),
+            "yes" if row["met"] else "NO",
+        )
+        for row in growth["rows"]
+    ]
+    words = f"a block of {growth['channels']} channels, {growth['chunk']} points at a time"
+    headings = ("growth", "", "ms", "/ before", "peak MB", "/ before", f"<= {growth['goal']:g}")
+    if rows:
+        yield Table(f"{title(report)}; {words}", headings, rows)
+    yield from absent(report)
 
 
 def _merge(notes: Sequence[tuple[str, str, str]]) -> list[tuple[str, ...]]:
@@ -218,13 +218,3 @@ def _merge(notes: Sequence[tuple[str, str, str]]) -> list[tuple[str, ...]]:
         (name, why, found[0] if len(found) == 1 else f"{len(found)} cases")
         for (name, why), found in cases.items()
     ]
-
-
-def milliseconds(value: float) -> str:
-    """Three significant figures, without an exponent."""
-    decimals = 2 - floor(log10(value)) if value > 0 else 0
-    return f"{value:.{max(0, decimals)}f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from ea_pointcloud.cli import benchmark, classify, data, evaluate, info, segment, slots, train, view
+from ea_pointcloud.cli import (
+    benchmark,
+    classify,
+    data,
+    evaluate,
+    export,
+    info,
+    segment,
+    slots,
+    train,
+    view,
+)
 
 app = typer.Typer(
     name="ea-pointcloud",
@@ -15,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (info, train, evaluate, classify, segment, view, slots, benchmark):
+for command in (info, train, evaluate, classify, segment, view, slots, export, benchmark):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
 app.add_typer(data.app, name=data.NAME)
 
@@ -24,6 +35,6 @@ def main() -> None:
     """Run the command line; what a user can get wrong ends in one line and exit status 1."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)

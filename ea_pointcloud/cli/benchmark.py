@@ -19,9 +19,15 @@ ea-pointcloud benchmark ops --quick --only knn --only "fps 32x1024"
 
 ea-pointcloud benchmark models --device cuda --json --out models.json
 
+ea-pointcloud benchmark train --device cuda
+
+ea-pointcloud benchmark infer --quick
+
 ea-pointcloud benchmark io
 
 ea-pointcloud benchmark data
+
+ea-pointcloud benchmark attention --only growth
 """
 
 
@@ -29,8 +35,8 @@ def run(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="ops|models|io|data",
-            help="The operators, the networks, files, or the ways to training data.",
+            metavar="ops|models|train|infer|io|data|attention",
+            help="Operators, networks, training and inference in depth, files, data, or attention.",
         ),
     ],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -47,24 +53,30 @@ def run(
         bool, typer.Option("--force", help="Let --out replace an existing file.")
     ] = False,
 ) -> None:
-    """Time our operators beside what else is installed, networks, files, or training data."""
+    """Time our operators beside what else is installed, networks, files, data, or attention."""
     from ea_pointcloud._checks import check_choice
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.benchmark import (
+        benchmark_attention,
         benchmark_data,
+        benchmark_infer,
         benchmark_io,
         benchmark_models,
         benchmark_ops,
+        benchmark_train,
     )
     from ea_pointcloud.benchmark.report import check_target, failures, tables, write_report
 
-    check_choice("what", what, ("ops", "models", "io", "data"))
+    check_choice("what", what, ("ops", "models", "train", "infer", "io", "data", "attention"))
     check_target(out, force=force)
     measure = {
         "ops": benchmark_ops,
         "models": benchmark_models,
+        "train": benchmark_train,
+        "infer": benchmark_infer,
         "io": benchmark_io,
         "data": benchmark_data,
+        "attention": benchmark_attention,
     }[what]
     chosen = resolve_device(device)
     typer.echo(f"on {chosen}", err=True)

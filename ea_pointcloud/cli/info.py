@@ -33,8 +33,8 @@ def run(
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.models import list_models
     from ea_pointcloud.ops import _backend
-    from ea_pointcloud.training.fit import versions
     from ea_pointcloud.training.recipe import list_recipes
+    from ea_pointcloud.training.run_folder import versions
     from ea_pointcloud.viz.pictures import describe_drawing
     from ea_pointcloud.viz.window import describe_window
 

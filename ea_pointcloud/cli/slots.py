@@ -54,10 +54,10 @@ def run(
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.cli._clouds import check_picture
     from ea_pointcloud.insight import attention_layers, slot_usage
-    from ea_pointcloud.models import EAClassifier, EASegmenter, load_model
+    from ea_pointcloud.models import Classifier, Segmenter, load_model
     from ea_pointcloud.training.data import open_held_out
-    from ea_pointcloud.training.fit import load_run_recipe
     from ea_pointcloud.training.labels import match_labels
+    from ea_pointcloud.training.run_folder import load_run_recipe
 
     check_choice("--split", split, ("train", "val", "test"))
     check_picture(render, force=force)
@@ -65,11 +65,11 @@ def run(
     if data_root is not None:
         recipe = replace(recipe, data=replace(recipe.data, root=str(data_root)))
     model = load_model(str(run_folder)).to(resolve_device(device))
-    assert isinstance(model, (EAClassifier, EASegmenter))
+    assert isinstance(model, (Classifier, Segmenter))
     depth = len(attention_layers(model))
     check_range("--layer", layer, -depth, depth - 1)
     spec = model.data_spec
-    names = spec.category_names if isinstance(model, EASegmenter) else spec.class_names
+    names = spec.category_names if isinstance(model, Segmenter) else spec.class_names
     usages = slot_usage(
         model,
         match_labels(open_held_out(recipe, split), spec),

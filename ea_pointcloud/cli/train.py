@@ -15,6 +15,8 @@ ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run runs/a
 ea-pointcloud train modelnet10 --resume runs/a
 
 ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a
+
+torchrun --nproc-per-node 4 -m ea_pointcloud train modelnet40 data.root=/data --auto-resume
 """
 
 
@@ -36,12 +38,23 @@ def run(
     run_folder: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Run folder; runs/RECIPE-seedN without it, of a folder runs/FOLDER-seedN."
+            "--run",
+            "--run-folder",  # torchrun takes --run for the beginning of its own --run-path
+            help="Run folder; runs/RECIPE-seedN without it, of a folder runs/FOLDER-seedN. After "
+            "torchrun only the longer name works.",
         ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the stopped run in this folder.")
     ] = None,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume",
+            help="Continue the run in the run folder where there is one, else start it: one "
+            "command for jobs that may be started again.",
+        ),
+    ] = False,
 ) -> None:
     """Train a recipe."""
     from ea_pointcloud.training.recipe import load_recipe
@@ -49,6 +62,12 @@ def run(
     if resume is not None and run_folder is not None:
         raise ValueError("--run names a new run and --resume a stopped one; give one of them")
     resolved = load_recipe(recipe, overrides if resume is None else None)
+    name = resolved.name
+    if resolved.data.dataset == "folder":
+        name = Path(resolved.data.root or "").expanduser().resolve().name
+    folder = resume or run_folder or Path("runs") / f"{name}-seed{resolved.trainer.seed}"
+    if auto_resume and (folder / "recipe.yaml").is_file():
+        resume = folder
     if resume is not None:
         # The run's own recipe is continued; overrides may change what check_run allows.
         stored = load_recipe(resume / "recipe.yaml", overrides)
@@ -60,25 +79,39 @@ def run(
     import logging
 
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.training.fit import check_run, epochs_done, train
+    from ea_pointcloud.training.checkpoints import furthest
+    from ea_pointcloud.training.distributed import processes_of
+    from ea_pointcloud.training.fit import train
+    from ea_pointcloud.training.run_folder import COMPLETE_FILE, check_run
+    from ea_pointcloud.training.survival import TrainingTerminatedError
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    name = resolved.name
-    if resolved.data.dataset == "folder":
-        name = Path(resolved.data.root or "").expanduser().resolve().name
-    default = Path("runs") / f"{name}-seed{resolved.trainer.seed}"
-    folder = resume or run_folder or default
-    check_run(resolved, folder, resume=resume is not None)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    leads = processes_of(resolved.trainer).leads
+
+    def say(text: str) -> None:
+        if leads:
+            typer.echo(text, err=True)
+
+    if leads:
+        check_run(resolved, folder, resume=resume is not None)
     device = resolve_device(resolved.trainer.device)
     total = resolved.trainer.epochs
-    if epochs_done(folder) >= total:
-        typer.echo(f"{folder} is complete ({total} of {total} epochs)", err=True)
+    if (folder / COMPLETE_FILE).exists():
+        say(f"{folder} is complete ({total} of {total} epochs)")
         return
-    typer.echo(f"training {resolved.name} on {device} into {folder}", err=True)
+    say(f"training {resolved.name} on {device} into {folder}")
+    status = None
     try:
         train(resolved, folder, resume=resume is not None)
     except KeyboardInterrupt:
-        command = f"ea-pointcloud train {recipe} --resume {folder}"
-        typer.echo(f"stopped; to continue after the last whole epoch: {command}", err=True)
-        raise typer.Exit(130) from None
-    typer.echo(f"done; next: ea-pointcloud evaluate {folder} --split test", err=True)
+        status = 130
+    except TrainingTerminatedError as error:
+        status = 128 + error.signum
+    if status is None:
+        say(f"done; next: ea-pointcloud evaluate {folder} --split test")
+        return
+    place = furthest(folder)
+    command = f"ea-pointcloud train {recipe} --resume {folder}"
+    say(f"stopped; to continue after epoch {place.epochs}, batch {place.batches}: {command}")
+    raise typer.Exit(status)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
 from ea_pointcloud._workers import usable_cores
+from ea_pointcloud.datasets.sharing import ALONE, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 
 _CORES_PER_WORKER = 4
@@ -27,11 +28,13 @@ class _Window(NamedTuple):
 
     Args:
         blocks: their numbers, in the order of reading.
+        parts: which clouds of each block belong to it.
         place: (n,) where each cloud, as they are read, goes in the order of the epoch.
         index: (n,) positions in the data set, in the order of the epoch.
     """
 
     blocks: list[int]
+    parts: list[slice]
     place: Tensor
     index: Tensor
 
@@ -44,8 +47,9 @@ class BatchStream:
     or the number of workers: the blocks of the set are shuffled; one after another they make
     windows of at least ``dataset.window`` clouds; all clouds of a window are shuffled; batches are
     cut from the windows laid end to end, and a last one that is not full is dropped unless it is
-    the only one. So a batch is given by its number, and :meth:`starting_at` continues an epoch at
-    any without reading the windows before.
+    the only one. Each of several processes has windows and batches of its share of the shuffled
+    blocks laid end to end, and reads no others. So a batch is given by its number, and
+    :meth:`starting_at` continues an epoch at any without reading the windows before.
 
     One thread reads the next window while batches are cut from the present one; with
     ``num_workers`` it gathers what that many processes read. At most ``buffer_mb`` of coordinates
@@ -59,9 +63,10 @@ class BatchStream:
             each time in another order.
         num_workers: processes that read; without it one for every four cores, at most four. They
             help where files are compressed.
+        share: of the processes that train, which each have a stream of their own.
 
     Raises:
-        ValueError: if the batch size is below 1.
+        ValueError: if the batch size is below 1, or there are fewer clouds than processes.
     """
 
     def __init__(
@@ -72,8 +77,10 @@ class BatchStream:
         shuffle_seed: int | None = None,
         least: int = 1,
         num_workers: int | None = None,
+        share: Share = ALONE,
     ) -> None:
         check_count("batch_size", batch_size)
+        share.check(dataset.split, len(dataset))
         if num_workers is None:
             num_workers = min(usable_cores() // _CORES_PER_WORKER, _MAX_WORKERS)
         check_count("num_workers", num_workers, 0)
@@ -82,7 +89,9 @@ class BatchStream:
         self.shuffle_seed = shuffle_seed
         self.least = least
         self.num_workers = num_workers
+        self.share = share
         self.epoch = 0
+        self.beginning = (0, 0)
 
     # Lightning looks for these two, and for ``set_epoch`` in the first.
     batch_sampler = None
@@ -96,37 +105,49 @@ class BatchStream:
         """Called by the training loop before each epoch."""
         self.epoch = epoch
 
+    def begin_at(self, epoch: int, batch: int) -> None:
+        """Start in this epoch, and that epoch alone at this batch."""
+        self.epoch = epoch
+        self.beginning = (epoch, batch)
+
     def __len__(self) -> int:
-        if self.shuffle_seed is None:
-            return -(-len(self.dataset) // self.batch_size)
-        return max(self.least, self._batches_of_a_pass())
+        of_a_pass = len(self._sizes())
+        return of_a_pass if self.shuffle_seed is None else max(self.least, of_a_pass)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return self.starting_at(0)
+        epoch, batch = self.beginning
+        return self.starting_at(batch if epoch == self.epoch else 0)
 
     def starting_at(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """The epoch's batches from number ``batch`` on, exactly as without a beginning."""
-        of_a_pass = self._batches_of_a_pass()
+        sizes = self._sizes()
         while batch < len(self):
-            number, skipped = divmod(batch, of_a_pass)
-            count = min(of_a_pass - skipped, len(self) - batch)
-            with closing(self._pass(number, skipped * self.batch_size)) as batches:
+            number, skipped = divmod(batch, len(sizes))
+            count = min(len(sizes) - skipped, len(self) - batch)
+            with closing(self._pass(number, skipped, sizes)) as batches:
                 yield from islice(batches, count)
             batch += count
 
-    def _batches_of_a_pass(self) -> int:
+    def _sizes(self) -> list[int]:
+        """Clouds of each batch of one time through the set."""
+        count = len(self.dataset)
         if self.shuffle_seed is None:
-            return max(1, len(self))
-        return max(1, len(self.dataset) // self.batch_size)
+            return [end - start for start, end in self.share.in_order(count, self.batch_size)]
+        full = count // (self.batch_size * self.share.world)
+        first, end = self.share.of(count)
+        return [self.batch_size] * full or [end - first]
 
-    def _pass(self, number: int, skipped: int) -> Generator[dict[str, Tensor], None, None]:
-        """Batches of one time through the set, without the first ``skipped`` clouds."""
+    def _pass(
+        self, number: int, done: int, sizes: list[int]
+    ) -> Generator[dict[str, Tensor], None, None]:
+        """Batches of one time through the set, without the first that are ``done``."""
+        skipped, sizes = sum(sizes[:done]), sizes[done:]
         windows = self._windows(number)
         while windows and skipped >= len(windows[0].index):
             skipped -= len(windows.pop(0).index)
-        blocks = self._blocks([block for window in windows for block in window.blocks])
+        blocks = self._blocks(windows)
         pieces: list[tuple[Tensor, Tensor]] = []
-        missing = self.batch_size
+        missing = sizes.pop(0)
         with closing(_one_ahead(_gather(blocks, windows))) as gathered:
             for xyz, index in gathered:
                 start, skipped = skipped, 0
@@ -137,12 +158,12 @@ class BatchStream:
                     start = piece.stop
                     if missing == 0:
                         yield self._join(pieces)
-                        pieces, missing = [], self.batch_size
-        if pieces:
-            yield self._join(pieces)
+                        if not sizes:
+                            return
+                        pieces, missing = [], sizes.pop(0)
 
-    def _blocks(self, numbers: list[int]) -> Iterator[Tensor]:
-        """The blocks in this order; called in the main thread, because it starts processes."""
+    def _blocks(self, windows: list[_Window]) -> Iterator[Tensor]:
+        """Clouds of each block, in order; called in the main thread: it starts processes."""
         with warnings.catch_warnings():
             # Python 3.12 and later warn of forking beside threads; the workers start none and wait
             # for none. How many there are is the caller's choice.
@@ -153,7 +174,7 @@ class BatchStream:
             loader = DataLoader(
                 _Blocks(self.dataset),
                 batch_size=None,
-                sampler=numbers,
+                sampler=[each for window in windows for each in zip(*window[:2], strict=True)],
                 num_workers=self.num_workers,
                 generator=torch.Generator(),  # else it would draw from the global one
             )
@@ -166,24 +187,38 @@ class BatchStream:
             seed = mix_seeds(self.shuffle_seed, self.epoch, number)
             generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(len(blocks), generator=generator)
-        windows, chosen, size = [], [], 0
+        first, end = self.share.of(len(self.dataset))
+        windows, chosen, parts, size, position = [], [], [], 0, 0
         for block in order.tolist():
+            length = blocks[block].end - blocks[block].first
+            part = slice(max(0, first - position), min(length, end - position))
+            position += length
+            if part.start >= part.stop:
+                continue
             chosen.append(block)
-            size += blocks[block].end - blocks[block].first
+            parts.append(part)
+            size += part.stop - part.start
             if size >= self.dataset.window:
-                windows.append(self._window(chosen, generator))
-                chosen, size = [], 0
+                windows.append(self._window(chosen, parts, generator))
+                chosen, parts, size = [], [], 0
         if chosen:
-            windows.append(self._window(chosen, generator))
+            windows.append(self._window(chosen, parts, generator))
         return windows
 
-    def _window(self, chosen: list[int], generator: torch.Generator | None) -> _Window:
+    def _window(
+        self, chosen: list[int], parts: list[slice], generator: torch.Generator | None
+    ) -> _Window:
         spans = [self.dataset.blocks[number] for number in chosen]
-        index = torch.cat([torch.arange(span.first, span.end) for span in spans])
+        index = torch.cat(
+            [
+                torch.arange(span.first, span.end)[part]
+                for span, part in zip(spans, parts, strict=True)
+            ]
+        )
         place = torch.arange(len(index))
         if generator is not None:
             place = torch.randperm(len(index), generator=generator)
-        return _Window(chosen, place, torch.empty_like(index).scatter_(0, place, index))
+        return _Window(chosen, parts, place, torch.empty_like(index).scatter_(0, place, index))
 
     def _join(self, pieces: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         # Copied even where it is one: a view would keep its whole window in memory.
@@ -195,8 +230,9 @@ class _Blocks(Dataset[Tensor]):
     def __init__(self, dataset: StreamedModelNet) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, number: int) -> Tensor:
-        return self.dataset.read_block(number)
+    def __getitem__(self, chosen: tuple[int, slice]) -> Tensor:
+        number, part = chosen
+        return self.dataset.read_block(number)[part]
 
 
 def _gather(

@@ -73,8 +73,8 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         val_fraction: share of each category of the train split that goes to val where no val split
             is published.
         features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
-            layout has them), or what describes the points kept, ``"local_shape"`` or
-            ``"surface_shape"``, see :func:`~ea_pointcloud.ops.surface_shape`.
+            layout has them), or what describes the points kept, ``"local_shape"``,
+            ``"surface_shape"`` or ``"whole_shape"``, see :func:`~ea_pointcloud.ops.whole_shape`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
@@ -136,10 +136,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         if 0 < num_points < self.mask.shape[1]:
             self._reduce(num_points, point_choice)
         if features in DESCRIPTORS:
-            describe, _ = DESCRIPTORS[features]
-            lengths = self.mask.sum(1)
-            described = in_chunks(lambda xyz, n: describe(xyz, lengths=n), self.xyz, lengths)
-            self.features = described.masked_fill_(~self.mask[..., None], 0)
+            self.features = described(self.xyz, self.mask, features)
 
     def __len__(self) -> int:
         return len(self.category)
@@ -181,6 +178,13 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         self.xyz = gather_points(self.xyz, idx).masked_fill_(padding[..., None], 0)
         if self.features is not None:
             self.features = gather_points(self.features, idx).masked_fill_(padding[..., None], 0)
+
+
+def described(xyz: Tensor, mask: Tensor, features: str) -> Tensor:
+    """(n, N, F) descriptors of the points of clouds (n, N, 3), zero in the padding."""
+    describe, _ = DESCRIPTORS[features]
+    found = in_chunks(lambda part, lengths: describe(part, lengths=lengths), xyz, mask.sum(1))
+    return found.masked_fill_(~mask[..., None], 0)
 
 
 def _part_table(files: PartFolder) -> PartTable:

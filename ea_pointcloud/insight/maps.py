@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ea_pointcloud._checks import check_choice, check_count, check_no_empty_cloud, check_range
 from ea_pointcloud.insight._evaluating import evaluating
-from ea_pointcloud.models import EAClassifier, EASegmenter
+from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.models.encoder import stem_input
 from ea_pointcloud.models.inference import CHUNK
 from ea_pointcloud.nn import ExternalAttention, MultiHeadExternalAttention
@@ -97,7 +97,7 @@ def attention_layers(model: nn.Module) -> list[External]:
 
 @torch.no_grad()
 def attention_maps(
-    model: EAClassifier | EASegmenter,
+    model: Classifier | Segmenter,
     xyz: Tensor,
     features: Tensor | None = None,
     *,
@@ -192,14 +192,14 @@ class _Keep:
 
 
 def _attend(
-    model: EAClassifier | EASegmenter,
+    model: Classifier | Segmenter,
     xyz: Tensor,
     features: Tensor | None,
     mask: Tensor | None,
     pyramid: tuple[PyramidLevel, ...],
 ) -> None:
     """Run the attention layers and no more of the network than they need."""
-    if isinstance(model, EAClassifier):
+    if isinstance(model, Classifier):
         model.encoder(xyz, features, mask=mask, pyramid=pyramid)
         return
     points = stem_input(xyz, features, mask, model.config.feature_channels)

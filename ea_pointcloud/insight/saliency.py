@@ -5,14 +5,14 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_no_empty_cloud, check_range, check_xyz
 from ea_pointcloud.insight._evaluating import evaluating
-from ea_pointcloud.models import EAClassifier
+from ea_pointcloud.models import Classifier
 from ea_pointcloud.ops import PyramidLevel
 
 METHODS = ("gradient", "input_x_gradient")
 
 
 def saliency(
-    model: EAClassifier,
+    model: Classifier,
     xyz: Tensor,
     features: Tensor | None = None,
     *,
@@ -63,7 +63,7 @@ def saliency(
 
 @torch.no_grad()
 def critical_points(
-    model: EAClassifier,
+    model: Classifier,
     xyz: Tensor,
     features: Tensor | None = None,
     *,
@@ -108,8 +108,8 @@ def _places(pyramid: tuple[PyramidLevel, ...]) -> Tensor:
     return places
 
 
-def _check(model: EAClassifier, xyz: Tensor, mask: Tensor | None) -> None:
-    if not isinstance(model, EAClassifier):
+def _check(model: Classifier, xyz: Tensor, mask: Tensor | None) -> None:
+    if not isinstance(model, Classifier):
         raise ValueError(
             f"model must be a classifier, got {type(model).__name__}, which gives no single answer "
             "for a cloud; give the weights of a classifier"

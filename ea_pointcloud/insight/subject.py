@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.io import read_cloud
-from ea_pointcloud.models import EAClassifier, EASegmenter
+from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.models.inference import network_input
 from ea_pointcloud.prepare import CloudLike, coordinates, normals
 from ea_pointcloud.transforms import normalize_unit_sphere, to_y_up
@@ -29,7 +29,7 @@ class Subject:
 
 
 @torch.no_grad()
-def subject_of(model: EAClassifier | EASegmenter, cloud: CloudLike, *, up: str = "y") -> Subject:
+def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y") -> Subject:
     """Bring a cloud to where :func:`attention_maps` and the others want it.
 
     Args:

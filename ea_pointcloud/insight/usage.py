@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_count, check_positive
 from ea_pointcloud.insight.maps import AttentionMap, attention_layers, attention_maps
-from ea_pointcloud.models import EAClassifier, EASegmenter
+from ea_pointcloud.models import Classifier, Segmenter
 
 
 class LabelledClouds(Protocol):
@@ -114,7 +114,7 @@ class SlotUsage:
 
 
 def slot_usage(
-    model: EAClassifier | EASegmenter,
+    model: Classifier | Segmenter,
     dataset: LabelledClouds,
     class_names: Sequence[str],
     *,

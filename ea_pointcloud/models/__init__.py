@@ -1,12 +1,13 @@
 """Whole networks, their configurations, and their weights."""
 
+from ea_pointcloud.models.base_segmenter import Segmenter
 from ea_pointcloud.models.calibration import (
     Calibration,
     Familiarity,
     fit_familiarity,
     fit_temperature,
 )
-from ea_pointcloud.models.classifier import EAClassifier
+from ea_pointcloud.models.classifier import Classifier, EAClassifier
 from ea_pointcloud.models.config import (
     ClassifierConfig,
     SegmenterConfig,
@@ -14,6 +15,12 @@ from ea_pointcloud.models.config import (
     segmenter_config,
 )
 from ea_pointcloud.models.cost import count_macs
+from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
+from ea_pointcloud.models.eamlp_config import (
+    EAMLPClassifierConfig,
+    EAMLPConfig,
+    EAMLPSegmenterConfig,
+)
 from ea_pointcloud.models.encoder import PointEncoder
 from ea_pointcloud.models.factory import create_model, list_models, load_model
 from ea_pointcloud.models.finetune import start_from
@@ -22,13 +29,20 @@ from ea_pointcloud.models.segmenter import EASegmenter
 
 __all__ = [
     "Calibration",
+    "Classifier",
     "ClassifierConfig",
     "DataSpec",
     "EAClassifier",
+    "EAMLPClassifier",
+    "EAMLPClassifierConfig",
+    "EAMLPConfig",
+    "EAMLPSegmenter",
+    "EAMLPSegmenterConfig",
     "EASegmenter",
     "Familiarity",
     "PointEncoder",
     "PretrainedModel",
+    "Segmenter",
     "SegmenterConfig",
     "classifier_config",
     "count_macs",

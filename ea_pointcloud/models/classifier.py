@@ -1,4 +1,6 @@
-"""The external attention point transformer for classifying whole clouds."""
+"""Classifiers of whole clouds: what all have in common, and the external attention transformer."""
+
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,26 +12,44 @@ from ea_pointcloud.nn import LinearNorm
 from ea_pointcloud.ops import PyramidLevel
 
 
-class EAClassifier(PretrainedModel):
-    """Name the class of each cloud in a batch.
+class Encoder(Protocol):
+    """What a classifier asks of the network below its pooling."""
+
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
+        """Compute ahead what depends on the coordinates alone."""
+        ...
+
+    def __call__(
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: tuple[PyramidLevel, ...] | None = None,
+    ) -> Tensor:
+        """Tokens (B, S, C)."""
+        ...
+
+
+class Classifier(PretrainedModel):
+    """Name the class of each cloud in a batch: an encoder, pooling over its tokens, a head.
 
     Expects clouds as ``data_spec`` says: centred, in the unit sphere, ``up_axis`` up, about
     ``num_points`` points. :class:`~ea_pointcloud.Predictor` brings any cloud there.
 
     Args:
-        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
+        config: the architecture, with ``num_classes`` and ``pooling``.
         data_spec: class names and the form of the input; placeholders without it.
+        encoder: clouds to tokens.
+        head: pooled tokens to logits; its last layer is a :class:`torch.nn.Linear`.
 
     Shape:
         xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
-
-    Reference:
-        Guo et al. 2021, arXiv 2105.02358 (external attention) and arXiv 2012.09688 (backbone).
     """
 
-    config_class = ClassifierConfig
-
-    def __init__(self, config: ClassifierConfig, data_spec: DataSpec | None = None) -> None:
+    def __init__(
+        self, config: Any, data_spec: DataSpec | None, encoder: Encoder, head: nn.Sequential
+    ) -> None:
         super().__init__()
         self.config = config
         self.data_spec = data_spec or DataSpec.unnamed(config.num_classes)
@@ -38,17 +58,8 @@ class EAClassifier(PretrainedModel):
                 f"data_spec must name num_classes={config.num_classes} classes, "
                 f"got {len(self.data_spec.class_names)}"
             )
-        self.encoder = PointEncoder(config)
-        layers: list[nn.Module] = []
-        width = config.fuse_channels * (2 if config.pooling == "max_mean" else 1)
-        # As published: only the first layer of the head goes without a bias.
-        for index, channels in enumerate(config.head_channels):
-            layers += [
-                LinearNorm(width, channels, activation=nn.LeakyReLU(0.2), bias=index > 0),
-                nn.Dropout(config.dropout),
-            ]
-            width = channels
-        self.head = nn.Sequential(*layers, nn.Linear(width, config.num_classes))
+        self.encoder = encoder
+        self.head = head
 
     def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
         """Compute ahead what the network needs of the coordinates alone.
@@ -82,9 +93,39 @@ class EAClassifier(PretrainedModel):
         mask: Tensor | None = None,
         pyramid: tuple[PyramidLevel, ...] | None = None,
     ) -> Tensor:
-        """What the last layer is given of each cloud, (B, ``head_channels[-1]``)."""
+        """What the last layer is given of each cloud, (B, C)."""
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
-        pooled = token.amax(1)
-        if self.config.pooling == "max_mean":
-            pooled = torch.cat([pooled, token.mean(1)], dim=-1)
-        return self.head[:-1](pooled)
+        kinds = self.config.pooling.split("_")
+        pooled = [token.amax(1) if kind == "max" else token.mean(1) for kind in kinds]
+        return self.head[:-1](torch.cat(pooled, dim=-1))
+
+
+class EAClassifier(Classifier):
+    """The external attention point transformer, see :class:`Classifier`.
+
+    Args:
+        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
+        data_spec: class names and the form of the input; placeholders without it.
+
+    Shape:
+        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
+
+    Reference:
+        Guo et al. 2021, arXiv 2105.02358 (external attention) and arXiv 2012.09688 (backbone).
+    """
+
+    config_class = ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig, data_spec: DataSpec | None = None) -> None:
+        encoder = PointEncoder(config)
+        layers: list[nn.Module] = []
+        width = config.fuse_channels * (2 if config.pooling == "max_mean" else 1)
+        # As published: only the first layer of the head goes without a bias.
+        for index, channels in enumerate(config.head_channels):
+            layers += [
+                LinearNorm(width, channels, activation=nn.LeakyReLU(0.2), bias=index > 0),
+                nn.Dropout(config.dropout),
+            ]
+            width = channels
+        head = nn.Sequential(*layers, nn.Linear(width, config.num_classes))
+        super().__init__(config, data_spec, encoder, head)

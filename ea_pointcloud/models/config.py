@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud._checks import check_choice, check_count, check_fraction
 from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops.attention import NORMS
 
@@ -117,8 +117,11 @@ class SegmenterConfig:
             raise ValueError("head_channels must name at least one width, got none")
 
 
-def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) -> None:
-    """Raise for what no network can be built of; counts are >= 1 where ``least`` is silent."""
+def check_fields(config: Any, least: dict[str, int]) -> None:
+    """Raise for what no network can be built of, and turn lists (from JSON or YAML) into tuples.
+
+    Counts are >= 1 where ``least`` is silent; a float is a probability below 1.
+    """
     for field in fields(config):
         value: Any = getattr(config, field.name)
         if isinstance(value, list):
@@ -126,11 +129,17 @@ def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) ->
             object.__setattr__(config, field.name, value)
         if field.type is int:
             check_count(field.name, value, least.get(field.name, 1))
+        elif field.type is float:
+            check_fraction(field.name, value)
         elif isinstance(field.default, tuple):
             if not isinstance(value, tuple):
                 raise TypeError(f"{field.name} must be a list of counts, got {value!r}")
             for entry in value:
                 check_count(field.name, entry)
+
+
+def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) -> None:
+    check_fields(config, least)
     check_choice("attention", config.attention, ATTENTION)
     check_choice("norm", config.norm, NORMS)
     if isinstance(config, ClassifierConfig):
@@ -141,8 +150,6 @@ def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) ->
             "num_centers, num_neighbors and embed_channels must have one entry per neighbour "
             f"embedding, got {config.num_centers}, {config.num_neighbors}, {config.embed_channels}"
         )
-    if not isinstance(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {config.dropout!r}")
 
 
 CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {
@@ -213,7 +220,9 @@ def classifier_config(size: str, num_classes: int, **overrides: Any) -> Classifi
     Raises:
         ValueError: if the size or an override is unknown, or a value is impossible.
     """
-    return _named(ClassifierConfig, CLASSIFIER_SIZES, size, {"num_classes": num_classes}, overrides)
+    return named_config(
+        ClassifierConfig, CLASSIFIER_SIZES, size, {"num_classes": num_classes}, overrides
+    )
 
 
 def segmenter_config(
@@ -225,21 +234,26 @@ def segmenter_config(
         ValueError: if the size or an override is unknown, or a value is impossible.
     """
     fixed = {"num_parts": num_parts, "num_categories": num_categories}
-    return _named(SegmenterConfig, SEGMENTER_SIZES, size, fixed, overrides)
+    return named_config(SegmenterConfig, SEGMENTER_SIZES, size, fixed, overrides)
 
 
-_Config = TypeVar("_Config", ClassifierConfig, SegmenterConfig)
+_Config = TypeVar("_Config")
 
 
-def _named(
+def named_config(
     kind: type[_Config],
     sizes: dict[str, dict[str, Any]],
     size: str,
     fixed: dict[str, int],
     overrides: dict[str, Any],
 ) -> _Config:
+    """A configuration of ``kind``: values of a named size, replaced by overrides, and fixed ones.
+
+    Raises:
+        ValueError: if the size or an override is unknown, or a value is impossible.
+    """
     check_choice("size", size, sizes)
-    known = sorted({field.name for field in fields(kind)} - set(fixed))
+    known = sorted({field.name for field in fields(kind)} - set(fixed))  # pyright: ignore
     for name in overrides:
         check_choice("model override", name, known)
     return kind(**{**fixed, **sizes[size], **overrides})

@@ -3,8 +3,8 @@
 import torch
 
 from ea_pointcloud._device import generator_for
+from ea_pointcloud.models.base_segmenter import Segmenter
 from ea_pointcloud.models.hub import PretrainedModel
-from ea_pointcloud.models.segmenter import EASegmenter
 
 
 def count_macs(model: PretrainedModel, num_points: int) -> int:
@@ -18,7 +18,7 @@ def count_macs(model: PretrainedModel, num_points: int) -> int:
     if model.config.feature_channels:
         shape = (1, num_points, model.config.feature_channels)
         inputs["features"] = torch.rand(shape, generator=generator, device=device)
-    if isinstance(model, EASegmenter) and model.config.num_categories:
+    if isinstance(model, Segmenter) and model.config.num_categories:
         inputs["category"] = torch.zeros(1, dtype=torch.long, device=device)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -50,18 +50,7 @@ class PointEncoder(nn.Module):
             xyz: (B, N, 3).
             mask: (B, N) bool, True = real point.
         """
-        check_xyz("xyz", xyz)
-        check_mask(mask, xyz)
-        if mask is None:
-            return build_pyramid(xyz, self.num_centers, self.num_neighbors)
-        check_no_empty_cloud(mask)
-        # The operators want padding last; what they return is put back into the order of xyz.
-        order = mask.byte().argsort(dim=1, descending=True, stable=True)
-        first, *others = build_pyramid(
-            gather_points(xyz, order), self.num_centers, self.num_neighbors, lengths=mask.sum(1)
-        )
-        neighbor = order.gather(1, first.neighbor.flatten(1)).view_as(first.neighbor)
-        return (PyramidLevel(first.xyz, order.gather(1, first.center), neighbor), *others)
+        return masked_pyramid(xyz, mask, self.num_centers, self.num_neighbors)
 
     def forward(
         self,
@@ -107,6 +96,24 @@ class PointEncoder(nn.Module):
             token = block(token, position)
             outputs.append(token)
         return self.fuse(torch.cat([*outputs, top], dim=-1))
+
+
+def masked_pyramid(
+    xyz: Tensor, mask: Tensor | None, num_centers: tuple[int, ...], num_neighbors: tuple[int, ...]
+) -> tuple[PyramidLevel, ...]:
+    """:func:`~ea_pointcloud.ops.build_pyramid` of clouds whose padding may be anywhere."""
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    if mask is None:
+        return build_pyramid(xyz, num_centers, num_neighbors)
+    check_no_empty_cloud(mask)
+    # The operators want padding last; what they return is put back into the order of xyz.
+    order = mask.byte().argsort(dim=1, descending=True, stable=True)
+    first, *others = build_pyramid(
+        gather_points(xyz, order), num_centers, num_neighbors, lengths=mask.sum(1)
+    )
+    neighbor = order.gather(1, first.neighbor.flatten(1)).view_as(first.neighbor)
+    return (PyramidLevel(first.xyz, order.gather(1, first.center), neighbor), *others)
 
 
 def attention_blocks(config: ClassifierConfig | SegmenterConfig, width: int) -> nn.ModuleList:

@@ -1,15 +1,12 @@
 """Networks by name, each name an architecture and a size."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.models.classifier import EAClassifier
-from ea_pointcloud.models.config import (
-    CLASSIFIER_SIZES,
-    SEGMENTER_SIZES,
-    classifier_config,
-    segmenter_config,
-)
+from ea_pointcloud.models.config import CLASSIFIER_SIZES, SEGMENTER_SIZES, named_config
+from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
+from ea_pointcloud.models.eamlp_config import EAMLP_CLASSIFIER_SIZES, EAMLP_SEGMENTER_SIZES
 from ea_pointcloud.models.hub import (
     FEATURES,
     DataSpec,
@@ -19,19 +16,42 @@ from ea_pointcloud.models.hub import (
 )
 from ea_pointcloud.models.segmenter import EASegmenter
 
-CLASSIFIER = "ea_classifier"
-SEGMENTER = "ea_segmenter"
-_ARCHITECTURES: dict[str, type[PretrainedModel]] = {
-    "EAClassifier": EAClassifier,
-    "EASegmenter": EASegmenter,
+
+class Architecture(NamedTuple):
+    """The network of one task, and its named sizes."""
+
+    network: type[PretrainedModel]
+    sizes: dict[str, dict[str, Any]]
+
+
+# Task -> name -> network; a network's full name is NAME_classifier_SIZE or NAME_segmenter_SIZE.
+ARCHITECTURES: dict[str, dict[str, Architecture]] = {
+    "classification": {
+        "ea": Architecture(EAClassifier, CLASSIFIER_SIZES),
+        "eamlp": Architecture(EAMLPClassifier, EAMLP_CLASSIFIER_SIZES),
+    },
+    "segmentation": {
+        "ea": Architecture(EASegmenter, SEGMENTER_SIZES),
+        "eamlp": Architecture(EAMLPSegmenter, EAMLP_SEGMENTER_SIZES),
+    },
 }
+_KINDS = {"classification": "classifier", "segmentation": "segmenter"}
 
 
-def list_models() -> list[str]:
-    """The names that :func:`create_model` knows."""
+def list_models(task: str | None = None) -> list[str]:
+    """The names that :func:`create_model` knows.
+
+    Args:
+        task: ``"classification"`` or ``"segmentation"``; both without it.
+    """
+    if task is not None:
+        check_choice("task", task, ARCHITECTURES)
     return [
-        *(f"{CLASSIFIER}_{size}" for size in CLASSIFIER_SIZES),
-        *(f"{SEGMENTER}_{size}" for size in SEGMENTER_SIZES),
+        f"{name}_{_KINDS[kind]}_{size}"
+        for kind, known in ARCHITECTURES.items()
+        if task in (None, kind)
+        for name, architecture in known.items()
+        for size in architecture.sizes
     ]
 
 
@@ -53,38 +73,46 @@ def create_model(
         num_categories: categories a segmenter is told; 16 or those of ``data_spec`` without it,
             0 for a category-free one.
         data_spec: names and the form of the input.
-        overrides: fields of :class:`~ea_pointcloud.models.ClassifierConfig` or
-            :class:`~ea_pointcloud.models.SegmenterConfig`.
+        overrides: fields of the network's ``config_class``, e.g.
+            :class:`~ea_pointcloud.models.ClassifierConfig`.
 
     Returns:
-        An :class:`~ea_pointcloud.models.EAClassifier` or
-        :class:`~ea_pointcloud.models.EASegmenter`.
+        A :class:`~ea_pointcloud.models.Classifier` or :class:`~ea_pointcloud.models.Segmenter`.
 
     Raises:
         ValueError: if a name is unknown or a value impossible.
     """
     check_choice("name", name, list_models())
     named = None if data_spec is None else len(data_spec.class_names)
-    if name.startswith(CLASSIFIER):
+    architecture, kind, size = name.split("_", 2)
+    if kind == "classifier":
         if num_parts is not None or num_categories is not None:
             raise ValueError(f"num_parts and num_categories are for a segmenter, {name} is none")
-        size = name.removeprefix(f"{CLASSIFIER}_")
-        config = classifier_config(size, num_classes or named or 40, **overrides)
-        return EAClassifier(config, data_spec)
-    if num_classes is not None:
-        raise ValueError(f"num_classes is for a classifier, {name} is a segmenter; give num_parts")
-    if num_categories is None:
-        num_categories = 16 if data_spec is None else len(data_spec.category_names)
-    if data_spec is not None:
-        overrides = {"feature_channels": FEATURES[data_spec.features], **overrides}
-    size = name.removeprefix(f"{SEGMENTER}_")
-    config = segmenter_config(size, num_parts or named or 50, num_categories, **overrides)
-    return EASegmenter(config, data_spec)
+        fixed = {"num_classes": num_classes or named or 40}
+        network, sizes = ARCHITECTURES["classification"][architecture]
+    else:
+        if num_classes is not None:
+            raise ValueError(
+                f"num_classes is for a classifier, {name} is a segmenter; give num_parts"
+            )
+        if num_categories is None:
+            num_categories = 16 if data_spec is None else len(data_spec.category_names)
+        if data_spec is not None:
+            overrides = {"feature_channels": FEATURES[data_spec.features], **overrides}
+        fixed = {"num_parts": num_parts or named or 50, "num_categories": num_categories}
+        network, sizes = ARCHITECTURES["segmentation"][architecture]
+    config = named_config(network.config_class, sizes, size, fixed, overrides)
+    return network(config, data_spec)  # pyright: ignore[reportCallIssue]
 
 
 def load_model(name_or_path: str, *, revision: str | None = None) -> PretrainedModel:
     """Load trained weights of any architecture; see :meth:`PretrainedModel.from_pretrained`."""
     folder = resolve_weights(name_or_path, revision=revision)
-    architecture = read_description(folder)["architecture"]
-    check_choice(f"architecture in {folder}/config.json", architecture, _ARCHITECTURES)
-    return _ARCHITECTURES[architecture].from_pretrained(folder)
+    name = read_description(folder)["architecture"]
+    known = {
+        each.network.__name__: each.network
+        for architectures in ARCHITECTURES.values()
+        for each in architectures.values()
+    }
+    check_choice(f"architecture in {folder}/config.json", name, known)
+    return known[name].from_pretrained(folder)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from ea_pointcloud.models.classifier import EAClassifier
+from ea_pointcloud.models.base_segmenter import Segmenter
+from ea_pointcloud.models.classifier import Classifier
 from ea_pointcloud.models.hub import PretrainedModel
-from ea_pointcloud.models.segmenter import EASegmenter
 
 # Settings that follow from the names.
 _COUNTS = ("num_classes", "num_parts", "num_categories")
@@ -61,7 +61,7 @@ def start_from(model: PretrainedModel, weights: PretrainedModel) -> str:
 
 def _named_layers(model: PretrainedModel, weights: PretrainedModel) -> list[_NamedLayers]:
     names, known = model.data_spec.class_names, weights.data_spec.class_names
-    if isinstance(model, EAClassifier):
+    if isinstance(model, Classifier):
         return [_NamedLayers("head", "head.", f"head.{len(model.head) - 1}", names, known)]
     layers = [_NamedLayers("last layer", "out.", "out", names, known)]
     if model.config.num_categories:
@@ -72,7 +72,7 @@ def _named_layers(model: PretrainedModel, weights: PretrainedModel) -> list[_Nam
 
 def _check_same_sizes(model: PretrainedModel, weights: PretrainedModel) -> None:
     kind, other = type(model), type(weights)
-    if kind is not other or not isinstance(model, EAClassifier | EASegmenter):
+    if kind is not other or not isinstance(model, Classifier | Segmenter):
         raise ValueError(
             f"the weights are those of an {other.__name__}, the network is an {kind.__name__}"
         )

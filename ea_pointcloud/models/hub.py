@@ -46,8 +46,10 @@ class DataSpec:
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
-            from the coordinates, ``"local_shape"`` or ``"surface_shape"``, see
-            :func:`~ea_pointcloud.ops.surface_shape`.
+            from the coordinates, ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``, see
+            :func:`~ea_pointcloud.ops.whole_shape`.
+        least_share: of a segmenter, how small each part that a shape may lack was in training, see
+            :func:`~ea_pointcloud.models.part_labels.least_shares`; () keeps every part.
     """
 
     class_names: tuple[str, ...]
@@ -58,6 +60,7 @@ class DataSpec:
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
     features: str = "none"
+    least_share: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON) become tuples."""
@@ -78,6 +81,15 @@ class DataSpec:
                     f"parts of {category} must be places in the {len(self.class_names)} "
                     f"class_names, got {ids}"
                 )
+        object.__setattr__(self, "least_share", tuple(self.least_share))
+        if self.least_share and (
+            len(self.least_share) != len(self.class_names)
+            or not all(0 <= share <= 1 for share in self.least_share)
+        ):
+            raise ValueError(
+                f"least_share must be a share in 0..1 for each of the {len(self.class_names)} "
+                f"class_names, or empty, got {self.least_share}"
+            )
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("features", self.features, FEATURES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)

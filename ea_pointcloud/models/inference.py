@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ea_pointcloud.models.classifier import EAClassifier
-from ea_pointcloud.models.segmenter import EASegmenter
+from ea_pointcloud.models.base_segmenter import Segmenter
+from ea_pointcloud.models.classifier import Classifier
+from ea_pointcloud.models.part_labels import refine
 from ea_pointcloud.ops import (
     farthest_point_sample,
     gather_points,
@@ -18,7 +19,6 @@ from ea_pointcloud.ops import (
 )
 from ea_pointcloud.ops.descriptors import DESCRIPTORS
 
-_STREAMED = ("external", "multihead_external")  # kinds of attention that work in parts
 # Points that wide layers, or the way back to all points, handle at a time. Smaller parts fit the
 # caches of a CPU better (100,000 points in the base network: 7.0 s of CPU time, by 16,384 8.0 s),
 # but even smaller ones wait for one another where threads share cores with other programs.
@@ -52,7 +52,7 @@ def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
 
 
 def network_input(
-    model: EAClassifier | EASegmenter, xyz: Tensor, features: Tensor | None = None
+    model: Classifier | Segmenter, xyz: Tensor, features: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """What a network is given of a posed cloud: which points, and what follows from them.
 
@@ -90,7 +90,7 @@ def turns_about_y(count: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 @torch.inference_mode()
-def embed_clouds(model: EAClassifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Ask a classifier about clouds of different sizes; what is in the same batch does not matter.
 
     Args:
@@ -116,7 +116,7 @@ def embed_clouds(model: EAClassifier, clouds: Sequence[Tensor]) -> tuple[Tensor,
 
 @torch.inference_mode()
 def label_points(
-    model: EASegmenter,
+    model: Segmenter,
     xyz: Tensor,
     features: Tensor | None = None,
     category: int | None = None,
@@ -126,7 +126,9 @@ def label_points(
     """Label every point of one cloud.
 
     A network on all points sees them all. The grouped form sees the farthest ones, as many as in
-    training, and its probabilities are carried to all points.
+    training, and its probabilities are carried to all points. Where the weights know how small the
+    parts of training were, the probabilities are refined first, see
+    :func:`~ea_pointcloud.models.part_labels.refine`.
 
     Args:
         model: in evaluation mode; its ``data_spec`` names categories and parts.
@@ -141,7 +143,7 @@ def label_points(
         For every point, ties to the lowest part.
 
     Raises:
-        ValueError: see :meth:`EASegmenter.forward`.
+        ValueError: see :meth:`Segmenter.forward`.
     """
     spec = model.data_spec
     seen, known = network_input(model, xyz, features)
@@ -160,27 +162,31 @@ def label_points(
         category = int(torch.stack([total[list(ids)].sum() for ids in spec.parts]).argmax())
     own = range(len(spec.class_names)) if category is None else spec.parts[category]
     ids = torch.tensor(own, device=xyz.device)
-    best = [probs.max(-1) for probs in _carried(logits[:, ids].softmax(-1), seen, xyz)]
+    probs = logits[:, ids].softmax(-1)
+    if spec.least_share:
+        least = torch.tensor(spec.least_share, device=xyz.device)[ids]
+        probs = refine(probs[None], seen, least)[0]
+    best = [probs.max(-1) for probs in _carried(probs, seen, xyz)]
     labels = ids[torch.cat([place for _, place in best])]
     return PointLabels(labels, torch.cat([value for value, _ in best]), category)
 
 
 @torch.inference_mode()
 def point_probs(
-    model: EASegmenter, xyz: Tensor, features: Tensor | None = None, category: int | None = None
+    model: Segmenter, xyz: Tensor, features: Tensor | None = None, category: int | None = None
 ) -> Tensor:
     """(n, P) probabilities of the points that a network sees of one cloud, see label_points."""
     return _point_logits(model, *network_input(model, xyz, features), category).softmax(-1)
 
 
 def _point_logits(
-    model: EASegmenter, xyz: Tensor, features: Tensor | None, category: int | None
+    model: Segmenter, xyz: Tensor, features: Tensor | None, category: int | None
 ) -> Tensor:
     """(N, P) calibrated logits of the points of one cloud."""
     told = None
     if model.config.num_categories and category is not None:
         told = torch.tensor([category], device=xyz.device)
-    in_parts = model.config.attention in _STREAMED and xyz.shape[1] > CHUNK
+    in_parts = model.streams and xyz.shape[1] > CHUNK
     logits = model(xyz, features, category=told, chunk=CHUNK if in_parts else None)[0].float()
     return logits / (1.0 if model.calibration is None else model.calibration.temperature)
 

@@ -6,14 +6,27 @@ from ea_pointcloud.nn.attention import (
     SelfAttention,
 )
 from ea_pointcloud.nn.blocks import AttentionBlock, NeighborEmbedding
+from ea_pointcloud.nn.calibration import calibrate
+from ea_pointcloud.nn.drop_in import ExternalMultiheadAttention, ExternalTokenAttention
+from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
+from ea_pointcloud.nn.replace import Replacement, Swap, replace_attention
 
 __all__ = [
     "AttentionBlock",
+    "DropPath",
+    "EAMLPBlock",
     "ExternalAttention",
+    "ExternalMultiheadAttention",
+    "ExternalTokenAttention",
     "LinearNorm",
     "MultiHeadExternalAttention",
     "NeighborEmbedding",
+    "PatchEmbedding",
     "PointBatchNorm",
+    "Replacement",
     "SelfAttention",
+    "Swap",
+    "calibrate",
+    "replace_attention",
 ]

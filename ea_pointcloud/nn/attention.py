@@ -262,7 +262,8 @@ class SelfAttention(nn.Module):
         check_features("features", features)
         check_mask(mask, features)
         query_key = self.query_key(features)
-        energy = (query_key @ query_key.transpose(1, 2)).float()  # (B, N queries, N keys)
+        energy = query_key @ query_key.transpose(1, 2)  # (B, N queries, N keys)
+        energy = energy if energy.dtype == torch.float64 else energy.float()
         if mask is not None:
             energy = energy.masked_fill(~mask[:, None, :], -torch.inf)
         affinity = energy.softmax(-1)

@@ -1,7 +1,10 @@
 """Batch normalisation of point features, channels last, blind to padded points."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_mask
@@ -12,17 +15,24 @@ class PointBatchNorm(nn.BatchNorm1d):
 
     Same parameters, buffers and formula as :class:`torch.nn.BatchNorm1d`. In training one single
     row (a batch of one cloud after pooling) has no variance; it is normalised with the running
-    statistics instead of failing.
+    statistics instead of failing. :func:`synchronize_norms` makes the statistics of a training step
+    those of all processes.
 
     Shape:
         features: (B, N, C), (B, S, K, C) or (B, C); mask: (B, N) bool for the first form only.
     """
 
+    synchronized = False
+
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise; the output has the shape of ``features``."""
+        if torch.compiler.is_exporting() and not self.training:
+            return self._scaled(features)
         rows = features.flatten(0, -2)
         if mask is not None:
             check_mask(mask, features)
+        if self.training and self.synchronized:
+            return self._over_processes(rows, mask).view(features.shape)
         count = len(rows) if mask is None or not self.training else int(mask.sum())
         if not self.training or count == 1:
             out = F.batch_norm(
@@ -36,6 +46,73 @@ class PointBatchNorm(nn.BatchNorm1d):
             out = rows.new_zeros(rows.shape)
             out[real] = super().forward(rows[real]).to(rows.dtype)
         return out.view(features.shape)
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        """The running statistics without the reshapes, whose sizes an export cannot relate."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return features * scale + (self.bias - self.running_mean * scale)
+
+    def _over_processes(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """Rows (n, C) normalised with the mean and variance of the real rows of all processes."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        values = rows.float()
+        if mask is None:
+            count = values.new_tensor([len(rows)])
+        else:
+            real = mask.flatten()[:, None]
+            values, count = values.masked_fill(~real, 0), real.sum(0).float()
+        total = _SumOverProcesses.apply(torch.cat([values.sum(0), count]))
+        count = total[-1]
+        mean = total[:-1] / count
+        # The squares follow the mean in a sum of their own: taken together they would cancel.
+        centred = values - mean
+        squares = centred.square() if mask is None else (centred * real).square()
+        variance = _SumOverProcesses.apply(squares.sum(0)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        out = centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+        if mask is not None:
+            out = out * real
+        return out.to(rows.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; so is the gradient, for each of them used the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def synchronize_norms(model: nn.Module) -> int:
+    """Let the batch normalisations of a network see the batches of all processes in training.
+
+    Each then costs two small sums over the processes forward and two backward. PyTorch's
+    ``SyncBatchNorm`` does not know padded points. A process group must exist from the first
+    training step on; without one call nothing changes, and evaluation never communicates.
+
+    Returns:
+        How many there are.
+    """
+    norms = [module for module in model.modules() if isinstance(module, PointBatchNorm)]
+    for norm in norms:
+        norm.synchronized = True
+    return len(norms)
 
 
 class LinearNorm(nn.Sequential):

@@ -2,7 +2,7 @@
 
 from ea_pointcloud.ops import _library as _library  # registers the operators
 from ea_pointcloud.ops.attention import attention_map, external_attention, slot_logsumexp
-from ea_pointcloud.ops.descriptors import local_shape, surface_shape
+from ea_pointcloud.ops.descriptors import local_shape, surface_shape, whole_shape
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, knn
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
@@ -31,4 +31,5 @@ __all__ = [
     "slot_logsumexp",
     "surface_shape",
     "voxel_sample",
+    "whole_shape",
 ]

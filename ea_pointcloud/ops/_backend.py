@@ -70,6 +70,7 @@ class _Fast(NamedTuple):
     module: str
     name: str
     remedy: str
+    attends: bool = False
 
 
 _FAST = {
@@ -78,6 +79,7 @@ _FAST = {
         "ea_pointcloud.ops._triton",
         "Triton",
         "it comes with PyTorch on Linux, and links its driver with the system's C compiler",
+        attends=True,
     ),
 }
 
@@ -89,14 +91,16 @@ class _Choice(NamedTuple):
 
 _choices: dict[str, _Choice] = {}
 _override: Implementation | None = None
+_kept = False
 
 
 def operators() -> Any:
     """Where to call the operators: ``torch.ops.ea_pointcloud``, or plain PyTorch for an export.
 
-    An exported program must run where this package is not installed.
+    An exported program must run where this package is not installed, unless :func:`keep_operators`
+    says that they will be translated.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and not _kept:
         return _reference
     return torch.ops.ea_pointcloud
 
@@ -106,6 +110,31 @@ def implementation(device_type: str) -> Implementation:
     if _override is not None:
         return _override
     return _choice(device_type).implementation
+
+
+@torch.compiler.assume_constant_result
+def has_attention(device_type: str) -> bool:
+    """Whether the implementation has ``attend`` and ``attend_backward``, which not all need have.
+
+    Without them external attention is plain PyTorch, and autograd derives it.
+    """
+    if _override is None:
+        fast = _FAST.get(device_type)
+        if fast is None or not fast.attends:  # nothing is loaded to find that out
+            return False
+        if device_type == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+            return False  # no bfloat16 and no TF32, and half the shared memory
+    return hasattr(implementation(device_type), "attend")
+
+
+@torch.compiler.assume_constant_result
+def tf32_allowed() -> bool:
+    """Whether the user lets float32 matrix products on a GPU take the tensor cores."""
+    settings = torch.backends.cuda.matmul
+    # PyTorch that has the newer name raises where it was set and the older one is read.
+    if hasattr(settings, "fp32_precision"):
+        return settings.fp32_precision == "tf32"
+    return bool(settings.allow_tf32)
 
 
 def describe(device_type: str) -> str:
@@ -131,6 +160,17 @@ def use_implementation(chosen: Implementation) -> Iterator[None]:
         yield
     finally:
         _override = before
+
+
+@contextmanager
+def keep_operators() -> Iterator[None]:
+    """Inside the block an export keeps each operator as one node, for a format with its own."""
+    global _kept
+    before, _kept = _kept, True
+    try:
+        yield
+    finally:
+        _kept = before
 
 
 def _choice(device_type: str) -> _Choice:

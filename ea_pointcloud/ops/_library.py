@@ -23,6 +23,11 @@ _SCHEMAS = (
     "gather(Tensor features, Tensor idx, Tensor? offset) -> Tensor",
     "interpolate(Tensor features, Tensor idx, Tensor weight) -> Tensor",
     "scatter(Tensor values, Tensor idx, SymInt num_points, Tensor? weight) -> Tensor",
+    "attend(Tensor features, Tensor key_memory, Tensor value_memory, Tensor? key_bias,"
+    " Tensor? mask, Tensor? over_points) -> (Tensor, Tensor)",
+    "attend_backward(Tensor grad, Tensor features, Tensor key_memory, Tensor value_memory,"
+    " Tensor? key_bias, Tensor? mask, Tensor total, bool coupled, bool to_total)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 # Lives as long as the process: dropping it would unregister the operators.
@@ -81,6 +86,41 @@ def _(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None) -> Te
     return values.new_empty(values.shape[0], num_points, values.shape[-1])
 
 
+@torch.library.register_fake("ea_pointcloud::attend", lib=_LIBRARY)
+def _(
+    features: Tensor,
+    key_memory: Tensor,
+    value_memory: Tensor,
+    key_bias: Tensor | None,
+    mask: Tensor | None,
+    over_points: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    batch, _, heads, _ = features.shape
+    total = features.new_empty((batch, heads, key_memory.shape[0]), dtype=torch.float32)
+    return features.new_empty(features.shape), total
+
+
+@torch.library.register_fake("ea_pointcloud::attend_backward", lib=_LIBRARY)
+def _(
+    grad: Tensor,
+    features: Tensor,
+    key_memory: Tensor,
+    value_memory: Tensor,
+    key_bias: Tensor | None,
+    mask: Tensor | None,
+    total: Tensor,
+    coupled: bool,
+    to_total: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        features.new_empty(features.shape),
+        key_memory.new_empty(key_memory.shape),
+        value_memory.new_empty(value_memory.shape),
+        key_memory.new_empty(key_memory.shape[:1]),
+        total.new_empty(total.shape),
+    )
+
+
 # --- derivatives: gather and interpolate are linear, and scatter is their transpose
 
 
@@ -126,10 +166,46 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return torch.ops.ea_pointcloud.interpolate(grad, idx, weight), None, None, None
 
 
+def _attend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *saved, over_points = inputs
+    ctx.save_for_backward(*saved, output[1])
+    ctx.coupled = over_points is None
+    ctx.mark_non_differentiable(output[1])
+
+
+def _attend_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    _, _, _, to_bias, _, to_total = ctx.needs_input_grad
+    gradients = torch.ops.ea_pointcloud.attend_backward(
+        grad, *ctx.saved_tensors, ctx.coupled, to_total
+    )
+    features, key_memory, value_memory, key_bias, total = gradients
+    return (
+        features,
+        key_memory,
+        value_memory,
+        key_bias if to_bias else None,
+        None,
+        total if to_total else None,
+    )
+
+
+def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    pass
+
+
+def _no_second_derivative(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    raise RuntimeError(
+        "external attention's kernels have no second derivative; plain PyTorch has one, which "
+        "EA_POINTCLOUD_OPS=reference in the environment asks for"
+    )
+
+
 for _name, _backward, _setup in (
     ("gather", _gather_backward, _gather_setup),
     ("interpolate", _interpolate_backward, _interpolate_setup),
     ("scatter", _scatter_backward, _scatter_setup),
+    ("attend", _attend_backward, _attend_setup),
+    ("attend_backward", _no_second_derivative, _no_setup),
 ):
     torch.library.register_autograd(
         f"ea_pointcloud::{_name}", _backward, setup_context=_setup, lib=_LIBRARY

@@ -7,6 +7,7 @@ for bit. Points past ``lengths`` and points that are not finite are never return
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 # Rows of distances handled at a time: 8 MB of float32 stay in cache, and N never meets S in memory.
 _CHUNK_ELEMENTS = 2**21
@@ -22,6 +23,9 @@ def farthest_point_sample(
     # Picked, padded and non-finite points stand at -1, below every distance of a point to pick.
     farthest = torch.where(valid, torch.inf, -1.0)
     last = torch.where(valid.gather(1, start[:, None]), start[:, None], _first(valid))  # (B, 1)
+    if torch.compiler.is_exporting():
+        order = _order_by_loop((x, y, z), num_samples, farthest, last)
+        return cycle_order(order, num_samples, valid.sum(1))
     order = torch.empty(batch, min(num_samples, num_points), dtype=torch.long, device=xyz.device)
     total, term = torch.empty_like(x), torch.empty_like(x)
     for step in range(order.shape[1]):
@@ -36,6 +40,32 @@ def farthest_point_sample(
         farthest.scatter_(1, last, -1.0)
         last = farthest.argmax(1, keepdim=True)  # the first of equal maxima
     return cycle_order(order, num_samples, valid.sum(1))
+
+
+def _order_by_loop(
+    planes: tuple[Tensor, Tensor, Tensor], num_samples: int, farthest: Tensor, last: Tensor
+) -> Tensor:
+    """(B, S) picks as one loop operator: the steps above would unroll to thousands of nodes.
+
+    A loop cannot write into what it was given, so it makes new tensors. Picks past the number of
+    points are meaningless.
+    """
+    batch = last.shape[0]  # not len(), which an export would take for a constant
+    order = last.new_zeros(batch, num_samples)
+    step = torch.zeros((), dtype=torch.long, device=last.device)
+
+    def unfinished(step: Tensor, order: Tensor, farthest: Tensor, last: Tensor) -> Tensor:
+        return step < num_samples
+
+    def pick(
+        step: Tensor, order: Tensor, farthest: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        order = order.scatter(1, step.expand(batch, 1), last)
+        dx, dy, dz = (plane - plane.gather(1, last) for plane in planes)
+        farthest = torch.fmin(farthest, dx * dx + dy * dy + dz * dz).scatter(1, last, -1.0)
+        return step + 1, order, farthest, farthest.argmax(1, keepdim=True)
+
+    return while_loop(unfinished, pick, (step, order, farthest, last))[1]
 
 
 def knn(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -77,6 +107,10 @@ def ball_query(
 
 def gather(features: Tensor, idx: Tensor, offset: Tensor | None) -> Tensor:
     """(B, N, C), (B, S, K) -> (B, S, K, C), ``features[b, idx[b, s, k]] + offset[b, s]``."""
+    if torch.compiler.is_exporting():  # which cannot relate the sizes of a flat view
+        flat = idx.flatten(1)[..., None].expand(-1, -1, features.shape[-1])
+        rows = features.gather(1, flat).unflatten(1, idx.shape[1:])
+        return rows if offset is None else rows + offset[:, :, None]
     # A flat index_select is twice as fast on CPUs as an expanded gather or advanced indexing.
     rows = features.reshape(-1, features.shape[-1]).index_select(0, _flat(idx, features.shape[1]))
     rows = rows.view(*idx.shape, features.shape[-1])
@@ -129,6 +163,8 @@ def _first(valid: Tensor) -> Tensor:
 
 def _chunks(query: Tensor, points: Tensor) -> tuple[Tensor, ...]:
     """Split the queries so that one block of distances keeps to the size above."""
+    if torch.compiler.is_exporting():  # the sizes may not be known yet
+        return (query,)
     rows = max(1, _CHUNK_ELEMENTS // max(1, points.shape[0] * points.shape[1]))
     return query.split(rows, dim=1)
 
@@ -153,21 +189,22 @@ def _smallest(sq_dist: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ``topk`` leaves the order of equal values open, so rows in which equals meet (within the k, or
     across its border) are redone with unique integer keys. That is rare on real coordinates.
     """
-    num_points = sq_dist.shape[-1]
-    value, idx = sq_dist.topk(min(k + 1, num_points), largest=False, sorted=True)
+    if torch.compiler.is_exporting():  # which cannot look at values
+        return _smallest_keys(sq_dist, k)
+    value, idx = sq_dist.topk(min(k + 1, sq_dist.shape[-1]), largest=False, sorted=True)
     tied = (value[..., 1:] == value[..., :-1]).any(-1)  # (B, S)
     value, idx = value[..., :k].contiguous(), idx[..., :k].contiguous()
-    # An export cannot look at values: there every row takes the keys.
-    if torch.compiler.is_exporting():
-        tied = torch.ones_like(tied)
-    if torch.compiler.is_exporting() or bool(tied.any()):
-        # The bits of a non-negative float sort like the float: (distance, index) in one key.
-        bits = sq_dist[tied].view(torch.int32).long()
-        keys = (bits << 32) | torch.arange(num_points, device=sq_dist.device)
-        key = keys.topk(k, largest=False, sorted=True).values
-        idx[tied] = key & 0xFFFFFFFF
-        value[tied] = (key >> 32).int().view(torch.float32)
+    if bool(tied.any()):
+        value[tied], idx[tied] = _smallest_keys(sq_dist[tied], k)
     return value, idx
+
+
+def _smallest_keys(sq_dist: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same by keys of distance and index: the bits of a non-negative float sort like it."""
+    position = torch.arange(sq_dist.shape[-1], device=sq_dist.device)
+    keys = (sq_dist.view(torch.int32).long() << 32) | position
+    key = keys.topk(k, largest=False, sorted=True).values
+    return (key >> 32).int().view(torch.float32), key & 0xFFFFFFFF
 
 
 def cycle_order(order: Tensor, num_samples: int, count: Tensor) -> Tensor:

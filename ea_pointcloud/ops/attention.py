@@ -5,9 +5,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice, check_count, check_mask
+from ea_pointcloud.ops import _backend
 
 NORMS = ("double", "softmax")
 MAPS = (*NORMS, "points")
+# Where the kernels gain: beyond, each program would read a tile of points more than four times, and
+# without tensor cores the products alone take longer than all the memory traffic that is saved.
+_KERNEL_SLOTS = 256
+_KERNEL_VALUES = 32768  # of a memory, 64 x 512
+_KERNEL_EXACT_CHANNELS = 128
 
 
 def external_attention(
@@ -27,6 +33,11 @@ def external_attention(
     then divides each point's row by its sum over the slots. Both together are exactly
     ``softmax_over_slots(L - logsumexp_over_points(L))``, which needs no epsilon, leaves padded
     points out, and streams. Normalised in float32 whatever the input dtype. Cost is O(N * M * C).
+
+    On CUDA from compute capability 8.0, and for memories of up to 32,768 values and 256 slots in
+    one dtype up to float32 (of 128 channels at most, where it may not take TF32), kernels read the
+    features twice and write once, and never store the (N, M) weights; ``chunk`` then has nothing
+    to bound. They have no second derivative.
 
     Args:
         features: (B, N, C), or (B, N, H, C) for heads that share the memories.
@@ -52,6 +63,12 @@ def external_attention(
     """
     _check(features, key_memory, value_memory, mask, key_bias, chunk)
     check_choice("norm", norm, NORMS)
+    if _backend.has_attention(features.device.type) and not torch.compiler.is_exporting():
+        dtype = _common_dtype(features, key_memory, value_memory, key_bias)
+        if dtype is not None and _kernels_serve(key_memory, dtype) and features.numel():
+            return _in_kernels(
+                features, key_memory, value_memory, mask, norm, key_bias, over_points, dtype
+            )
     size = None if chunk is None or chunk >= features.shape[1] else chunk
     if norm == "double" and over_points is None and size is not None:
         over_points = slot_logsumexp(features, key_memory, mask=mask, chunk=size, key_bias=key_bias)
@@ -60,7 +77,8 @@ def external_attention(
         logits = _logits(part, key_memory, key_bias)
         if norm == "double":  # of one part the logits serve both sums
             total = _logsumexp(logits, padding) if over_points is None else over_points
-            logits = logits - total
+            # What nothing is derived from is overwritten: a fresh map costs the CPU as much again.
+            logits = logits - total if logits.requires_grad else logits.sub_(total)
         outputs.append(_attend(logits, value_memory, padding).to(features.dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
@@ -135,6 +153,52 @@ def slot_logsumexp(
         total = partial if total is None else total.logaddexp(partial)
     assert total is not None
     return total
+
+
+def _common_dtype(features: Tensor, *memories: Tensor | None) -> torch.dtype | None:
+    """What the products run in, or None where plain PyTorch is to say what does not fit."""
+    dtypes = {tensor.dtype for tensor in (features, *memories) if tensor is not None}
+    device = features.device.type
+    if torch.is_autocast_enabled(device) and torch.float64 not in dtypes:
+        return torch.get_autocast_dtype(device)
+    return features.dtype if len(dtypes) == 1 else None
+
+
+def _kernels_serve(key_memory: Tensor, dtype: torch.dtype) -> bool:
+    slots, channels = key_memory.shape
+    if dtype == torch.float32:
+        fits = channels <= _KERNEL_EXACT_CHANNELS or _backend.tf32_allowed()
+    else:
+        fits = dtype in (torch.float16, torch.bfloat16)
+    return fits and 0 < slots <= _KERNEL_SLOTS and 0 < slots * channels <= _KERNEL_VALUES
+
+
+def _in_kernels(
+    features: Tensor,
+    key_memory: Tensor,
+    value_memory: Tensor,
+    mask: Tensor | None,
+    norm: str,
+    key_bias: Tensor | None,
+    over_points: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    by_head = features if features.ndim == 4 else features[:, :, None]  # (B, N, H, C)
+    shape = (len(features), by_head.shape[2], len(key_memory))
+    if norm == "softmax":  # the double normalisation that subtracts nothing
+        over_points = features.new_zeros(shape, dtype=torch.float32)
+    elif over_points is not None:
+        over_points = over_points.float().expand(len(features), *over_points.shape[1:])
+        over_points = over_points.reshape(shape)
+    out, _ = torch.ops.ea_pointcloud.attend(
+        by_head.to(dtype),
+        key_memory.to(dtype),
+        value_memory.to(dtype),
+        None if key_bias is None else key_bias.to(dtype),
+        mask,
+        over_points,
+    )
+    return out.reshape(features.shape).to(features.dtype)
 
 
 def _check(

@@ -66,7 +66,9 @@ def build_pyramid(
         start = outermost_point(xyz, lengths)
         center = farthest_point_sample(xyz, centers, lengths=lengths, start=start)
         center_xyz = gather_points(xyz, center)
-        _, neighbor = knn(center_xyz, xyz, min(neighbors, xyz.shape[1]), lengths=lengths)
+        # Not min(), of which an export makes a number that is known only when the program runs.
+        there = neighbors if neighbors <= xyz.shape[1] else xyz.shape[1]
+        _, neighbor = knn(center_xyz, xyz, there, lengths=lengths)
         levels.append(PyramidLevel(center_xyz, center, neighbor))
         xyz, lengths = center_xyz, None  # centres are always real points
     return tuple(levels)

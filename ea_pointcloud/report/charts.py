@@ -71,7 +71,7 @@ def confusion_chart(reports: Sequence[ClassificationReport]) -> Figure:
         )
     )
     side = cell * len(names)
-    _style(
+    style(
         made,
         height=side + room + 60,
         width=side + room + _BAR_ROOM,
@@ -120,7 +120,7 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
                 cliponaxis=False,
                 hovertemplate="probability %{x:.3f}, right %{y:.3f}<br>%{customdata:,} answers",
             )
-    _style(made, height=460, width=_WIDTH)
+    style(made, height=460, width=_WIDTH)
     made.update_xaxes(title="mean probability of the answers of a bin", range=[0, 1.01])
     made.update_yaxes(title="share right", range=[0, 1.01])
     return made
@@ -168,7 +168,7 @@ def curve_charts(
                         **_curve({best: known[best]}), name=f"selected{label}", marker=star
                     )
         if made.data:
-            _style(made, height=340)
+            style(made, height=340)
             made.update_xaxes(title="epoch")
             made.update_layout(hovermode="x unified")
             charts[heading] = made
@@ -216,7 +216,7 @@ def category_chart(reports: Sequence[SegmentationReport]) -> Figure:
         },
     )
     room = 20 + _LETTER * max((len(name) for name in order), default=0)
-    _style(
+    style(
         made,
         height=110 + 24 * len(order),
         width=_WIDTH,
@@ -232,7 +232,8 @@ def category_chart(reports: Sequence[SegmentationReport]) -> Figure:
     return made
 
 
-def _style(made: Figure, **layout: Any) -> None:
+def style(made: Figure, **layout: Any) -> None:
+    """Give a chart the looks of the page; ``layout`` goes before them."""
     made.update_layout(
         **{
             "template": "none",

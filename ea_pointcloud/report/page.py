@@ -27,14 +27,21 @@ from ea_pointcloud.report.answers import (
     examples,
     worst_mistakes,
 )
+from ea_pointcloud.report.corruptions import (
+    corruption_chart,
+    corruption_line,
+    corruption_summary,
+    corruption_table,
+)
+from ea_pointcloud.robustness.evaluation import CorruptionReport
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.evaluate import (
     ClassificationReport,
     RunReport,
     SegmentationReport,
 )
-from ea_pointcloud.training.fit import METRICS_FILE, RECIPE_FILE, VERSIONS_FILE
 from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.run_folder import METRICS_FILE, RECIPE_FILE, VERSIONS_FILE
 from ea_pointcloud.training.tasks import task_of
 from ea_pointcloud.viz import part_colors, render
 
@@ -56,6 +63,7 @@ def write_report(
     *,
     command: str,
     worst: int | None = None,
+    corruptions: Sequence[Sequence[CorruptionReport]] = (),
 ) -> Path:
     """Write ``index.html`` into ``folder``, which is made where it is missing; replaces it.
 
@@ -69,6 +77,7 @@ def write_report(
         command: that made all this, as it was typed.
         worst: clouds to draw: a classifier's most confident mistakes (12 without it), or a
             segmenter's worst shapes of every category (1 without it), beside the one in the middle.
+        corruptions: reports of each run, the same benchmarks of each; empty where there are none.
 
     Returns:
         The page.
@@ -111,6 +120,7 @@ def write_report(
         },
         "classes": None,
         "parts": None,
+        "corruptions": _corruptions(runs, corruptions),
     }
     if isinstance(answers[0], PartAnswers):
         shown["parts"] = _parts(
@@ -206,6 +216,26 @@ def _which_runs(mistake: Mistake, seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return ""
     return f"seed {seeds[mistake.run]}; wrong in {mistake.wrong_runs} of {len(seeds)} runs"
+
+
+def _corruptions(
+    runs: Sequence[Path], reports: Sequence[Sequence[CorruptionReport]]
+) -> dict[str, Any] | None:
+    """What the page shows of a classifier under corruptions."""
+    if not reports:
+        return None
+    found = [(run, one) for run, each in zip(runs, reports, strict=True) for one in each]
+    return {
+        "summary": corruption_summary(reports) if len(reports) > 1 else None,
+        "benchmarks": [
+            {
+                "table": corruption_table(one, f"{run}, {one.benchmark}"),
+                "chart": _html(corruption_chart(one), f"corruptions-{place}"),
+                "line": corruption_line(one),
+            }
+            for place, (run, one) in enumerate(found)
+        ],
+    }
 
 
 def _parts(

@@ -173,6 +173,8 @@ def _headings(report: RunReport) -> dict[str, str]:
             "all-parts instance mIoU": "all_parts_instance_miou",
             f"instance mIoU, {scales}": "voted_instance_miou",
             f"category mIoU, {scales}": "voted_category_miou",
+            "instance mIoU, refined": "refined_instance_miou",
+            f"instance mIoU, refined, {report.recipe.eval.copies} copies": "copies_instance_miou",
         }
     return {
         "overall accuracy": "overall_accuracy",

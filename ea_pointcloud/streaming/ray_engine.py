@@ -128,7 +128,9 @@ class _Answer:
     """The actor that holds the network."""
 
     def __init__(self, make_job: MakeJob[Any], predictor: Predictor, device: str) -> None:
-        self._job = make_job(Predictor(predictor.model, resolve_device(device)))
+        self._job = make_job(
+            Predictor(predictor.model, resolve_device(device), precision=predictor.precision)
+        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         loaded = [pickle.loads(value) for value in batch["loaded"]]

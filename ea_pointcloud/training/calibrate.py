@@ -9,16 +9,15 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud.models import (
     Calibration,
+    Classifier,
     DataSpec,
-    EAClassifier,
-    EASegmenter,
     PretrainedModel,
+    Segmenter,
     fit_familiarity,
     fit_temperature,
     load_model,
 )
-from ea_pointcloud.models.inference import embed_clouds
-from ea_pointcloud.prepare import prepare
+from ea_pointcloud.robustness.unknown import ask
 from ea_pointcloud.training.data import Shapes, batches, open_split
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe import Recipe
@@ -54,14 +53,14 @@ def calibrate_weights(
     calibrations = []
     for folder in folders:
         model = load_model(str(folder)).to(device)
-        if isinstance(model, EAClassifier):
+        if isinstance(model, Classifier):
             assert train is not None
             spec = model.data_spec
             model.calibration = calibrate_classifier(
                 model, match_labels(val, spec), match_labels(train, spec)
             )
         else:
-            assert isinstance(model, EASegmenter)
+            assert isinstance(model, Segmenter)
             matched = match_labels(val, model.data_spec)
             model.calibration = calibrate_segmenter(model, matched, recipe.eval.batch_size)
         model.save_pretrained(folder)
@@ -70,7 +69,7 @@ def calibrate_weights(
 
 
 def calibrate_classifier(
-    model: EAClassifier, val: Dataset[dict[str, Tensor]], train: Dataset[dict[str, Tensor]]
+    model: Classifier, val: Dataset[dict[str, Tensor]], train: Dataset[dict[str, Tensor]]
 ) -> Calibration:
     """Fit a classifier's temperature on val clouds, and what is familiar on those of training.
 
@@ -97,7 +96,7 @@ def calibrate_classifier(
 
 
 @torch.inference_mode()
-def calibrate_segmenter(model: EASegmenter, val: Shapes, batch_size: int) -> Calibration:
+def calibrate_segmenter(model: Segmenter, val: Shapes, batch_size: int) -> Calibration:
     """Fit the temperature of a segmenter, among the parts of each shape's category.
 
     Args:
@@ -132,28 +131,33 @@ def labelled_points(logits: Tensor, batch: Batch, spec: DataSpec) -> tuple[Tenso
         logits: (n, P) float32, of parts of other categories so low that they are no choice.
         label: (n,) int64.
     """
+    counts = batch["mask"] & (batch["part_label"] >= 0)
+    return own_logits(logits, batch["category"], spec)[counts], batch["part_label"][counts]
+
+
+def own_logits(logits: Tensor, category: Tensor, spec: DataSpec) -> Tensor:
+    """Logits (B, N, P) in float32, of parts of other categories so low that they are no choice.
+
+    Args:
+        logits: (B, N, P).
+        category: (B,).
+        spec: of the segmenter.
+    """
     own = torch.zeros(len(spec.parts), logits.shape[-1], dtype=torch.bool, device=logits.device)
     for row, ids in enumerate(spec.parts):
         own[row, list(ids)] = True
-    counts = batch["mask"] & (batch["part_label"] >= 0)
-    restricted = logits.float().masked_fill(~own[batch["category"]][:, None], -_NEVER)
-    return restricted[counts], batch["part_label"][counts]
+    return logits.float().masked_fill(~own[category][:, None], -_NEVER)
 
 
 def _ask(
-    model: EAClassifier, dataset: Dataset[dict[str, Tensor]], places: Sequence[int]
+    model: Classifier, dataset: Dataset[dict[str, Tensor]], places: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(n, C) features, (n, K) logits and (n,) labels of the clouds at ``places``."""
     if not places:
         raise ValueError("calibration needs clouds of the train and the val split, got none")
-    clouds, labels = [], []
-    for place in places:
-        sample = dataset[place]
-        xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
-        clouds.append(prepare(xyz.numpy(), model.data_spec).xyz)
-        labels.append(sample["label"])
-    features, logits = embed_clouds(model, clouds)
-    return features, logits, torch.stack(labels)
+    samples = [dataset[place] for place in places]
+    features, logits = ask(model, samples)
+    return features, logits, torch.stack([sample["label"] for sample in samples])
 
 
 def _draw(dataset: Dataset[dict[str, Tensor]], count: int) -> list[int]:

@@ -3,7 +3,6 @@
 import csv
 import sys
 import time
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from torch import Tensor
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud.models import PretrainedModel
@@ -33,6 +31,10 @@ class EpochTable(Callback):
         self.echo = echo
         self.started = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of an epoch that is continued."""
+        self.started = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.started = time.perf_counter()
@@ -47,6 +49,8 @@ class EpochTable(Callback):
         }
         metrics = sorted(trainer.callback_metrics.items())
         row |= {name: round(float(value), 6) for name, value in metrics if "/" in name}
+        if not trainer.is_global_zero:  # only here: all processes take part in the metrics
+            return
         rows = [old for old in read_metrics(self.path) if int(old["epoch"]) < epoch]
         table = StringIO()
         writer = csv.DictWriter(table, fieldnames=list(row), lineterminator="\n")
@@ -102,28 +106,6 @@ class ExportWeights(Checkpoint):
             if self.exported.get(name) != changed:
                 self.exported[name] = changed
                 export_weights(checkpoint, pl_module.model, self.run / name)  # pyright: ignore
-
-
-def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average whose decay grows from 0.1 to ``decay``.
-
-    With a constant decay the running statistics of the batch normalisations keep a trace of their
-    initial values for epochs: they start at a variance of 1 where coordinates have 0.01.
-
-    Returns:
-        A function of (average, current, updates so far), as torch's ``AveragedModel`` takes it.
-
-    Reference:
-        The warm-up of TensorFlow's ExponentialMovingAverage, min(decay, (1 + n) / (10 + n)).
-    """
-
-    def average(mean: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        if not mean.is_floating_point():  # counters
-            return current
-        now = min(decay, (1 + int(updates)) / (10 + int(updates)))
-        return torch.lerp(current, mean, now)
-
-    return average
 
 
 def export_weights(checkpoint: Path, like: PretrainedModel, folder: Path) -> None:

@@ -2,23 +2,30 @@
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
+from itertools import islice
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ea_pointcloud._device import available_memory, mix_seeds
+from ea_pointcloud._device import available_memory, generator_for, mix_seeds
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
 from ea_pointcloud.datasets.batch_stream import BatchStream
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
+from ea_pointcloud.datasets.selection import only_classes
+from ea_pointcloud.datasets.sharing import ALONE, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
+from ea_pointcloud.datasets.variants import with_variants
 from ea_pointcloud.models import DataSpec
+from ea_pointcloud.models.part_labels import least_shares
 from ea_pointcloud.training.recipe import DataRecipe, Recipe
 
 Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
 Loader = DataLoader[dict[str, Tensor]] | BatchStream
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
+_VARIANTS = 7  # tells their draws from all others of the seed
 _HELD = 3  # times the size of its files: one split is read, and joined, beside another
 _DEVICE_SHARE = 0.5  # of the free memory of a GPU; the network needs some too
 
@@ -31,6 +38,11 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
         split: ``"train"``, ``"val"`` or ``"test"``.
         all_points: keep every stored point, for a point choice that is drawn anew every batch.
     """
+    if data.classes:
+        whole = open_split(replace(data, classes=[]), split, all_points=all_points)
+        if not isinstance(whole, ModelNet | FolderDataset):
+            raise ValueError("data.classes needs the clouds in memory; set data.resident=true")
+        return only_classes(whole, data.classes)
     if data.dataset == "procedural":
         num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
         return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
@@ -94,7 +106,9 @@ def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet
     )
 
 
-def stays_in_memory(data: DataRecipe, outline: StreamedModelNet | None = None) -> bool:
+def stays_in_memory(
+    data: DataRecipe, outline: StreamedModelNet | None = None, *, copies: int = 1
+) -> bool:
     """Whether the clouds of a recipe are held in memory, else they are streamed from disk.
 
     ``data.resident=auto`` streams a set in ModelNet's layout that would take more memory than is
@@ -103,6 +117,7 @@ def stays_in_memory(data: DataRecipe, outline: StreamedModelNet | None = None) -
     Args:
         data: the recipe's data section.
         outline: of any split but test, if it has been opened.
+        copies: processes of this machine that would each hold them.
     """
     if data.resident != "auto":
         return bool(data.resident)
@@ -111,7 +126,7 @@ def stays_in_memory(data: DataRecipe, outline: StreamedModelNet | None = None) -
     if outline is None or outline.split == "test":
         outline = _streamed(data, "trainval", 0)
     room = available_memory(torch.device("cpu"))
-    return room is None or _HELD * outline.file_bytes <= room
+    return room is None or copies * _HELD * outline.file_bytes <= room
 
 
 def put_on(dataset: Shapes, device: torch.device) -> tuple[Shapes, str]:
@@ -141,12 +156,31 @@ def open_held_out(recipe: Recipe, split: str) -> Shapes:
     return open_split(recipe.data, split, all_points=recipe.task == "segmentation")
 
 
+def open_training(recipe: Recipe) -> Shapes:
+    """The split to train on, with the variants that the recipe asks for."""
+    fresh_points = recipe.data.point_choice == "random"
+    dataset = open_split(recipe.data, recipe.data.train_split, all_points=fresh_points)
+    if not recipe.augment.variants:
+        return dataset
+    assert isinstance(dataset, ShapeNetPart)
+    low, high = recipe.augment.scale
+    return with_variants(
+        dataset,
+        recipe.augment.variants,
+        features=recipe.data.features,
+        warp=recipe.augment.warp,
+        scale=(low, high),
+        generator=generator_for(torch.device("cpu"), recipe.trainer.seed, _VARIANTS),
+    )
+
+
 def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
-    names, categories, parts = (), (), ()
+    names, categories, parts, shares = (), (), (), ()
     if recipe.task == "segmentation":
         assert not isinstance(dataset, ModelNet | FolderDataset | StreamedModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
+        shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
     else:
         assert not isinstance(dataset, ShapeNetPart)
         names = dataset.class_names
@@ -158,6 +192,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         category_names=categories,
         parts=parts,
         features=recipe.data.features,
+        least_share=shares,
     )
 
 
@@ -166,24 +201,36 @@ def batches(
     batch_size: int,
     *,
     shuffle_seed: int | None = None,
-    first_epoch: int = 0,
+    beginning: tuple[int, int] = (0, 0),
     least: int = 1,
     num_workers: int | None = None,
+    share: Share = ALONE,
 ) -> Loader:
     """A loader that indexes whole batches; shuffled anew each epoch where a seed is given.
 
     Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
-    resumed run has to say so in ``first_epoch``. ``least`` is that of :class:`BatchIndices`. A set
-    on disk is streamed, by ``num_workers`` processes, see :class:`BatchStream`.
+    resumed run has to say in ``beginning`` at which epoch and batch. ``least`` and ``share`` are
+    those of :class:`BatchIndices`. A set on disk is streamed, by ``num_workers`` processes, see
+    :class:`BatchStream`.
+
+    Raises:
+        ValueError: if there are fewer clouds than processes.
     """
     if isinstance(dataset, StreamedModelNet):
         stream = BatchStream(
-            dataset, batch_size, shuffle_seed=shuffle_seed, least=least, num_workers=num_workers
+            dataset,
+            batch_size,
+            shuffle_seed=shuffle_seed,
+            least=least,
+            num_workers=num_workers,
+            share=share,
         )
-        stream.set_epoch(first_epoch)
+        stream.begin_at(*beginning)
         return stream
-    sampler = BatchIndices(len(cast("ModelNet", dataset)), batch_size, shuffle_seed, least)
-    sampler.set_epoch(first_epoch)
+    count = len(cast("ModelNet", dataset))
+    share.check(getattr(dataset, "split", "the set"), count)
+    sampler = BatchIndices(count, batch_size, shuffle_seed, least, share)
+    sampler.begin_at(*beginning)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
 
@@ -191,37 +238,57 @@ class BatchIndices(Sampler[list[int]]):
     """Index lists of whole batches. The order depends on (seed, epoch) only, so resuming is exact.
 
     A last batch that is not full is kept in order, dropped when shuffled (unless it is the only
-    one): batch statistics of a few clouds are poor.
+    one): batch statistics of a few clouds are poor. Several processes cut batches of
+    ``batch_size * share.world`` from one order, and each takes its part of every one, so that they
+    train on what one process with batches of that size would.
 
     Args:
         num_samples: samples in the data set.
-        batch_size: samples per batch.
+        batch_size: samples per batch of one process.
         shuffle_seed: None for the stored order.
         least: batches of a shuffled epoch, which goes through a small set as often as that takes,
             each time in another order.
+        share: of the processes that train, which each have such lists of their own.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, shuffle_seed: int | None, least: int = 1
+        self,
+        num_samples: int,
+        batch_size: int,
+        shuffle_seed: int | None,
+        least: int = 1,
+        share: Share = ALONE,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.least = least
+        self.share = share
         self.epoch = 0
+        self.beginning = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training loop before each epoch."""
         self.epoch = epoch
 
+    def begin_at(self, epoch: int, batch: int) -> None:
+        """Start in this epoch, and that epoch alone at this batch."""
+        self.epoch = epoch
+        self.beginning = (epoch, batch)
+
     def __len__(self) -> int:
         if self.shuffle_seed is None:
-            return -(-self.num_samples // self.batch_size)
+            return len(self.share.in_order(self.num_samples, self.batch_size))
         return max(self.least, self._batches_of_a_pass())
 
     def __iter__(self) -> Iterator[list[int]]:
+        epoch, batch = self.beginning
+        return islice(self._epoch(), batch if epoch == self.epoch else 0, None)
+
+    def _epoch(self) -> Iterator[list[int]]:
         if self.shuffle_seed is None:
-            yield from self._cut(torch.arange(self.num_samples), len(self))
+            for start, end in self.share.in_order(self.num_samples, self.batch_size):
+                yield list(range(start, end))
             return
         generator = torch.Generator().manual_seed(mix_seeds(self.shuffle_seed, self.epoch))
         left = len(self)
@@ -231,8 +298,10 @@ class BatchIndices(Sampler[list[int]]):
             left -= count
 
     def _batches_of_a_pass(self) -> int:
-        return max(1, self.num_samples // self.batch_size)
+        return max(1, self.num_samples // (self.batch_size * self.share.world))
 
     def _cut(self, order: Tensor, count: int) -> Iterator[list[int]]:
-        for batch in range(count):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        size = self.batch_size * self.share.world
+        for batch in order.split(size)[:count]:
+            start, end = self.share.of(len(batch))
+            yield batch[start:end].tolist()

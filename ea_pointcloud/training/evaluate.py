@@ -20,9 +20,9 @@ from ea_pointcloud.metrics import (
     classification_metrics,
 )
 from ea_pointcloud.models import (
-    EAClassifier,
-    EASegmenter,
+    Classifier,
     PretrainedModel,
+    Segmenter,
     count_macs,
     load_model,
 )
@@ -30,9 +30,15 @@ from ea_pointcloud.models.hub import CONFIG_FILE
 from ea_pointcloud.training.calibrate import calibrate_weights, labelled_points
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import Shapes, batches, open_held_out
-from ea_pointcloud.training.fit import MAY_CHANGE, METRICS_FILE, best_logged, load_run_recipe
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe import Recipe, recipe_values
+from ea_pointcloud.training.refined import NOT_REFINED, RefinedFigures
+from ea_pointcloud.training.run_folder import (
+    MAY_CHANGE,
+    METRICS_FILE,
+    best_logged,
+    load_run_recipe,
+)
 from ea_pointcloud.training.tasks import Batch, class_logits, part_logits, task_of
 from ea_pointcloud.transforms import random_scale
 
@@ -105,6 +111,13 @@ class SegmentationReport:
         all_parts_category_miou: argmax among all parts.
         voted_instance_miou: of the mean over ``VOTE_SIZES``, None without votes.
         voted_category_miou: the same.
+        refined_instance_miou: of the plain pass as ``segment`` labels points: averaged over
+            neighbours, without parts too small to be there; None where the weights do not know
+            how small parts were in training.
+        refined_category_miou: the same.
+        copies_instance_miou: of the mean over tilted and mirrored copies, refined; None without
+            copies or where nothing is refined.
+        copies_category_miou: the same.
         category_iou: category -> mean IoU of its shapes, None for one that does not occur.
         calibration: how honest the probabilities of the plain pass are, at every point and among
             the parts of the shape's category.
@@ -121,6 +134,10 @@ class SegmentationReport:
     all_parts_category_miou: float
     voted_instance_miou: float | None
     voted_category_miou: float | None
+    refined_instance_miou: float | None
+    refined_category_miou: float | None
+    copies_instance_miou: float | None
+    copies_category_miou: float | None
     category_iou: dict[str, float | None]
     calibration: Reliability
     clouds_per_second: float
@@ -193,18 +210,19 @@ def evaluate_run(
         selections = [("last epoch, nothing selected", "last")]
     for selection, folder in selections:
         model = load_model(str(run / folder)).to(device)
-        measure = evaluate_segmenter if recipe.task == "segmentation" else evaluate_classifier
-        reports.append(
-            measure(
-                model,  # pyright: ignore[reportArgumentType]
-                dataset,
-                selection=selection,
-                votes=recipe.eval.votes,
-                batch_size=recipe.eval.batch_size,
-                device=device,
-                observe=None if reports else observe,
-            )
-        )
+        options: dict[str, Any] = {
+            "selection": selection,
+            "votes": recipe.eval.votes,
+            "batch_size": recipe.eval.batch_size,
+            "device": device,
+            "observe": None if reports else observe,
+        }
+        if isinstance(model, Segmenter):
+            report = evaluate_segmenter(model, dataset, copies=recipe.eval.copies, **options)
+        else:
+            assert isinstance(model, Classifier)
+            report = evaluate_classifier(model, dataset, **options)
+        reports.append(report)
     metric = task.monitor.removeprefix("val/")
     return RunReport(
         recipe=recipe,
@@ -272,7 +290,7 @@ def check_same_recipe(runs: Sequence[str | Path]) -> None:
 
 @torch.inference_mode()
 def evaluate_classifier(
-    model: EAClassifier,
+    model: Classifier,
     dataset: Shapes,
     *,
     selection: str,
@@ -333,7 +351,7 @@ def evaluate_classifier(
 
 @torch.inference_mode()
 def evaluate_segmenter(
-    model: EASegmenter,
+    model: Segmenter,
     dataset: Shapes,
     *,
     selection: str,
@@ -341,11 +359,13 @@ def evaluate_segmenter(
     batch_size: int,
     device: torch.device,
     observe: Observer | None = None,
+    copies: int = 0,
 ) -> SegmentationReport:
     """Measure ``model`` on every point of ``dataset``, once plainly and once with votes.
 
     Voting averages the probabilities of passes over the clouds scaled by each of ``VOTE_SIZES``,
-    as published. ``observe`` is called with every batch.
+    as published. ``observe`` is called with every batch. What is refined, and ``copies``, see
+    :class:`~ea_pointcloud.training.refined.RefinedFigures`.
 
     Raises:
         ValueError: if the data has a category or part that the model does not know.
@@ -355,6 +375,7 @@ def evaluate_segmenter(
     model.eval()
     plain, voted = PartIoU(spec.parts).to(device), PartIoU(spec.parts).to(device)
     all_parts = PartIoU(spec.parts, restrict=False).to(device)
+    refined = RefinedFigures(model, copies, device) if spec.least_share else None
     errors = _calibration_errors(model, device)
     seconds = 0.0
 
@@ -378,6 +399,8 @@ def evaluate_segmenter(
             scaled = ({**batch, "xyz": batch["xyz"] * size} for size in VOTE_SIZES)
             probs = sum(part_logits(model, each).softmax(-1) for each in scaled)
             voted.update(cast("Tensor", probs), *truth)
+        if refined is not None:
+            refined.update(batch, logits)
     figures, every = plain.compute(), all_parts.compute()
     vote = voted.compute() if votes else None
     iou = figures["category_iou"].tolist()
@@ -392,6 +415,7 @@ def evaluate_segmenter(
         all_parts_category_miou=float(every["all_parts_category_miou"]),
         voted_instance_miou=None if vote is None else float(vote["instance_miou"]),
         voted_category_miou=None if vote is None else float(vote["category_miou"]),
+        **(NOT_REFINED if refined is None else refined.figures()),
         category_iou={
             name: None if math.isnan(value) else value
             for name, value in zip(spec.category_names, iou, strict=True)
@@ -415,7 +439,7 @@ def _reliability(errors: list[CalibrationError]) -> Reliability:
     return Reliability(before, after[0], errors[1].temperature, bins_before, bins_after[0])
 
 
-def _vote(model: EAClassifier, batch: Batch, votes: int, generator: torch.Generator) -> Tensor:
+def _vote(model: Classifier, batch: Batch, votes: int, generator: torch.Generator) -> Tensor:
     scaled = (
         {**batch, "xyz": random_scale(batch["xyz"], *VOTE_SCALE, generator=generator)}
         for _ in range(votes)

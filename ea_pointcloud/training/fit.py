@@ -1,53 +1,67 @@
 """Training a recipe into a run folder, and continuing one that stopped."""
 
-import json
-import platform
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
-from ea_pointcloud.models import load_model, start_from
+from ea_pointcloud.datasets.sharing import Share
+from ea_pointcloud.models import PretrainedModel, load_model, start_from
+from ea_pointcloud.nn.norm import synchronize_norms
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import (
     EpochTable,
     ExportWeights,
     RunCheckpoint,
-    moving_average,
-    read_metrics,
+    export_weights,
+)
+from ea_pointcloud.training.checkpoints import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    Place,
+    WholeCheckpoints,
+    furthest,
+    remove_leftovers,
 )
 from ea_pointcloud.training.data import (
     Shapes,
     batches,
     data_spec,
     open_held_out,
-    open_split,
+    open_training,
     put_on,
     stays_in_memory,
 )
+from ea_pointcloud.training.distributed import (
+    Processes,
+    SameEverywhere,
+    describe,
+    lightning_arguments,
+    processes_of,
+)
 from ea_pointcloud.training.module import RecipeModule
-from ea_pointcloud.training.recipe import Recipe, load_recipe, recipe_values, save_recipe
+from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.run_folder import (
+    COMPLETE_FILE,
+    COUNTS,
+    METRICS_FILE,
+    check_run,
+    decided_count,
+    load_run_recipe,
+    locked,
+    start_run,
+)
+from ea_pointcloud.training.speed import MovingAverage, resolve_precision
+from ea_pointcloud.training.survival import Watch, explained
 from ea_pointcloud.training.tasks import task_of
-
-RECIPE_FILE = "recipe.yaml"
-METRICS_FILE = "metrics.csv"
-VERSIONS_FILE = "versions.json"
-LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
-_PACKAGES = ("ea-pointcloud", "torch", "lightning", "torchmetrics", "torch-geometric", "numpy",
-             "numba", "h5py", "safetensors", "open3d")  # fmt: skip
-# Where the data lies and what it runs on may change between the start and the end of a run.
-MAY_CHANGE = ("data.root", "data.workers", "trainer.device", "trainer.tensorboard")
 
 
 def train(
@@ -64,10 +78,13 @@ def train(
     folders, calibrated on val at the end), and ``checkpoints`` to resume from. Training twice
     with one seed on the CPU gives equal weights.
 
+    Several processes (``trainer.devices``, torchrun, srun) all call this; the first of them
+    writes, prints and calibrates, and the others return when the training is over.
+
     Args:
         recipe: checked, from :func:`load_recipe`.
         run: the run folder; must be new or empty unless resuming.
-        resume: continue after the last complete epoch in ``run``, exactly as if never stopped.
+        resume: continue at the last checkpoint in ``run``, exactly as if never stopped.
         callbacks: further Lightning callbacks.
 
     Returns:
@@ -77,28 +94,42 @@ def train(
         FileExistsError: if ``run`` is not empty and ``resume`` is false.
         FileNotFoundError: if there is no run to resume, or no data.
         ValueError: if the recipe to resume with differs from the run's.
-        OSError: if another process is training into ``run``.
+        OSError: if another process is training into ``run``, or a file cannot be written.
+        FloatingPointError: if the loss becomes NaN or infinite.
+        MemoryError: if there is too little memory; says which keys to lower.
+        ChildProcessError: if a process that reads data dies; the run can be resumed.
         KeyboardInterrupt: if it is stopped by Ctrl-C; the run can be resumed.
+        TrainingTerminatedError: if it is stopped by SIGTERM; the run can be resumed.
     """
     run = Path(run)
-    check_run(recipe, run, resume=resume)
+    if resume:
+        recipe = _as_decided(recipe, run)
+    processes = processes_of(recipe.trainer)
+    if processes.leads:
+        check_run(recipe, run, resume=resume)
+    say = sys.stderr.write if processes.leads else str
     if recipe.data.root is not None:  # so that the run can be used from any folder
         root = str(Path(recipe.data.root).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, root=root))
     if recipe.data.resident == "auto" and recipe.data.dataset == "modelnet":
-        # The order of the batches depends on it, so a run keeps what was decided at its start.
-        stored = load_run_recipe(run).data.resident if resume else "auto"
-        held = stays_in_memory(recipe.data) if stored == "auto" else stored
+        # The order of the batches depends on it.
+        held = stays_in_memory(recipe.data, copies=processes.devices)
         recipe = replace(recipe, data=replace(recipe.data, resident=held))
+    if processes.share.world > 1:
+        counts = {"devices": processes.devices, "num_nodes": processes.num_nodes}
+        recipe = replace(recipe, trainer=replace(recipe.trainer, **counts))
+        say(f"{describe(recipe, processes)}\n")
+    place = furthest(run)
     init = None
-    if recipe.model.init is not None and not epochs_done(run):
+    if recipe.model.init is not None and place.checkpoint is None:
         init = load_model(recipe.model.init)
         if Path(recipe.model.init).exists():
-            place = str(Path(recipe.model.init).resolve())
-            recipe = replace(recipe, model=replace(recipe.model, init=place))
-    device = resolve_device(recipe.trainer.device)
-    fresh_points = recipe.data.point_choice == "random"
-    train_split = open_split(recipe.data, recipe.data.train_split, all_points=fresh_points)
+            source = str(Path(recipe.model.init).resolve())
+            recipe = replace(recipe, model=replace(recipe.model, init=source))
+    device = processes.device(resolve_device(recipe.trainer.device))
+    precision = resolve_precision(recipe.trainer.precision, device)
+    recipe = replace(recipe, trainer=replace(recipe.trainer, precision=precision))
+    train_split = open_training(recipe)
     held_out = [open_held_out(recipe, "val")]
     if recipe.eval.legacy:
         held_out.append(open_held_out(recipe, "test"))
@@ -107,151 +138,119 @@ def train(
     model = task_of(recipe).model(data_spec(recipe, train_split))
     if init is not None:
         try:
-            sys.stderr.write(f"from {recipe.model.init}: {start_from(model, init)}\n")
+            say(f"from {recipe.model.init}: {start_from(model, init)}\n")
         except ValueError as error:
             raise ValueError(f"model.init={recipe.model.init}: {error}") from error
+    if recipe.trainer.sync_batchnorm and processes.share.world > 1:
+        synchronize_norms(model)
     module = RecipeModule(model, recipe)
     train_split, where = put_on(train_split, device)
-    sys.stderr.write(f"{where}\n")
+    say(f"{where}\n")
     held_out = [put_on(split, device)[0] for split in held_out]
 
     # On clouds it was trained on a network only seems to get better: the last epoch is kept.
     monitor = module.task.monitor if recipe.data.train_split == "train" else None
-    trainer = _trainer(recipe, run, device, monitor, callbacks or [])
+    extra = [*(callbacks or []), *_agreement(recipe, processes, [train_split, *held_out])]
+    trainer = _trainer(recipe, run, processes, device, monitor, extra)
     run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
-        _fit(trainer, module, recipe, run, train_split, held_out)
-        if recipe.data.train_split == "train":  # clouds trained on say nothing about new ones
-            sys.stderr.write("calibrating on val\n")
-            calibrate_weights([run / "best", run / "last"], recipe, device)
+    with locked(run) if processes.leads else nullcontext(), explained(recipe):
+        if processes.leads:
+            remove_leftovers(run)
+            start_run(recipe, run)
+        if place.epochs < recipe.trainer.epochs:
+            _fit(trainer, module, recipe, place, processes.share, train_split, held_out)
+        if processes.leads and not (run / COMPLETE_FILE).exists():
+            _finish(recipe, run, model, device)
     return run
 
 
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder; the lock falls with the process that holds it."""
-    lock = FileLock(run / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OSError(
-            f"another process is training into {run}; wait for it, or choose another run folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _as_decided(recipe: Recipe, run: Path) -> Recipe:
+    """The recipe with what the run has decided where it says ``auto``."""
+    stored = load_run_recipe(run)
+    trainer, data = recipe.trainer, recipe.data
+    for name in COUNTS:
+        if getattr(trainer, name) == "auto":
+            trainer = replace(trainer, **{name: decided_count(stored.trainer, name)})
+    if trainer.precision == "auto":
+        trainer = replace(trainer, precision=stored.trainer.precision)
+    if data.resident == "auto":
+        data = replace(data, resident=stored.data.resident)
+    return replace(recipe, trainer=trainer, data=data)
+
+
+def _agreement(recipe: Recipe, processes: Processes, splits: list[Shapes]) -> list[Callback]:
+    if processes.share.world == 1:
+        return []
+    counts: dict[str, object] = {f"the size of {split.split}": len(split) for split in splits}
+    return [SameEverywhere({"data.resident": recipe.data.resident, **counts})]
+
+
+def _finish(recipe: Recipe, run: Path, model: PretrainedModel, device: torch.device) -> None:
+    """What follows the last epoch, also where a process was killed before or during it."""
+    for name, checkpoint in (("best", BEST_CHECKPOINT), ("last", LAST_CHECKPOINT)):
+        export_weights(run / checkpoint, model, run / name)
+    if recipe.data.train_split == "train":  # clouds trained on say nothing about new ones
+        sys.stderr.write("calibrating on val\n")
+        calibrate_weights([run / "best", run / "last"], recipe, device)
+    write_whole(run / COMPLETE_FILE, "")
 
 
 def _fit(
     trainer: Trainer,
     module: RecipeModule,
     recipe: Recipe,
-    run: Path,
+    place: Place,
+    share: Share,
     train_split: Shapes,
     held_out: list[Shapes],
 ) -> None:
-    save_recipe(recipe, run / RECIPE_FILE)
-    write_whole(run / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    done = epochs_done(run)
     train_loader = batches(
         train_split,
         recipe.trainer.batch_size,
         shuffle_seed=recipe.trainer.seed,
-        first_epoch=done,
+        beginning=(place.epochs, place.batches),
         least=recipe.trainer.epoch_batches,
         num_workers=recipe.data.workers,
+        share=share,
     )
+    val_loaders = [
+        batches(split, recipe.eval.batch_size, num_workers=recipe.data.workers, share=share)
+        for split in held_out
+    ]
     with warnings.catch_warnings():
         # The sets are tensors in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*is not empty.*")
+        # Ours begins where the checkpoint says, which Lightning cannot know.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         # Lightning calls a helper that PyTorch has deprecated.
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         try:
-            trainer.fit(
-                module,
-                train_loader,
-                [
-                    batches(split, recipe.eval.batch_size, num_workers=recipe.data.workers)
-                    for split in held_out
-                ],
-                ckpt_path=str(run / LAST_CHECKPOINT) if done else None,
-            )
+            trainer.fit(module, train_loader, val_loaders, ckpt_path=place.checkpoint)
         except SystemExit:  # what Lightning makes of Ctrl-C, for the whole program
             raise KeyboardInterrupt from None
 
 
-def load_run_recipe(run: str | Path) -> Recipe:
-    """The resolved recipe of a run folder.
-
-    Raises:
-        FileNotFoundError: if ``run`` is not a run folder.
-    """
-    path = Path(run) / RECIPE_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is not a run folder: it holds no {RECIPE_FILE}")
-    return load_recipe(path)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
-    """Raise unless ``recipe`` can start in ``run``, or resume what stopped there; see train."""
-    if not resume:
-        if run.exists() and (run.is_file() or any(run.iterdir())):
-            raise FileExistsError(
-                f"run folder {run} exists and is not empty; continue it with --resume {run}, "
-                "or choose another with --run"
-            )
-        return
-    before = recipe_values(load_run_recipe(run))
-    for key, value in recipe_values(recipe).items():
-        undecided = key == "data.resident" and value == "auto"
-        if key not in MAY_CHANGE and not undecided and before[key] != value:
-            raise ValueError(
-                f"{run} was trained with {key}={before[key]}, got {value}; "
-                "leave it out to continue, or start a new run"
-            )
-
-
-def epochs_done(run: Path) -> int:
-    """Whole epochs that a run can be resumed after; 0 where none is complete."""
-    path = run / LAST_CHECKPOINT
-    if not path.is_file():
-        return 0
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)["epoch"] + 1
-    except Exception as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); copy the run folder again, or train anew"
-        ) from error
-
-
 def _trainer(
-    recipe: Recipe, run: Path, device: torch.device, monitor: str | None, extra: list[Callback]
+    recipe: Recipe,
+    run: Path,
+    processes: Processes,
+    device: torch.device,
+    monitor: str | None,
+    extra: list[Callback],
 ) -> Trainer:
     best = RunCheckpoint(
-        run / "checkpoints",
-        filename="best",
+        run / BEST_CHECKPOINT.parent,
+        filename=BEST_CHECKPOINT.stem,
         monitor=monitor,
         mode="max",
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
     last = RunCheckpoint(
-        run / "checkpoints",
+        run / LAST_CHECKPOINT.parent,
         filename=LAST_CHECKPOINT.stem,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
@@ -261,11 +260,14 @@ def _trainer(
     if interactive:
         callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
     if recipe.optim.ema_decay:
-        callbacks.append(WeightAveraging(avg_fn=moving_average(recipe.optim.ema_decay)))
-    callbacks += [*extra, best, last, ExportWeights({"best": best, "last": last}, run)]
+        callbacks.append(MovingAverage(recipe.optim.ema_decay))
+    # After the averaging, whose state a checkpoint within an epoch holds.
+    callbacks += [*extra, Watch(run, recipe.trainer.checkpoint_minutes), best, last]
+    if processes.leads:
+        callbacks.append(ExportWeights({"best": best, "last": last}, run))
+    arguments = lightning_arguments(recipe, processes, device)
+    arguments["plugins"].append(WholeCheckpoints())
     return Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=recipe.trainer.precision,  # pyright: ignore[reportArgumentType]
         max_epochs=recipe.trainer.epochs,
         gradient_clip_val=recipe.optim.clip_norm,
@@ -276,6 +278,7 @@ def _trainer(
         log_every_n_steps=1,  # nothing is logged by the step, and it warns where there are fewer
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **arguments,
     )
 
 
@@ -286,9 +289,3 @@ def _tensorboard(run: Path) -> TensorBoardLogger:
         raise ImportError(
             "trainer.tensorboard=true needs TensorBoard; pip install 'ea-pointcloud[track]'"
         ) from error
-
-
-def best_logged(run: Path, name: str) -> float | None:
-    """The highest value of a column of ``metrics.csv``; None where it was not logged."""
-    values = [float(row[name]) for row in read_metrics(run / METRICS_FILE) if row.get(name)]
-    return max(values, default=None)

@@ -6,10 +6,14 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ea_pointcloud._device import generator_for, mix_seeds
+from ea_pointcloud.metrics import MeanLoss
 from ea_pointcloud.models import PretrainedModel
+from ea_pointcloud.training.distributed import learning_rate_scale
 from ea_pointcloud.training.recipe import OptimRecipe, Recipe
+from ea_pointcloud.training.speed import compile_network, optimizer_options
 from ea_pointcloud.training.tasks import task_of
 
 SPLITS = ("val", "test")  # what the validation loaders hold, in order; test in legacy runs only
@@ -19,7 +23,8 @@ class RecipeModule(LightningModule):
     """Train a network as a recipe says.
 
     All randomness of a step (augmentation, dropout) follows from the recipe's seed and the numbers
-    of epoch and batch, so a resumed run continues exactly as if never stopped.
+    of epoch and batch, counted over all processes, so a resumed run continues exactly as if never
+    stopped.
 
     Args:
         model: the network.
@@ -31,20 +36,29 @@ class RecipeModule(LightningModule):
         self.model = model
         self.recipe = recipe
         self.task = task_of(recipe)
+        # Known by name: parameters in parts on several GPUs have lost their shape.
+        self.matrices = {name for name, p in model.named_parameters() if p.ndim > 1}
+        # Metrics, because Lightning's own mean over processes of unequal shares is not exact.
+        self.train_loss = MeanLoss()
+        self.losses = torch.nn.ModuleDict({split: MeanLoss() for split in SPLITS})
         self.metrics = torch.nn.ModuleDict(
             {split: self.task.metrics(model.data_spec, f"{split}/") for split in SPLITS}
         )
 
+    def on_fit_start(self) -> None:
+        """Compile the network where the recipe says so; copies of it were made before."""
+        compile_network(self.model, self.recipe.trainer.compile)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Augment, call the network, and measure the smoothed cross entropy."""
-        place = (self.recipe.trainer.seed, self.current_epoch, batch_idx)
+        batch_number = batch_idx * self.trainer.world_size + self.global_rank
+        place = (self.recipe.trainer.seed, self.current_epoch, batch_number)
         torch.manual_seed(mix_seeds(*place, 2))  # dropout knows the global generator only
         batch = self.task.augment(batch, generator_for(self.device, *place, 1))
         logits = self.task.logits(self.model, batch)
         loss = self.task.loss(logits, batch, self.recipe.optim.label_smoothing)
-        self.log(
-            "train/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(logits)
-        )
+        self.train_loss.update(loss, len(logits))
+        self.log("train/loss", self.train_loss, on_epoch=True, on_step=False, prog_bar=True)
         return loss
 
     def validation_step(
@@ -60,20 +74,24 @@ class RecipeModule(LightningModule):
             prog_bar=True,
             add_dataloader_idx=False,
         )
-        loss = self.task.loss(logits, batch)
-        self.log(f"{split}/loss", loss, batch_size=len(logits), add_dataloader_idx=False)
+        mean = self.losses[split]
+        assert isinstance(mean, MeanLoss)
+        mean.update(self.task.loss(logits, batch), len(logits))
+        self.log(f"{split}/loss", mean, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """No decay on vectors (norms, biases), warm-up and cosine by the step."""
         optim = self.recipe.optim
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        lr = optim.lr * learning_rate_scale(optim, self.trainer.world_size)
+        matrices = [p for name, p in self.model.named_parameters() if name in self.matrices]
+        vectors = [p for name, p in self.model.named_parameters() if name not in self.matrices]
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         decay = optim.weight_decay
+        options = optimizer_options(optim, self.recipe.trainer.precision, self.device)
         if optim.name == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, weight_decay=decay)
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=decay, **options)
         else:
-            optimizer = torch.optim.AdamW(groups, lr=optim.lr, weight_decay=decay)
+            optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=decay, **options)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = round(total * min(0.5, optim.warmup_epochs / self.recipe.trainer.epochs))
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -83,6 +101,20 @@ class RecipeModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm, which with FSDP is known to all processes together alone."""
+        whole = self.trainer.strategy.model
+        if isinstance(whole, FullyShardedDataParallel):
+            assert gradient_clip_val is not None
+            whole.clip_grad_norm_(gradient_clip_val)
+            return
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, optim: OptimRecipe) -> float:

@@ -18,16 +18,15 @@ from yaml import YAMLError
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_at_least, check_choice, check_positive, check_range
 from ea_pointcloud._device import check_device_name
-from ea_pointcloud.models import EAClassifier, EASegmenter
-from ea_pointcloud.models.config import (
-    CLASSIFIER_SIZES,
-    SEGMENTER_SIZES,
-    ClassifierConfig,
-    SegmenterConfig,
-    classifier_config,
-    segmenter_config,
+from ea_pointcloud.models.config import named_config
+from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
+from ea_pointcloud.models.hub import (
+    FEATURES,
+    DataSpec,
+    PretrainedModel,
+    read_description,
+    resolve_weights,
 )
-from ea_pointcloud.models.hub import FEATURES, read_description, resolve_weights
 from ea_pointcloud.transforms import AXES, POINT_CHOICES, Augmentation
 
 # Which data sets a task can be trained on.
@@ -36,7 +35,10 @@ TASKS = {
     "segmentation": ("shapenetpart", "procedural", "pyg"),
 }
 OPTIMIZERS = ("adamw", "sgd")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
+COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+STRATEGIES = ("auto", "ddp", "fsdp")
+LR_SCALES = ("none", "linear", "sqrt")
 
 
 @dataclass
@@ -50,11 +52,13 @@ class DataRecipe:
     ``up``, ``stored_points``, ``skip_bad`` and ``drop_invalid`` belong to a folder of classes, see
     :class:`~ea_pointcloud.datasets.FolderDataset`; ``root`` is that folder. ``features`` are what
     points carry beside coordinates when parts are learned: ``"none"``, ``"normals"`` (the text
-    layout has them), ``"local_shape"`` or ``"surface_shape"``.
+    layout has them), ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
 
     ``pyg`` is what a data set of PyTorch Geometric has stored below ``root``, see
     :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`; ``up`` and ``stored_points`` count there
     too.
+
+    ``classes`` are those to take of ``modelnet`` or ``folder``, all of them where it is empty.
 
     ``resident`` holds the clouds in memory (``true``), streams them from disk (``false``, of
     ``modelnet`` alone), or decides by the memory there is (``auto``). ``buffer_mb`` and
@@ -75,6 +79,7 @@ class DataRecipe:
     stored_points: int = 2048
     skip_bad: bool = False
     drop_invalid: bool = False
+    classes: list[str] = field(default_factory=list)
     resident: bool | str = "auto"
     buffer_mb: int = 256
     workers: int | None = None
@@ -82,13 +87,15 @@ class DataRecipe:
 
 @dataclass
 class ModelRecipe:
-    """Which network: a named size, and fields of its config to replace.
+    """Which network: an architecture, a named size of it, and fields of its config to replace.
 
+    ``name`` is ``"ea"``, the point transformer with external attention, or ``"eamlp"``.
     ``init`` names trained weights to start from; without a ``size`` of one's own the network is
     theirs, which ``overrides`` then spell out. ``category`` tells a segmenter the category of each
     shape; without it, it has to do without.
     """
 
+    name: str = "ea"
     size: str | None = MISSING
     init: str | None = None
     category: bool = True
@@ -97,8 +104,14 @@ class ModelRecipe:
 
 @dataclass
 class AugmentRecipe:
-    """See :class:`~ea_pointcloud.transforms.Augmentation`."""
+    """See :class:`~ea_pointcloud.transforms.Augmentation`.
 
+    With ``variants`` so many copies of each shape are bent by ``warp`` and stretched by ``scale``
+    before training, and described anew; batches are then not bent again. See
+    :func:`~ea_pointcloud.datasets.variants.with_variants`. An epoch has all of them.
+    """
+
+    variants: int = 0
     warp: float = 0.0
     rotation: str = "none"
     mirror: bool = False
@@ -114,6 +127,11 @@ class OptimRecipe:
 
     The warm-up takes ``warmup_epochs``, but at most half of a short run. ``ema_decay`` 0 keeps no
     average of the weights. ``iou_weight`` adds so much of the soft IoU to a segmenter's loss.
+
+    ``lr`` and ``min_lr`` are meant for the batch of one process; with n processes ``scale_lr``
+    multiplies both by n (``"linear"``), its square root (``"sqrt"``), or leaves them (``"none"``).
+
+    ``fused`` updates all weights in one kernel: ``true``, ``false``, or ``"auto"``, on a GPU.
     """
 
     name: str = "adamw"
@@ -125,6 +143,8 @@ class OptimRecipe:
     label_smoothing: float = 0.2
     ema_decay: float = 0.0
     iou_weight: float = 0.0
+    scale_lr: str = "none"
+    fused: bool | str = "auto"
 
 
 @dataclass
@@ -132,6 +152,19 @@ class TrainerRecipe:
     """How it runs.
 
     An epoch goes through a small set again until it has ``epoch_batches`` batches.
+
+    ``devices`` processes on each of ``num_nodes`` machines train together, each on ``batch_size``
+    clouds a step: on a GPU each, or on the CPU. ``auto`` is what torchrun or srun started, else
+    one. ``strategy`` is ``"ddp"``, ``"fsdp"`` (weights and optimiser in parts on the GPUs), or
+    ``"auto"``, which is ddp for several. ``sync_batchnorm`` takes batch statistics over all.
+
+    A checkpoint within an epoch is written every ``checkpoint_minutes``, and at SIGTERM; 0 is at
+    SIGTERM alone. Those after an epoch are always written.
+
+    ``precision`` is ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (a GPU), or ``"auto"``:
+    bf16-mixed where the processor has instructions for it. ``compile`` compiles the network with
+    :func:`torch.compile` in ``"default"``, ``"reduce-overhead"`` (with CUDA graphs) or
+    ``"max-autotune"`` mode; ``"none"`` does not.
     """
 
     epochs: int = MISSING
@@ -141,17 +174,25 @@ class TrainerRecipe:
     device: str = "auto"
     precision: str = "32-true"
     tensorboard: bool = False
+    devices: int | str = "auto"
+    num_nodes: int | str = "auto"
+    strategy: str = "auto"
+    sync_batchnorm: bool = False
+    checkpoint_minutes: float = 10.0
+    compile: str = "none"
 
 
 @dataclass
 class EvalRecipe:
     """``votes`` are passes over randomly scaled clouds; a segmenter has fixed scales for them.
 
+    ``copies`` averages a segmenter's refined parts over so many tilted and mirrored copies.
     ``legacy`` also logs the test split every epoch; nothing is ever selected on it.
     """
 
     batch_size: int = 64
     votes: int = 10
+    copies: int = 0
     legacy: bool = False
 
 
@@ -173,7 +214,7 @@ class Recipe:
         low, high = self.augment.scale
         return Augmentation(
             num_points=self.data.num_points if self.data.point_choice == "random" else 0,
-            warp=self.augment.warp,
+            warp=0.0 if self.augment.variants else self.augment.warp,
             rotation=self.augment.rotation,
             mirror=self.augment.mirror,
             scale=(low, high),
@@ -182,15 +223,27 @@ class Recipe:
             drop=self.augment.drop,
         )
 
-    def model_config(self, num_classes: int) -> ClassifierConfig:
-        """The configuration of a classifier."""
-        return classifier_config(self.model.size or "base", num_classes, **self.model.overrides)
+    def architecture(self) -> Architecture:
+        """The network of this task and name."""
+        return ARCHITECTURES[self.task][self.model.name]
 
-    def segmenter_config(self, num_parts: int, num_categories: int) -> SegmenterConfig:
+    def model_config(self, num_classes: int) -> Any:
+        """The configuration of a classifier."""
+        return self._config({"num_classes": num_classes}, self.model.overrides)
+
+    def segmenter_config(self, num_parts: int, num_categories: int) -> Any:
         """The configuration of a segmenter."""
         overrides = {**self.model.overrides, "feature_channels": FEATURES[self.data.features]}
+        return self._config({"num_parts": num_parts, "num_categories": num_categories}, overrides)
+
+    def network(self, config: Any, spec: DataSpec | None = None) -> PretrainedModel:
+        """The untrained network of a configuration."""
+        return self.architecture().network(config, spec)  # pyright: ignore[reportCallIssue]
+
+    def _config(self, fixed: dict[str, int], overrides: dict[str, Any]) -> Any:
+        network, sizes = self.architecture()
         size = self.model.size or "base"
-        return segmenter_config(size, num_parts, num_categories, **overrides)
+        return named_config(network.config_class, sizes, size, fixed, overrides)
 
 
 def list_recipes() -> list[str]:
@@ -214,6 +267,8 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
             # The network of the weights takes the place of the recipe's own.
             config.model.size, config.model.overrides = None, {}
         for override in overrides or []:
+            if override.startswith("model.name=") and override != f"model.name={config.model.name}":
+                config.model.overrides = {}  # those of another architecture
             key, separator, _ = override.partition("=")
             if not separator or not key:
                 raise ValueError(f"override must read key=value, got {override!r}")
@@ -273,9 +328,9 @@ def check_recipe(recipe: Recipe) -> None:
     if len(data.shapes) != 3 or min(data.shapes) < 1:
         raise ValueError(f"data.shapes must be three counts (train, val, test), got {data.shapes}")
     segments = recipe.task == "segmentation"
+    check_choice("model.name", recipe.model.name, ARCHITECTURES[recipe.task])
     if recipe.model.size is not None or recipe.model.init is None:
-        sizes = SEGMENTER_SIZES if segments else CLASSIFIER_SIZES
-        check_choice("model.size", recipe.model.size, sizes)
+        check_choice("model.size", recipe.model.size, recipe.architecture().sizes)
     if data.dataset == "folder":
         check_at_least("data.stored_points", data.stored_points, 1)
         check_range("data.num_points", data.num_points, 1, data.stored_points, "data.stored_points")
@@ -287,6 +342,13 @@ def check_recipe(recipe: Recipe) -> None:
         check_choice("data.up", data.up, AXES)
         if data.root is None:
             raise ValueError("data.root must be set to the root of the PyG data set")
+    if data.classes:
+        check_choice("data.dataset with data.classes", data.dataset, ("modelnet", "folder"))
+        if data.resident is False or len(set(data.classes)) < 2:
+            raise ValueError(
+                "data.classes must name two classes or more, of clouds that are held in memory, "
+                f"got {data.classes} and data.resident={data.resident}"
+            )
     check_choice("data.resident", data.resident, ("auto", True, False))
     if data.resident is False and data.dataset != "modelnet":
         raise ValueError(
@@ -310,16 +372,19 @@ def check_recipe(recipe: Recipe) -> None:
             "augment.rotation must be none, augment.mirror false and augment.warp 0 with "
             "data.features=normals, which are not turned"
         )
+    check_at_least("augment.variants", augment.variants, 0)
+    if augment.variants and (data.dataset != "shapenetpart" or data.features == "normals"):
+        raise ValueError(
+            "augment.variants needs data.dataset=shapenetpart and features that are found from the "
+            f"coordinates, got {data.dataset} with data.features={data.features}"
+        )
     if data.dataset == "procedural" and data.point_choice != "first":
         raise ValueError(
             "data.point_choice must be 'first' with the procedural set, whose points are drawn at "
             f"random when it is made, got {data.point_choice!r}"
         )
     with torch.device("meta"):  # builds every layer without memory or time
-        if segments:
-            EASegmenter(recipe.segmenter_config(num_parts=2, num_categories=1))
-        else:
-            EAClassifier(recipe.model_config(num_classes=2))
+        recipe.network(recipe.segmenter_config(2, 1) if segments else recipe.model_config(2))
     if len(recipe.augment.scale) != 2 or not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ValueError(f"augment.scale must be [low, high], 0 < low, got {recipe.augment.scale}")
     for name in ("warp", "shift", "jitter"):
@@ -346,13 +411,44 @@ def check_recipe(recipe: Recipe) -> None:
     check_at_least("trainer.epoch_batches", trainer.epoch_batches, 1)
     check_at_least("trainer.seed", trainer.seed, 0)
     check_choice("trainer.precision", trainer.precision, PRECISIONS)
+    check_choice("trainer.compile", trainer.compile, COMPILE_MODES)
+    check_choice("optim.fused", optim.fused, ("auto", True, False))
+    if optim.fused is True and trainer.precision == "16-mixed":
+        raise ValueError(
+            "optim.fused must be auto or false with trainer.precision=16-mixed, whose scaled "
+            "gradients a fused step cannot clip; or take trainer.precision=bf16-mixed"
+        )
     check_device_name("trainer.device", trainer.device)
+    _check_processes(trainer, optim)
     if trainer.precision == "16-mixed" and trainer.device == "cpu":
         raise ValueError(
             "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
         )
     check_at_least("eval.batch_size", recipe.eval.batch_size, 1)
     check_at_least("eval.votes", recipe.eval.votes, 0)
+    check_at_least("eval.copies", recipe.eval.copies, 0)
+    if recipe.eval.copies and data.features == "normals":
+        raise ValueError(
+            "eval.copies must be 0 with data.features=normals, which are not turned, got "
+            f"{recipe.eval.copies}"
+        )
+
+
+def _check_processes(trainer: TrainerRecipe, optim: OptimRecipe) -> None:
+    for name in ("devices", "num_nodes"):
+        count = getattr(trainer, name)
+        if isinstance(count, str):
+            check_choice(f"trainer.{name}", count, ("auto", "a number"))
+        else:
+            check_at_least(f"trainer.{name}", count, 1)
+    check_choice("trainer.strategy", trainer.strategy, STRATEGIES)
+    check_at_least("trainer.checkpoint_minutes", trainer.checkpoint_minutes, 0)
+    check_choice("optim.scale_lr", optim.scale_lr, LR_SCALES)
+    if trainer.strategy == "fsdp" and optim.ema_decay:
+        raise ValueError(
+            f"optim.ema_decay must be 0 with trainer.strategy=fsdp, got {optim.ema_decay}: no "
+            "process has all weights to average; take trainer.strategy=ddp"
+        )
 
 
 def network_of(init: str, recipe: Recipe) -> dict[str, Any]:
@@ -361,25 +457,26 @@ def network_of(init: str, recipe: Recipe) -> dict[str, Any]:
     Where the recipe's own say everything, as those of a run do, the weights are not looked for.
     """
     segments = recipe.task == "segmentation"
-    kind = SegmenterConfig if segments else ClassifierConfig
+    check_choice("model.name", recipe.model.name, ARCHITECTURES[recipe.task])
     # What the data says.
     given = {"num_parts", "num_categories", "feature_channels"} if segments else {"num_classes"}
-    names = {field.name for field in fields(kind)} - given
     overrides = recipe.model.overrides
-    if names <= set(overrides):
+    kind = recipe.architecture().network.config_class
+    if {field.name for field in fields(kind)} - given <= set(overrides):
         return overrides
     try:
         description = read_description(resolve_weights(init))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"model.init: {error}") from error
-    expected = EASegmenter.__name__ if segments else EAClassifier.__name__
-    if description["architecture"] != expected:
+    known = {each.network.__name__: name for name, each in ARCHITECTURES[recipe.task].items()}
+    if description["architecture"] not in known:
         raise ValueError(
             f"model.init={init} holds the weights of an {description['architecture']}, "
-            f"task={recipe.task} needs those of an {expected}"
+            f"task={recipe.task} needs those of an {' or '.join(known)}"
         )
-    config = asdict(kind(**description["config"]))
-    values = ((name, config[name]) for name in sorted(names))
+    recipe.model.name = known[description["architecture"]]
+    config = asdict(recipe.architecture().network.config_class(**description["config"]))
+    values = ((name, config[name]) for name in sorted(set(config) - given))
     # As YAML has them, so that a run can compare its recipe with itself.
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values}
     return {**plain, **overrides}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
-from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, PretrainedModel
+from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import gather_points, random_point_sample
 from ea_pointcloud.training.recipe import Recipe
 
@@ -65,9 +65,9 @@ class ClassificationTask:
         # Clouds of different sizes have a mask, which the drawing of points has to know.
         self.augmentation = replace(recipe.augmentation(), num_points=0)
 
-    def model(self, spec: DataSpec) -> EAClassifier:
+    def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
-        return EAClassifier(self.recipe.model_config(len(spec.class_names)), spec)
+        return self.recipe.network(self.recipe.model_config(len(spec.class_names)), spec)
 
     def metrics(self, spec: DataSpec, prefix: str) -> MetricCollection:
         """Overall and mean class accuracy."""
@@ -110,10 +110,11 @@ class SegmentationTask:
         # Which points are drawn decides labels and features too, so that is done here.
         self.augmentation = replace(recipe.augmentation(), num_points=0)
 
-    def model(self, spec: DataSpec) -> EASegmenter:
+    def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
         categories = len(spec.category_names) if self.recipe.model.category else 0
-        return EASegmenter(self.recipe.segmenter_config(len(spec.class_names), categories), spec)
+        config = self.recipe.segmenter_config(len(spec.class_names), categories)
+        return self.recipe.network(config, spec)
 
     def metrics(self, spec: DataSpec, prefix: str) -> MetricCollection:
         """Instance and category mIoU, point accuracy; argmax among the parts of the category."""

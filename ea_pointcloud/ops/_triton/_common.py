@@ -59,6 +59,11 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
+def parts_of(number: int, size: int) -> int:
+    """How many parts of at most ``size`` make up ``number``."""
+    return -(-number // size)
+
+
 class Blocks(NamedTuple):
     """Clouds sorted along a space-filling curve and cut into Q blocks of equal size, P points.
 

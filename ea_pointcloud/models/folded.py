@@ -1,0 +1,128 @@
+"""Networks for inference alone: batch normalisation folded into the linear layers before it."""
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_linear_bn_eval
+
+from ea_pointcloud.nn import (
+    AttentionBlock,
+    ExternalAttention,
+    LinearNorm,
+    NeighborEmbedding,
+    PatchEmbedding,
+    SelfAttention,
+)
+from ea_pointcloud.ops import PyramidLevel, gather_points
+
+_Network = TypeVar("_Network", bound=nn.Module)
+# Values of the pairs of a neighbour embedding that a CPU handles at a time: the C library keeps
+# buffers of 16 MB for the next call. Parts that fit the caches take 8 % less time on an idle
+# machine, but several times as much where threads share cores with other programs: they wait for
+# each other after every one.
+_PAIR_VALUES = 2**22
+
+
+def fold_batch_norm(model: _Network) -> _Network:
+    """A copy of ``model`` that computes the same in evaluation mode, in fewer passes.
+
+    With running statistics a batch normalisation is a scale and a shift of each channel, which the
+    weights and the bias of the linear layer before it can hold. Outputs differ by rounding. The
+    copy can be neither trained nor saved; later changes of ``model`` do not reach it.
+
+    Args:
+        model: any of the package's networks, or one of its layers.
+
+    Returns:
+        The copy, in evaluation mode, its parameters without gradients.
+
+    Raises:
+        RuntimeError: of ``state_dict()`` of the copy, and so where it is saved.
+    """
+    folded = _fold(deepcopy(model).eval().requires_grad_(False))
+    folded.register_state_dict_pre_hook(_refuse)
+    return folded  # pyright: ignore[reportReturnType]
+
+
+class FoldedNorm(nn.Module):
+    """Where a normalisation was that the layer before it has taken over."""
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The features themselves."""
+        return features
+
+
+class FoldedNeighborEmbedding(nn.Module):
+    """A :class:`~ea_pointcloud.nn.NeighborEmbedding` for inference.
+
+    Args:
+        trained: in evaluation mode.
+
+    Shape:
+        As of the embedding that it computes.
+    """
+
+    def __init__(self, trained: NeighborEmbedding) -> None:
+        super().__init__()
+        pair = fuse_linear_bn_eval(trained.pair, trained.pair_norm)
+        to_neighbor, to_center = pair.weight.chunk(2, dim=1)
+        self.to_neighbor = _constant(to_neighbor.clone())
+        self.to_center = _constant(to_center - to_neighbor)
+        self.pair_bias = _constant(pair.bias)
+        mix = fuse_linear_bn_eval(trained.mix, trained.mix_norm)
+        self.mix, self.mix_bias = _constant(mix.weight), _constant(mix.bias)
+
+    def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
+        """Return the features of the centres."""
+        centers = gather_points(features, level.center)
+        own = F.linear(centers, self.to_center, self.pair_bias)  # (B, S, C)
+        points = F.linear(features, self.to_neighbor)
+        clouds = max(1, _PAIR_VALUES // (level.neighbor[0].numel() * own.shape[2]))
+        if features.device.type != "cpu" or torch.compiler.is_compiling() or clouds >= len(own):
+            strongest = self._strongest(points, level.neighbor, own)
+        else:
+            parts = zip(points.split(clouds), level.neighbor.split(clouds), own.split(clouds),
+                        strict=True)  # fmt: skip
+            strongest = torch.cat([self._strongest(*part) for part in parts])
+        # The bias is that of all K neighbours, so it can wait until after the maximum.
+        return F.relu(strongest + self.mix_bias)
+
+    def _strongest(self, points: Tensor, neighbor: Tensor, own: Tensor) -> Tensor:
+        """(b, S, C) of the pairs of some clouds, without bias."""
+        pairs = gather_points(points, neighbor, offset=own).relu_()  # (b, S, K, C)
+        return F.linear(pairs, self.mix).amax(2)
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach(), requires_grad=False)
+
+
+def _fold(module: nn.Module) -> nn.Module:
+    if isinstance(module, NeighborEmbedding):
+        return FoldedNeighborEmbedding(module)
+    if isinstance(module, LinearNorm):
+        _fold_pair(module, "linear", module, "norm")
+    elif isinstance(module, (ExternalAttention, SelfAttention)):
+        _fold_pair(module, "output", module, "norm")
+    elif isinstance(module, AttentionBlock) and module.outer_norm is not None:
+        _fold_pair(module.attention, "output", module, "outer_norm")
+    elif isinstance(module, PatchEmbedding):
+        _fold_pair(module, "last", module, "last_norm")
+    for name, child in list(module.named_children()):
+        setattr(module, name, _fold(child))
+    return module
+
+
+def _fold_pair(one: nn.Module, linear: str, two: nn.Module, norm: str) -> None:
+    """Let the linear layer of that name take over the normalisation of that name."""
+    setattr(one, linear, fuse_linear_bn_eval(getattr(one, linear), getattr(two, norm)))
+    setattr(two, norm, FoldedNorm())
+
+
+def _refuse(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    raise RuntimeError(
+        "a network with folded normalisations cannot be saved; save the one that it was made from"
+    )

@@ -1,0 +1,192 @@
+"""The robustness of a run: which clouds and weights, and what its figures are relative to."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
+from ea_pointcloud.models import Classifier, load_model
+from ea_pointcloud.robustness.corruptions import BENCHMARKS
+from ea_pointcloud.robustness.evaluation import (
+    CorruptionReport,
+    Generated,
+    Published,
+    Source,
+    evaluate_corruptions,
+    spread,
+)
+from ea_pointcloud.robustness.measures import DGCNN, Reference
+from ea_pointcloud.training.data import Shapes, batches, open_split
+from ea_pointcloud.training.labels import match_labels
+from ea_pointcloud.training.recipe import Recipe
+
+CHOICES = (*BENCHMARKS, "all")
+
+
+def check_corruptions(which: str, recipe: Recipe) -> None:
+    """Raise unless the networks of ``recipe`` can be measured under ``which`` corruptions.
+
+    Raises:
+        ValueError: naming what is possible.
+    """
+    check_choice("--corruptions", which, CHOICES)
+    if recipe.task != "classification":
+        raise ValueError("--corruptions measures classifiers, this run learned parts")
+
+
+def evaluate_run_corruptions(
+    run: str | Path,
+    recipe: Recipe,
+    split: str,
+    which: str,
+    device: torch.device,
+    *,
+    reference: Path | None = None,
+    limit: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[CorruptionReport]:
+    """Measure the first-reported weights of a run under corruptions of its data.
+
+    Args:
+        run: a run folder with at least one whole epoch.
+        recipe: the run's, with the root of the data as it is now.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        which: ``"modelnet40-c"``, ``"modelnet-c"`` or ``"all"``.
+        device: where to compute.
+        reference: JSON that ``evaluate --corruptions --json`` has printed for the reference.
+        limit: measure so many shapes, spread evenly over the split; all without it.
+        progress: is told of each corruption in a line.
+
+    Returns:
+        A report a benchmark. The published files are taken where they lie beside the data, the run
+        is of ModelNet40, and the split is test.
+
+    Raises:
+        FileNotFoundError: if data is missing.
+        ValueError: if ``which`` or the reference does not fit.
+    """
+    check_corruptions(which, recipe)
+    folder = Path(run) / ("last" if recipe.data.train_split == "trainval" else "best")
+    model = load_model(str(folder)).to(device).eval()
+    assert isinstance(model, Classifier)
+    names = BENCHMARKS if which == "all" else {which: BENCHMARKS[which]}
+    xyz, mask, label = _clouds(recipe, split, model, limit)
+    reports = []
+    for benchmark in names:
+        reason = _reason(recipe, split, xyz.shape[1])
+        generated = Generated(benchmark, xyz, label, recipe.data.num_points, mask, reason)
+        source = _source(generated, recipe, split, model, limit)
+        found = None
+        if reference is not None:
+            found = _reference(read_figures(reference, recipe, split), reference, source)
+        elif benchmark == "modelnet-c" and _is_modelnet40(recipe):
+            found = DGCNN
+        reports.append(
+            evaluate_corruptions(model, source, benchmark, reference=found, progress=progress)
+        )
+    return reports
+
+
+def read_figures(path: Path, recipe: Recipe, split: str) -> dict[str, Any]:
+    """What ``evaluate --corruptions --json`` has printed of its first run: benchmark -> report.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is something else, or of other data than ``split`` of ``recipe``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; make it by 'evaluate RUN --corruptions all --json'")
+    try:
+        first = json.loads(path.read_text(encoding="utf-8"))[0]
+        data, measured = first["recipe"]["data"], first["reports"][0]["split"]
+        name = f"{first['recipe']['name']} ({first['recipe']['model']['size']}) in {path}"
+        of = f"{_data_name(data['dataset'], data['name'])}, {measured} split"
+        figures = {each["benchmark"]: {**each, "name": name} for each in first["corruptions"]}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be what 'evaluate RUN --corruptions all --json' printed ({error!r})"
+        ) from error
+    own = f"{_data_name(recipe.data.dataset, recipe.data.name)}, {split} split"
+    if of != own:
+        raise ValueError(f"{path} has figures of {of}, the run is measured on {own}")
+    return figures
+
+
+def _data_name(dataset: str, name: str) -> str:
+    """What figures are of; only sets of ModelNet's layout have names."""
+    return name if dataset == "modelnet" else dataset
+
+
+def _reference(figures: dict[str, Any], path: Path, source: Source) -> Reference:
+    """The figures of another network on the clouds of ``source``."""
+    report = figures.get(source.title)
+    if report is None or report["shapes"] != source.shapes:
+        known = ", ".join(f"{each['shapes']} shapes of {key}" for key, each in figures.items())
+        raise ValueError(
+            f"{path} has figures of {known}, these are {source.shapes} shapes of {source.title}; "
+            "measure the reference on the same"
+        )
+    accuracy = {key: sum(values) / len(values) for key, values in report["accuracy"].items()}
+    return Reference(report["name"], report["clean_accuracy"], accuracy)
+
+
+def _source(
+    generated: Generated, recipe: Recipe, split: str, model: Classifier, limit: int | None
+) -> Source:
+    """The published files where they count, else what is generated."""
+    folder = find_corrupted(recipe.data.root, generated.benchmark)
+    if folder is None:
+        return generated
+    if set(model.data_spec.class_names) != set(MODELNET40_CLASSES):
+        reason = f"the published files in {folder} are of ModelNet40's 40 classes"
+        return replace(generated, reason=reason)
+    if split != "test":
+        return replace(generated, reason=f"the published files in {folder} are of the test split")
+    files = CorruptedFiles(folder, generated.benchmark, BENCHMARKS[generated.benchmark])
+    return Published(
+        generated.benchmark, files, model.data_spec.class_names, limit, uncorrupted=generated
+    )
+
+
+def _is_modelnet40(recipe: Recipe) -> bool:
+    """Whether the data is what the published files and figures are of."""
+    return (recipe.data.dataset, recipe.data.name) == ("modelnet", "modelnet40")
+
+
+def _reason(recipe: Recipe, split: str, stored: int) -> str:
+    """Why clouds are generated, and what is less than it should be."""
+    reason = "the published files are of ModelNet40's test split"
+    if _is_modelnet40(recipe) and split == "test":
+        reason = "the published files are not below the data root"
+    if stored < 2 * recipe.data.num_points:
+        reason += f"; occlusion, lidar and density_inc choose among {stored} points, all there are"
+    return reason
+
+
+def _clouds(
+    recipe: Recipe, split: str, model: Classifier, limit: int | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Clouds (n, M, 3), mask, and labels as the model counts them.
+
+    The first ``data.num_points`` of a cloud are those that the run is evaluated on; as many more
+    follow, where so many are stored, for the corruptions that choose among them.
+    """
+    dataset = match_labels(_twice_the_points(recipe, split), model.data_spec)
+    stored = next(iter(batches(dataset, len(dataset))))
+    places = spread(len(dataset), limit)
+    chosen = {name: value[places] for name, value in stored.items()}
+    return chosen["xyz"], chosen.get("mask"), chosen["label"]
+
+
+def _twice_the_points(recipe: Recipe, split: str) -> Shapes:
+    data = recipe.data
+    try:
+        return open_split(replace(data, num_points=2 * data.num_points), split)
+    except ValueError:  # so many are not stored, or what the next line raises again
+        return open_split(data, split)
