@@ -48,18 +48,9 @@ def run(file: str, names: str) -> tuple[int, str]:
     tests = Path(__file__).parent
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "-k",
-            chosen,
-        ]
-        + [str(tests / file)],
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *("-k", chosen, str(tests / file)),
+        ],
         cwd=tests.parent,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -19,9 +19,7 @@ TINY = [AttentionCase(2, 50, 8), AttentionCase(1, 60, 8, backward=True)]
 
 def test_every_case_times_ours_and_others(tmp_path: Path) -> None:
     lines: list[str] = []
-    report = benchmark_attention(
-        CPU, quick=True, cases=TINY, sizes=(1_000, 10_000), progress=lines.append
-    )
+    report = benchmark_attention(CPU, quick=True, cases=TINY, sizes=[1_000], progress=lines.append)
     assert [line.partition(": ")[0] for line in lines] == [
         f"[{number}/2] {case.name}" for number, case in enumerate(TINY, 1)
     ]
@@ -30,15 +28,16 @@ def test_every_case_times_ours_and_others(tmp_path: Path) -> None:
         names = [each["name"] for each in entry["contestants"]]
         assert names == ["ours", "published two steps", "self-attention"]
         assert entry["contestants"][0]["ratio"] == 1.0
-    first, second = report["growth"]["rows"]
-    assert first["num_points"] * 10 == second["num_points"]
-    assert second["time_ratio"] == pytest.approx(second["ms"] / first["ms"])
+    (row,) = report["growth"]["rows"]
+    assert row["num_points"] == 1_000
+    assert row["ms"] > 0
+    assert row["met"]
     assert failures(report) == []
     write_report(report, tmp_path / "attention.json")
     assert json.loads((tmp_path / "attention.json").read_text()) == json.loads(json.dumps(report))
     printed = "\n\n".join(map(str, tables(report)))
     assert "2x50 C=8 float32 forward" in printed
-    assert "10,000 points" in printed
+    assert "1,000 points" in printed
     assert "skipped: not with --quick" in printed
 
 

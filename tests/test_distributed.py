@@ -1,6 +1,7 @@
 """Several processes train as one: shares, statistics, and the command that starts them."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -240,9 +241,10 @@ def test_processes_that_differ_are_stopped(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher = shutil.which("torchrun", path=str(Path(sys.executable).parent))
+    assert launcher is not None
     return subprocess.run(
-        [*command, "-m", "ea_pointcloud", "train", *arguments],
+        [launcher, "--nproc-per-node", "2", "-m", "ea_pointcloud", "train", *arguments],
         capture_output=True,
         text=True,
         timeout=300,

@@ -86,8 +86,7 @@ class KeepOptimizer(Callback):
         self.fused = trainer.optimizers[0].defaults["fused"]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("name", "fused"), [("adamw", True), ("sgd", False)])
 def test_the_recipe_decides_whether_it_is(tmp_path: Path, name: str, fused: bool) -> None:
     kept = KeepOptimizer()
     options = [f"optim.fused={fused}", f"optim.name={name}", "data.shapes=[14,14,14]"]

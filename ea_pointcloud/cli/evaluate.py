@@ -29,7 +29,7 @@ ea-pointcloud evaluate runs/modelnet10-seed0 --report report
 
 ea-pointcloud evaluate runs/modelnet10-seed0 --corruptions all --report robust
 
-ea-pointcloud evaluate runs/ours --corruptions modelnet-c --reference dgcnn.json
+ea-pointcloud evaluate runs/a --corruptions modelnet-c --reference dgcnn.json
 
 ea-pointcloud evaluate runs/an-older-run --calibrate
 """

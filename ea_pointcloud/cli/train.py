@@ -16,7 +16,7 @@ ea-pointcloud train modelnet10 --resume runs/a
 
 ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a
 
-torchrun --nproc-per-node 4 -m ea_pointcloud train modelnet40 data.root=/data --auto-resume
+ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume
 """
 
 

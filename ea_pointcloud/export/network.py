@@ -107,12 +107,12 @@ class Deployed(nn.Module):
             "category": ["batch"],
         }
         where = "any position and scale" if self.normalize else "mean at 0, farthest point at 1"
-        how = f", as ea_pointcloud.ops.{spec.features} gives them" if self.described else ""
-        if spec.features == "normals":
-            how = ", turned with them"
+        features = "as in training" if spec.features == "none" else f"{spec.features} of the points"
+        if self.described:
+            features += f", as ea_pointcloud.ops.{spec.features} gives them"
         meanings = {
             "xyz": f"finite coordinates, {spec.up_axis} up, {where}",
-            "features": f"{spec.features} of the points{how}",
+            "features": features,
             "category": "places in category_names",
         }
         classes = "class_names"

@@ -5,6 +5,7 @@ Lightning starts them, or torchrun or SLURM's srun has; nothing here is needed b
 
 import math
 import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,15 @@ def describe(recipe: Recipe, processes: Processes) -> str:
         f"{world} processes{place}: {world} x {size} = {world * size} clouds a step, "
         f"learning rate {lr:.4g} (optim.scale_lr={recipe.optim.scale_lr})"
     )
+
+
+def end_others(trainer: Trainer) -> None:
+    """End the processes that Lightning started, which would wait for a process that failed.
+
+    torchrun and srun do this for theirs.
+    """
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 class SameEverywhere(Callback):

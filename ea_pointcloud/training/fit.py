@@ -44,6 +44,7 @@ from ea_pointcloud.training.distributed import (
     Processes,
     SameEverywhere,
     describe,
+    end_others,
     lightning_arguments,
     processes_of,
 )
@@ -231,6 +232,9 @@ def _fit(
             trainer.fit(module, train_loader, val_loaders, ckpt_path=place.checkpoint)
         except SystemExit:  # what Lightning makes of Ctrl-C, for the whole program
             raise KeyboardInterrupt from None
+        except BaseException:
+            end_others(trainer)
+            raise
 
 
 def _trainer(
