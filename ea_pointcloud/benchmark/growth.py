@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ea_pointcloud.benchmark._measure import current_device
+from ea_pointcloud.benchmark._memory import peak_bytes, reset_peak
 from ea_pointcloud.nn import ExternalAttention
 
 CHANNELS = 64
@@ -83,13 +83,13 @@ def measure(device: torch.device, num_points: int, seconds: float) -> dict[str, 
         torch.manual_seed(0)
         block = ExternalAttention(CHANNELS).to(device).eval()
         stream_block(block, torch.randn(1, 2 * CHUNK, CHANNELS, device=device), CHUNK)  # warms up
-        before = _reset_peak(device)
+        before = reset_peak(device)
         features = torch.randn(1, num_points, CHANNELS, device=device)
         calls, taken, started = 0, 0.0, _clock(device)
         while taken < seconds:
             stream_block(block, features, CHUNK)
             calls, taken = calls + 1, _clock(device) - started
-        peak = _peak_bytes(device)
+        peak = peak_bytes(device)
     peak_mb = None if before is None or peak is None else (peak - before) / 1e6
     return {"num_points": num_points, "ms": 1e3 * taken / calls, "peak_mb": peak_mb}
 
@@ -111,26 +111,3 @@ def _clock(device: torch.device) -> float:
         return time.process_time()
     torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _reset_peak(device: torch.device) -> int | None:
-    """Bytes in use now, from where the peak counts; None where the system does not tell."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak becomes what is in use
-    except OSError:
-        return None
-    return _peak_bytes(device)
-
-
-def _peak_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)

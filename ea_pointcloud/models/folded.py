@@ -20,9 +20,8 @@ from ea_pointcloud.ops import PyramidLevel, gather_points
 
 _Network = TypeVar("_Network", bound=nn.Module)
 # Values of the pairs of a neighbour embedding that a CPU handles at a time: the C library keeps
-# buffers of 16 MB for the next call. Parts that fit the caches take 8 % less time on an idle
-# machine, but several times as much where threads share cores with other programs: they wait for
-# each other after every one.
+# buffers of 16 MB for the next call. Much smaller parts were slower where threads share cores with
+# other programs, and wait for each other after every part.
 _PAIR_VALUES = 2**22
 
 

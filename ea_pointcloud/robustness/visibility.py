@@ -24,8 +24,8 @@ _LIDAR_SHARE = 0.75  # of the points that stay, of as many as of other corruptio
 _BEAM = math.radians(1)  # between two beams of the LiDAR
 _WIDTH, _HEIGHT, _FOCAL = 1080, 720, 365.0  # of the camera, in pixels
 # Of the sphere that hidden-point removal mirrors points at, over the distance of the farthest one:
-# between 20 and 30, by which it agrees best with rays (20 views of meshes of ModelNet10 by 1,024 and
-# 2,048 points: F1 of the visible points 0.841 and 0.847, 0.839 and 0.856; by 100 0.785 and 0.833).
+# between 20 and 30, by which it agrees best with rays (20 views of meshes of ModelNet10 by 1,024
+# and 2,048 points: F1 of the visible points 0.841, 0.847 and 0.839, 0.856; by 100 0.785, 0.833).
 _FLIP = 25.0
 
 
