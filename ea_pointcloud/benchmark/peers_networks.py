@@ -48,7 +48,7 @@ class _PointNet2(nn.Module):
         self.head = MLP([1024, 512, 256, num_classes], dropout=0.5, norm=None)
 
     def forward(self, xyz: Tensor) -> Tensor:
-        from torch_cluster import fps, radius
+        from torch_cluster import fps, radius  # pyright: ignore[reportMissingImports]
         from torch_geometric.nn import global_max_pool
 
         position, cloud = _flat(xyz)
@@ -79,7 +79,7 @@ class _DGCNN(nn.Module):
         self.head = MLP([1024, 512, 256, num_classes], dropout=0.5, norm=None)
 
     def forward(self, xyz: Tensor) -> Tensor:
-        from torch_cluster import knn_graph
+        from torch_cluster import knn_graph  # pyright: ignore[reportMissingImports]
         from torch_geometric.nn import global_max_pool
 
         features, cloud = _flat(xyz)
