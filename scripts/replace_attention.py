@@ -1,6 +1,6 @@
 """Train a transformer with self-attention, replace it by external attention, fine-tune, compare.
 
-    python scripts/replace_attention.py             # about 7 minutes on one core
+    python scripts/replace_attention.py             # about 18 minutes on one core
     python scripts/replace_attention.py --epochs 2  # a look
 
 The classifier is torch's TransformerEncoder over 64 patches of clouds of 512 generated points.
@@ -26,8 +26,9 @@ from ea_pointcloud.datasets import ProceduralShapes
 from ea_pointcloud.nn import PatchEmbedding, Replacement, calibrate, replace_attention
 from ea_pointcloud.ops import PyramidLevel, build_pyramid
 
-POINTS, PATCHES, NEIGHBORS = 512, 64, 16
-CHANNELS, HEADS, LAYERS = 64, 4, 2
+POINTS, PATCHES, NEIGHBORS = 512, 64, 32
+CHANNELS, HEADS, LAYERS = 96, 4, 3
+SHAPES = {"train": 3360, "val": 280, "test": 420}
 TRAINING = {"rate": 1e-3, "batch": 32}
 FINE_TUNING = {"rate": 2e-3, "batch": 16}  # chosen on val
 ROUNDS = 9  # of timing
@@ -38,7 +39,7 @@ class TokenClassifier(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.patches = PatchEmbedding(0, (32, 64), CHANNELS)
+        self.patches = PatchEmbedding(0, (48, 96), CHANNELS)
         self.position = nn.Sequential(nn.Linear(3, 64), nn.GELU(), nn.Linear(64, CHANNELS))
         layer = nn.TransformerEncoderLayer(
             CHANNELS, HEADS, 2 * CHANNELS, batch_first=True, norm_first=True
@@ -58,7 +59,7 @@ class Split:
     """Clouds of a split with their labels, and patches found once."""
 
     def __init__(self, name: str) -> None:
-        shapes = ProceduralShapes(name, num_points=POINTS)
+        shapes = ProceduralShapes(name, num_points=POINTS, num_shapes=SHAPES[name])
         self.num_classes = len(shapes.class_names)
         self.xyz, self.label = shapes.xyz, shapes.label
         self.level = build_pyramid(self.xyz, [PATCHES], NEIGHBORS)[0]
@@ -139,7 +140,7 @@ def say(line: str) -> None:
 def main() -> None:
     """Print what was replaced, and accuracies before and after."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=60, help="of the original (60)")
+    parser.add_argument("--epochs", type=int, default=40, help="of the original (40)")
     parser.add_argument("--memory-size", type=int, default=64, help="slots of a head (64)")
     parser.add_argument("--norm", choices=("double", "softmax"), default="double")
     parser.add_argument("--tokens", type=int, default=4096, help="of the costs compared (4096)")
