@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ea_pointcloud.ops import _backend, _reference
 
@@ -151,3 +151,16 @@ def ball_oracle(
             first = hits[0] if len(hits) else valid[np.argmin(sq_dist)]
             all_idx[b, s] = np.concatenate([hits, np.repeat(first, k - len(hits))])
     return all_idx, count
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Give every parameter and running statistic a value that shows."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.5)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_()
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0)
+    return module

@@ -28,7 +28,8 @@ from ea_pointcloud.training.distributed import (
     processes_of,
 )
 from ea_pointcloud.training.fit import train
-from ea_pointcloud.training.recipe import TrainerRecipe, load_recipe
+from ea_pointcloud.training.recipe import load_recipe
+from ea_pointcloud.training.recipe_keys import TrainerRecipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_training import QUICK
 

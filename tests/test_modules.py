@@ -31,7 +31,7 @@ from ea_pointcloud.nn import (
     SelfAttention,
 )
 from ea_pointcloud.ops import build_pyramid
-from tests.oracles import cloud, seeded
+from tests.oracles import cloud, randomise, seeded
 
 CHANNELS = 8
 XYZ = cloud("surface", 16, batch=2)
@@ -166,16 +166,7 @@ every_masked = pytest.mark.parametrize(
 def made(case: Case, seed: int = 0) -> nn.Module:
     """The module with a value that shows in every parameter and running statistic."""
     torch.manual_seed(seed)
-    module = case.build()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.5)
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_()
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 2.0)
-    return module
+    return randomise(case.build())
 
 
 def drawn(case: Case, dtype: torch.dtype = torch.float32) -> Tensor:

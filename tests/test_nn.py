@@ -24,7 +24,7 @@ from ea_pointcloud.ops import (
     gather_points,
     knn,
 )
-from tests.oracles import cloud, seeded
+from tests.oracles import cloud, randomise, seeded
 
 ATTENTION = ("external", "multihead_external", "self", "offset")
 # Ten real points each, so that both clouds weigh the same in batch statistics.
@@ -40,19 +40,6 @@ def _seed() -> None:
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=seeded(), dtype=dtype)
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Give every parameter and running statistic a value that shows."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.5)
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_()
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 2.0)
-    return module
 
 
 def channels_first_norm(norm: PointBatchNorm) -> nn.BatchNorm1d:

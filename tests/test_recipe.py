@@ -2,12 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ea_pointcloud.training.recipe import (
-    list_recipes,
-    load_recipe,
-    recipe_values,
-    save_recipe,
-)
+from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values, save_recipe
 
 
 @pytest.mark.parametrize("name", list_recipes())

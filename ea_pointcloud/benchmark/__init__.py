@@ -11,7 +11,19 @@ from ea_pointcloud.benchmark.models import benchmark_models
 from ea_pointcloud.benchmark.ops import benchmark_ops
 from ea_pointcloud.benchmark.train import benchmark_train
 
+# What can be measured, under the names of the command line.
+BENCHMARKS = {
+    "ops": benchmark_ops,
+    "models": benchmark_models,
+    "train": benchmark_train,
+    "infer": benchmark_infer,
+    "io": benchmark_io,
+    "data": benchmark_data,
+    "attention": benchmark_attention,
+}
+
 __all__ = [
+    "BENCHMARKS",
     "benchmark_attention",
     "benchmark_data",
     "benchmark_infer",

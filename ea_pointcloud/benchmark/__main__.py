@@ -10,24 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.benchmark import (
-    benchmark_attention,
-    benchmark_data,
-    benchmark_infer,
-    benchmark_io,
-    benchmark_models,
-    benchmark_ops,
-    benchmark_train,
-)
+from ea_pointcloud.benchmark import BENCHMARKS
 from ea_pointcloud.benchmark.report import check_target, failures, tables, write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print tables as plain text; the exit status is 1 where one of ours failed."""
     parser = argparse.ArgumentParser(prog="python -m ea_pointcloud.benchmark", description=__doc__)
-    parser.add_argument(
-        "what", choices=("ops", "models", "train", "infer", "io", "data", "attention")
-    )
+    parser.add_argument("what", choices=tuple(BENCHMARKS))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="repeatable")
     parser.add_argument("--quick", action="store_true", help="small jobs, few rounds")
@@ -35,18 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON to a file")
     parser.add_argument("--force", action="store_true", help="let --out replace a file")
     chosen = parser.parse_args(arguments)
-    run = {
-        "ops": benchmark_ops,
-        "models": benchmark_models,
-        "train": benchmark_train,
-        "infer": benchmark_infer,
-        "io": benchmark_io,
-        "data": benchmark_data,
-        "attention": benchmark_attention,
-    }[chosen.what]
     try:
         check_target(chosen.out, force=chosen.force)
-        report = run(
+        report = BENCHMARKS[chosen.what](
             resolve_device(chosen.device),
             only=chosen.only,
             quick=chosen.quick,

@@ -59,6 +59,17 @@ def milliseconds(value: float) -> str:
     return f"{value:.{max(0, decimals)}f}"
 
 
+def timing(row: dict[str, Any]) -> tuple[str, str]:
+    """Median, and from the least to the most."""
+    span = f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}"
+    return milliseconds(row["median_ms"]), span
+
+
+def verdict(met: bool | None) -> str:
+    """Whether a goal was met; nothing where there was none."""
+    return "" if met is None else "yes" if met else "NO"
+
+
 def number(value: float | None, form: str) -> str:
     """Formatted, or a dash for None."""
     return "-" if value is None else format(value, form)

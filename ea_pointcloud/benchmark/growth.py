@@ -18,7 +18,7 @@ CHANNELS = 64
 CHUNK = 8192  # points; those of 64 channels stay in a processor's cache
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 GOAL = 10.5  # times as much for ten times the points
-_SWEEPS = 3  # through all sizes, so that a noisy minute of the machine does not hit one alone
+_SWEEPS = 7  # through all sizes, so that a noisy minute of the machine does not hit one alone
 _SECONDS = 3.0  # of calls whose mean is taken, alike for all sizes
 
 

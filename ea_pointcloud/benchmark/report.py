@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ea_pointcloud._atomic import write_whole
-from ea_pointcloud.benchmark._table import Table, absent, milliseconds, number, title
+from ea_pointcloud.benchmark._table import (
+    Table,
+    absent,
+    milliseconds,
+    number,
+    timing,
+    title,
+    verdict,
+)
 from ea_pointcloud.benchmark.report_networks import infer_tables, train_tables
 
 
@@ -68,8 +76,7 @@ def _ops_tables(report: dict[str, Any]) -> Iterator[Table]:
             cells = (
                 "" if index else case["name"],
                 row["name"] + variant,
-                milliseconds(row["median_ms"]),
-                f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}",
+                *timing(row),
                 number(row["ratio"], ".2f"),
                 number(row["same"], ".2%"),
             )
@@ -94,7 +101,7 @@ def _ops_tables(report: dict[str, Any]) -> Iterator[Table]:
             [
                 (
                     goal["case"], goal["goal"], number(goal["value"], ".3f"),
-                    number(goal["graph_ms"], ".3f"), "yes" if goal["met"] else "NO",
+                    number(goal["graph_ms"], ".3f"), verdict(goal["met"]),
                 )
                 for goal in report["goals"]
             ],
@@ -112,8 +119,7 @@ def _models_tables(report: dict[str, Any]) -> Iterator[Table]:
             str(row["batch"]),
             row["precision"],
             row["mode"],
-            milliseconds(row["median_ms"]),
-            f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}",
+            *timing(row),
             f"{row['clouds_per_second']:.0f}",
         )
         for row in report["rows"]
@@ -138,7 +144,7 @@ def _io_tables(report: dict[str, Any]) -> Iterator[Table]:
             f"{row['ratio']:.3f}",
             f"{row['min_ratio']:.3f}..{row['max_ratio']:.3f}",
             f">= {report['goal']:.2f}",
-            "yes" if row["met"] else "NO",
+            verdict(row["met"]),
         )
         for row in report["rows"]
     ]
@@ -164,7 +170,7 @@ def _data_tables(report: dict[str, Any]) -> Iterator[Table]:
             f"{row['ratio']:.3f}",
             f"{row['min_ratio']:.3f}..{row['max_ratio']:.3f}",
             f">= {report['goal']:.2f}",
-            "yes" if row["met"] else "NO",
+            verdict(row["met"]),
         )
         for row in report["rows"]
     ]
@@ -177,8 +183,7 @@ def _attention_tables(report: dict[str, Any]) -> Iterator[Table]:
         (
             "" if index else case["name"],
             row["name"],
-            milliseconds(row["median_ms"]),
-            f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}",
+            *timing(row),
             number(row["ratio"], ".2f"),
             number(row["peak_mb"], ".1f"),
             number(row["floor_share"], ".0%"),
@@ -198,7 +203,7 @@ def _attention_tables(report: dict[str, Any]) -> Iterator[Table]:
             number(row["time_ratio"], ".2f"),
             number(row["peak_mb"], ".1f"),
             number(row["memory_ratio"], ".2f"),
-            "yes" if row["met"] else "NO",
+            verdict(row["met"]),
         )
         for row in growth["rows"]
     ]

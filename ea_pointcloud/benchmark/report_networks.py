@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ea_pointcloud.benchmark._table import Table, absent, milliseconds, number, title
+from ea_pointcloud.benchmark._table import (
+    Table,
+    absent,
+    milliseconds,
+    number,
+    timing,
+    title,
+    verdict,
+)
 
 
 def infer_tables(report: dict[str, Any]) -> Iterator[Table]:
@@ -18,10 +26,11 @@ def infer_tables(report: dict[str, Any]) -> Iterator[Table]:
             row["contestant"],
             str(row["batch"]),
             row["precision"],
-            *_timing(row),
+            *timing(row),
+            number(row["ratio"], ".2f"),
             f"{row['clouds_per_second']:.1f}",
             number(row["floor_share"], ".0%"),
-            "" if row["met"] is None else "yes" if row["met"] else "NO",
+            verdict(row["met"]),
         )
         for row in report["rows"]
     ]
@@ -56,7 +65,8 @@ def train_tables(report: dict[str, Any]) -> Iterator[Table]:
             row["model"],
             row["contestant"],
             row["precision"],
-            *_timing(row),
+            *timing(row),
+            number(row["ratio"], ".2f"),
             f"{row['clouds_per_second']:.1f}",
             f"{row['epoch_seconds']:.1f}",
             row["epoch"],
@@ -84,8 +94,3 @@ def train_tables(report: dict[str, Any]) -> Iterator[Table]:
         ]
         yield Table("a training step in its parts, ms", headings, rows)
     yield from absent(report)
-
-
-def _timing(row: dict[str, Any]) -> tuple[str, str, str]:
-    span = f"{milliseconds(row['min_ms'])}..{milliseconds(row['max_ms'])}"
-    return milliseconds(row["median_ms"]), span, number(row["ratio"], ".2f")

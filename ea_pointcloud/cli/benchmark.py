@@ -56,31 +56,14 @@ def run(
     """Time our operators beside what else is installed, networks, files, data, or attention."""
     from ea_pointcloud._checks import check_choice
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.benchmark import (
-        benchmark_attention,
-        benchmark_data,
-        benchmark_infer,
-        benchmark_io,
-        benchmark_models,
-        benchmark_ops,
-        benchmark_train,
-    )
+    from ea_pointcloud.benchmark import BENCHMARKS
     from ea_pointcloud.benchmark.report import check_target, failures, tables, write_report
 
-    check_choice("what", what, ("ops", "models", "train", "infer", "io", "data", "attention"))
+    check_choice("what", what, BENCHMARKS)
     check_target(out, force=force)
-    measure = {
-        "ops": benchmark_ops,
-        "models": benchmark_models,
-        "train": benchmark_train,
-        "infer": benchmark_infer,
-        "io": benchmark_io,
-        "data": benchmark_data,
-        "attention": benchmark_attention,
-    }[what]
     chosen = resolve_device(device)
     typer.echo(f"on {chosen}", err=True)
-    report = measure(
+    report = BENCHMARKS[what](
         chosen, only=only or [], quick=quick, progress=lambda line: typer.echo(line, err=True)
     )
     if out is not None:

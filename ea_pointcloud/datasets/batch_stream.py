@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
 from ea_pointcloud._workers import usable_cores
-from ea_pointcloud.datasets.sharing import ALONE, Share
+from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 
 _CORES_PER_WORKER = 4
@@ -39,7 +39,7 @@ class _Window(NamedTuple):
     index: Tensor
 
 
-class BatchStream:
+class BatchStream(Epochs):
     """Batches ``{"xyz": (B, N, 3), "label": (B,)}`` of a streamed set; an iterator for each epoch.
 
     The order without a seed is the stored one, and a last batch that is not full is kept. With a
@@ -79,6 +79,7 @@ class BatchStream:
         num_workers: int | None = None,
         share: Share = ALONE,
     ) -> None:
+        super().__init__()
         check_count("batch_size", batch_size)
         share.check(dataset.split, len(dataset))
         if num_workers is None:
@@ -90,8 +91,6 @@ class BatchStream:
         self.least = least
         self.num_workers = num_workers
         self.share = share
-        self.epoch = 0
-        self.beginning = (0, 0)
 
     # Lightning looks for these two, and for ``set_epoch`` in the first.
     batch_sampler = None
@@ -101,22 +100,12 @@ class BatchStream:
         """What decides the order."""
         return self
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop before each epoch."""
-        self.epoch = epoch
-
-    def begin_at(self, epoch: int, batch: int) -> None:
-        """Start in this epoch, and that epoch alone at this batch."""
-        self.epoch = epoch
-        self.beginning = (epoch, batch)
-
     def __len__(self) -> int:
         of_a_pass = len(self._sizes())
         return of_a_pass if self.shuffle_seed is None else max(self.least, of_a_pass)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        epoch, batch = self.beginning
-        return self.starting_at(batch if epoch == self.epoch else 0)
+        return self.starting_at(self.first_batch)
 
     def starting_at(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """The epoch's batches from number ``batch`` on, exactly as without a beginning."""

@@ -1,4 +1,4 @@
-"""Which samples of a set each of several processes takes: every sample once, never one twice."""
+"""Which samples each of several processes takes, and where in the epochs a training is."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -52,3 +52,26 @@ class Share(NamedTuple):
 
 
 ALONE = Share()
+
+
+class Epochs:
+    """The epoch that batches are drawn for, and the batch that a resumed one starts at."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._beginning = (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.epoch = epoch
+
+    def begin_at(self, epoch: int, batch: int) -> None:
+        """Start in this epoch, and that epoch alone at this batch."""
+        self.epoch = epoch
+        self._beginning = (epoch, batch)
+
+    @property
+    def first_batch(self) -> int:
+        """Of the epoch that is set."""
+        epoch, batch = self._beginning
+        return batch if epoch == self.epoch else 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ea_pointcloud.metrics import PartIoU
 from ea_pointcloud.models import DataSpec, PretrainedModel
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.tasks import Batch
 
 _CANDIDATES = 3  # classes named beside a mistake

@@ -40,7 +40,7 @@ from ea_pointcloud.training.evaluate import (
     RunReport,
     SegmentationReport,
 )
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import METRICS_FILE, RECIPE_FILE, VERSIONS_FILE
 from ea_pointcloud.training.tasks import task_of
 from ea_pointcloud.viz import part_colors, render

@@ -20,7 +20,7 @@ from ea_pointcloud.models import (
 from ea_pointcloud.robustness.unknown import ask
 from ea_pointcloud.training.data import Shapes, batches, open_split
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.tasks import Batch, part_logits
 
 # Enough for the means and the covariance of the features, and quick beside the training.

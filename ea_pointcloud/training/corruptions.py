@@ -24,7 +24,7 @@ from ea_pointcloud.robustness.evaluation import (
 from ea_pointcloud.robustness.measures import DGCNN, Reference
 from ea_pointcloud.training.data import Shapes, batches, open_split
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 
 CHOICES = (*BENCHMARKS, "all")
 

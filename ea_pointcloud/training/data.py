@@ -15,12 +15,12 @@ from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, Sh
 from ea_pointcloud.datasets.batch_stream import BatchStream
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
 from ea_pointcloud.datasets.selection import only_classes
-from ea_pointcloud.datasets.sharing import ALONE, Share
+from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.datasets.variants import with_variants
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.models.part_labels import least_shares
-from ea_pointcloud.training.recipe import DataRecipe, Recipe
+from ea_pointcloud.training.recipe_keys import DataRecipe, Recipe
 
 Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
 Loader = DataLoader[dict[str, Tensor]] | BatchStream
@@ -234,7 +234,7 @@ def batches(
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
 
-class BatchIndices(Sampler[list[int]]):
+class BatchIndices(Epochs, Sampler[list[int]]):
     """Index lists of whole batches. The order depends on (seed, epoch) only, so resuming is exact.
 
     A last batch that is not full is kept in order, dropped when shuffled (unless it is the only
@@ -259,22 +259,12 @@ class BatchIndices(Sampler[list[int]]):
         least: int = 1,
         share: Share = ALONE,
     ) -> None:
+        super().__init__()
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.least = least
         self.share = share
-        self.epoch = 0
-        self.beginning = (0, 0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop before each epoch."""
-        self.epoch = epoch
-
-    def begin_at(self, epoch: int, batch: int) -> None:
-        """Start in this epoch, and that epoch alone at this batch."""
-        self.epoch = epoch
-        self.beginning = (epoch, batch)
 
     def __len__(self) -> int:
         if self.shuffle_seed is None:
@@ -282,8 +272,7 @@ class BatchIndices(Sampler[list[int]]):
         return max(self.least, self._batches_of_a_pass())
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, batch = self.beginning
-        return islice(self._epoch(), batch if epoch == self.epoch else 0, None)
+        return islice(self._epoch(), self.first_batch, None)
 
     def _epoch(self) -> Iterator[list[int]]:
         if self.shuffle_seed is None:

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch import distributed as dist
 
 from ea_pointcloud.datasets.sharing import Share
-from ea_pointcloud.training.recipe import OptimRecipe, Recipe, TrainerRecipe
+from ea_pointcloud.training.recipe_keys import OptimRecipe, Recipe, TrainerRecipe
 
 
 @dataclass(frozen=True)

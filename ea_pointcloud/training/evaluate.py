@@ -31,7 +31,8 @@ from ea_pointcloud.training.calibrate import calibrate_weights, labelled_points
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import Shapes, batches, open_held_out
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.recipe import Recipe, recipe_values
+from ea_pointcloud.training.recipe import recipe_values
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.refined import NOT_REFINED, RefinedFigures
 from ea_pointcloud.training.run_folder import (
     MAY_CHANGE,

@@ -49,7 +49,7 @@ from ea_pointcloud.training.distributed import (
     processes_of,
 )
 from ea_pointcloud.training.module import RecipeModule
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
     COMPLETE_FILE,
     COUNTS,

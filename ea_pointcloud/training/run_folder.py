@@ -12,13 +12,8 @@ from filelock import FileLock, Timeout
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import FOLDER
-from ea_pointcloud.training.recipe import (
-    Recipe,
-    TrainerRecipe,
-    load_recipe,
-    recipe_values,
-    save_recipe,
-)
+from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
+from ea_pointcloud.training.recipe_keys import Recipe, TrainerRecipe
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.csv"

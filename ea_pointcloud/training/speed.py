@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from ea_pointcloud._device import has_bfloat16
-from ea_pointcloud.training.recipe import OptimRecipe
+from ea_pointcloud.training.recipe_keys import OptimRecipe
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

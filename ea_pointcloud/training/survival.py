@@ -21,7 +21,7 @@ from torch import distributed as dist
 
 from ea_pointcloud.metrics import MeanLoss
 from ea_pointcloud.training.checkpoints import BATCHES_DONE, WITHIN_CHECKPOINT
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 
 # Asking a GPU at every step would make it wait.
 _STEPS_BETWEEN_LOOKS = 20

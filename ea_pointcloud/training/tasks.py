@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
 from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import gather_points, random_point_sample
-from ea_pointcloud.training.recipe import Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 
 Batch = dict[str, Tensor]
 

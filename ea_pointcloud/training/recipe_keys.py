@@ -1,0 +1,227 @@
+"""The keys of a recipe: structured configuration with its defaults and what each means."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from ea_pointcloud.models.config import named_config
+from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
+from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
+from ea_pointcloud.transforms import Augmentation
+
+# Which data sets a task can be trained on.
+TASKS = {
+    "classification": ("modelnet", "procedural", "folder", "pyg"),
+    "segmentation": ("shapenetpart", "procedural", "pyg"),
+}
+OPTIMIZERS = ("adamw", "sgd")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
+COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+STRATEGIES = ("auto", "ddp", "fsdp")
+LR_SCALES = ("none", "linear", "sqrt")
+
+
+@dataclass
+class DataRecipe:
+    """Which clouds.
+
+    With ``train_split="trainval"`` the val part is trained on too, for a last run after everything
+    was chosen: nothing is selected then, the last epoch counts. ``shapes`` belongs to the
+    procedural set (train, val, test).
+
+    ``up``, ``stored_points``, ``skip_bad`` and ``drop_invalid`` belong to a folder of classes, see
+    :class:`~ea_pointcloud.datasets.FolderDataset`; ``root`` is that folder. ``features`` are what
+    points carry beside coordinates when parts are learned: ``"none"``, ``"normals"`` (the text
+    layout has them), ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
+
+    ``pyg`` is what a data set of PyTorch Geometric has stored below ``root``, see
+    :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`; ``up`` and ``stored_points`` count there
+    too.
+
+    ``classes`` are those to take of ``modelnet`` or ``folder``, all of them where it is empty.
+
+    ``resident`` holds the clouds in memory (``true``), streams them from disk (``false``, of
+    ``modelnet`` alone), or decides by the memory there is (``auto``). ``buffer_mb`` and
+    ``workers`` belong to streaming, see
+    :class:`~ea_pointcloud.datasets.batch_stream.BatchStream`.
+    """
+
+    dataset: str = "modelnet"
+    root: str | None = None
+    name: str = "modelnet40"
+    num_points: int = 1024
+    point_choice: str = "first"
+    train_split: str = "train"
+    val_fraction: float = 0.1
+    shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
+    features: str = "none"
+    up: str = "y"
+    stored_points: int = 2048
+    skip_bad: bool = False
+    drop_invalid: bool = False
+    classes: list[str] = field(default_factory=list)
+    resident: bool | str = "auto"
+    buffer_mb: int = 256
+    workers: int | None = None
+
+
+@dataclass
+class ModelRecipe:
+    """Which network: an architecture, a named size of it, and fields of its config to replace.
+
+    ``name`` is ``"ea"``, the point transformer with external attention, or ``"eamlp"``.
+    ``init`` names trained weights to start from; without a ``size`` of one's own the network is
+    theirs, which ``overrides`` then spell out. ``category`` tells a segmenter the category of each
+    shape; without it, it has to do without.
+    """
+
+    name: str = "ea"
+    size: str | None = MISSING
+    init: str | None = None
+    category: bool = True
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AugmentRecipe:
+    """See :class:`~ea_pointcloud.transforms.Augmentation`.
+
+    With ``variants`` so many copies of each shape are bent by ``warp`` and stretched by ``scale``
+    before training, and described anew; batches are then not bent again. See
+    :func:`~ea_pointcloud.datasets.variants.with_variants`. An epoch has all of them.
+    """
+
+    variants: int = 0
+    warp: float = 0.0
+    rotation: str = "none"
+    mirror: bool = False
+    scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
+    shift: float = 0.2
+    jitter: float = 0.0
+    drop: float = 0.0
+
+
+@dataclass
+class OptimRecipe:
+    """``"adamw"`` or ``"sgd"`` (momentum 0.9), linear warm-up, cosine to ``min_lr``.
+
+    The warm-up takes ``warmup_epochs``, but at most half of a short run. ``ema_decay`` 0 keeps no
+    average of the weights. ``iou_weight`` adds so much of the soft IoU to a segmenter's loss.
+
+    ``lr`` and ``min_lr`` are meant for the batch of one process; with n processes ``scale_lr``
+    multiplies both by n (``"linear"``), its square root (``"sqrt"``), or leaves them (``"none"``).
+
+    ``fused`` updates all weights in one kernel: ``true``, ``false``, or ``"auto"``, on a GPU.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    min_lr: float = 1e-5
+    weight_decay: float = 0.05
+    warmup_epochs: float = 5.0
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.2
+    ema_decay: float = 0.0
+    iou_weight: float = 0.0
+    scale_lr: str = "none"
+    fused: bool | str = "auto"
+
+
+@dataclass
+class TrainerRecipe:
+    """How it runs.
+
+    An epoch goes through a small set again until it has ``epoch_batches`` batches.
+
+    ``devices`` processes on each of ``num_nodes`` machines train together, each on ``batch_size``
+    clouds a step: on a GPU each, or on the CPU. ``auto`` is what torchrun or srun started, else
+    one. ``strategy`` is ``"ddp"``, ``"fsdp"`` (weights and optimiser in parts on the GPUs), or
+    ``"auto"``, which is ddp for several. ``sync_batchnorm`` takes batch statistics over all.
+
+    A checkpoint within an epoch is written every ``checkpoint_minutes``, and at SIGTERM; 0 is at
+    SIGTERM alone. Those after an epoch are always written.
+
+    ``precision`` is ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (a GPU), or ``"auto"``:
+    bf16-mixed where the processor has instructions for it. ``compile`` compiles the network with
+    :func:`torch.compile` in ``"default"``, ``"reduce-overhead"`` (with CUDA graphs) or
+    ``"max-autotune"`` mode; ``"none"`` does not.
+    """
+
+    epochs: int = MISSING
+    batch_size: int = 32
+    epoch_batches: int = 1
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "32-true"
+    tensorboard: bool = False
+    devices: int | str = "auto"
+    num_nodes: int | str = "auto"
+    strategy: str = "auto"
+    sync_batchnorm: bool = False
+    checkpoint_minutes: float = 10.0
+    compile: str = "none"
+
+
+@dataclass
+class EvalRecipe:
+    """``votes`` are passes over randomly scaled clouds; a segmenter has fixed scales for them.
+
+    ``copies`` averages a segmenter's refined parts over so many tilted and mirrored copies.
+    ``legacy`` also logs the test split every epoch; nothing is ever selected on it.
+    """
+
+    batch_size: int = 64
+    votes: int = 10
+    copies: int = 0
+    legacy: bool = False
+
+
+@dataclass
+class Recipe:
+    """A whole recipe; ``name`` is that of the packaged recipe or file it started from."""
+
+    name: str = ""
+    task: str = "classification"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    eval: EvalRecipe = field(default_factory=EvalRecipe)
+
+    def augmentation(self) -> Augmentation:
+        """The training augmentation; a random point choice is drawn anew for every batch."""
+        low, high = self.augment.scale
+        return Augmentation(
+            num_points=self.data.num_points if self.data.point_choice == "random" else 0,
+            warp=0.0 if self.augment.variants else self.augment.warp,
+            rotation=self.augment.rotation,
+            mirror=self.augment.mirror,
+            scale=(low, high),
+            shift=self.augment.shift,
+            jitter=self.augment.jitter,
+            drop=self.augment.drop,
+        )
+
+    def architecture(self) -> Architecture:
+        """The network of this task and name."""
+        return ARCHITECTURES[self.task][self.model.name]
+
+    def model_config(self, num_classes: int) -> Any:
+        """The configuration of a classifier."""
+        return self._config({"num_classes": num_classes}, self.model.overrides)
+
+    def segmenter_config(self, num_parts: int, num_categories: int) -> Any:
+        """The configuration of a segmenter."""
+        overrides = {**self.model.overrides, "feature_channels": FEATURES[self.data.features]}
+        return self._config({"num_parts": num_parts, "num_categories": num_categories}, overrides)
+
+    def network(self, config: Any, spec: DataSpec | None = None) -> PretrainedModel:
+        """The untrained network of a configuration."""
+        return self.architecture().network(config, spec)  # pyright: ignore[reportCallIssue]
+
+    def _config(self, fixed: dict[str, int], overrides: dict[str, Any]) -> Any:
+        network, sizes = self.architecture()
+        size = self.model.size or "base"
+        return named_config(network.config_class, sizes, size, fixed, overrides)
