@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_count, check_fraction
 from ea_pointcloud.nn.attention import MultiHeadExternalAttention
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
-from ea_pointcloud.ops import PyramidLevel, gather_points
+from ea_pointcloud.ops import PyramidLevel, gather_points, max_over_neighbors
 
 
 class DropPath(nn.Module):
@@ -80,7 +80,7 @@ class PatchEmbedding(nn.Module):
         patches = gather_points(points, level.neighbor, offset=-center)  # (B, S, K, 3 + F)
         hidden = self.last_norm(self.last(self.shared(patches)))
         # ReLU commutes with the maximum, and after it touches K times fewer values.
-        return self.out(F.relu(hidden.max(2).values))
+        return self.out(F.relu(max_over_neighbors(hidden)))
 
 
 class EAMLPBlock(nn.Module):

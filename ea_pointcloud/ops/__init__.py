@@ -4,7 +4,8 @@ from ea_pointcloud.ops import _library as _library  # registers the operators
 from ea_pointcloud.ops.attention import attention_map, external_attention, slot_logsumexp
 from ea_pointcloud.ops.descriptors import local_shape, surface_shape, whole_shape
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
-from ea_pointcloud.ops.neighbors import ball_query, knn
+from ea_pointcloud.ops.neighbors import ball_query, feature_neighbors, knn
+from ea_pointcloud.ops.pooling import max_over_neighbors
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
 from ea_pointcloud.ops.sampling import (
     farthest_point_sample,
@@ -21,10 +22,12 @@ __all__ = [
     "build_pyramid",
     "external_attention",
     "farthest_point_sample",
+    "feature_neighbors",
     "gather_points",
     "interpolate_features",
     "knn",
     "local_shape",
+    "max_over_neighbors",
     "outermost_point",
     "random_point_sample",
     "sample_surface",

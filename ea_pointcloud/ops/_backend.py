@@ -65,6 +65,17 @@ class Implementation(Protocol):
         """
         ...
 
+    def max_pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, K, C) -> greatest values (B, S, C), and which neighbour has them, int32.
+
+        The first one of equal values, the last NaN or the first: the value is then NaN.
+        """
+        ...
+
+    def max_unpool(self, values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
+        """(B, S, C) -> (B, S, K, C), each value at the neighbour ``winner`` says, 0 elsewhere."""
+        ...
+
 
 class _Fast(NamedTuple):
     module: str

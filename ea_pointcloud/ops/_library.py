@@ -23,6 +23,8 @@ _SCHEMAS = (
     "gather(Tensor features, Tensor idx, Tensor? offset) -> Tensor",
     "interpolate(Tensor features, Tensor idx, Tensor weight) -> Tensor",
     "scatter(Tensor values, Tensor idx, SymInt num_points, Tensor? weight) -> Tensor",
+    "max_pool(Tensor features) -> (Tensor, Tensor)",
+    "max_unpool(Tensor values, Tensor winner, SymInt num_neighbors) -> Tensor",
     "attend(Tensor features, Tensor key_memory, Tensor value_memory, Tensor? key_bias,"
     " Tensor? mask, Tensor? over_points) -> (Tensor, Tensor)",
     "attend_backward(Tensor grad, Tensor features, Tensor key_memory, Tensor value_memory,"
@@ -84,6 +86,17 @@ def _(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 @torch.library.register_fake("ea_pointcloud::scatter", lib=_LIBRARY)
 def _(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None) -> Tensor:
     return values.new_empty(values.shape[0], num_points, values.shape[-1])
+
+
+@torch.library.register_fake("ea_pointcloud::max_pool", lib=_LIBRARY)
+def _(features: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (*features.shape[:2], features.shape[-1])
+    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
+
+
+@torch.library.register_fake("ea_pointcloud::max_unpool", lib=_LIBRARY)
+def _(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
+    return values.new_empty(*values.shape[:2], num_neighbors, values.shape[-1])
 
 
 @torch.library.register_fake("ea_pointcloud::attend", lib=_LIBRARY)
@@ -166,6 +179,26 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return torch.ops.ea_pointcloud.interpolate(grad, idx, weight), None, None, None
 
 
+def _max_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.num_neighbors = inputs[0].shape[2]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _max_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+    (winner,) = ctx.saved_tensors
+    return torch.ops.ea_pointcloud.max_unpool(grad, winner, ctx.num_neighbors)
+
+
+def _max_unpool_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _max_unpool_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (winner,) = ctx.saved_tensors
+    return grad.gather(2, winner.long()[:, :, None])[:, :, 0], None, None
+
+
 def _attend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *saved, over_points = inputs
     ctx.save_for_backward(*saved, output[1])
@@ -204,6 +237,8 @@ for _name, _backward, _setup in (
     ("gather", _gather_backward, _gather_setup),
     ("interpolate", _interpolate_backward, _interpolate_setup),
     ("scatter", _scatter_backward, _scatter_setup),
+    ("max_pool", _max_pool_backward, _max_pool_setup),
+    ("max_unpool", _max_unpool_backward, _max_unpool_setup),
     ("attend", _attend_backward, _attend_setup),
     ("attend_backward", _no_second_derivative, _no_setup),
 ):

@@ -126,6 +126,11 @@ def interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 
 def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None) -> Tensor:
     """(B, S, C), (B, S, K) -> (B, N, C), the transpose of :func:`interpolate`."""
+    if values.element_size() < 4 and len(values) > 1:
+        # Widened cloud by cloud, the values stay in a processor's cache: five times as fast.
+        weights = [None] * len(values) if weight is None else weight.split(1)
+        clouds = zip(values.split(1), idx.split(1), weights, strict=True)
+        return torch.cat([scatter(one, at, num_points, by) for one, at, by in clouds])
     batch, _, channels = values.shape
     wide = torch.promote_types(values.dtype, torch.float32)
     rows = values.to(wide)[:, :, None]
@@ -135,6 +140,19 @@ def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None)
     total = rows.new_zeros(batch * num_points, channels)
     total.index_add_(0, _flat(idx, num_points), rows.reshape(-1, channels))
     return total.view(batch, num_points, channels).to(values.dtype)
+
+
+def max_pool(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S, K, C) -> greatest values (B, S, C), and which neighbour has them, int32."""
+    values, winner = features.max(2)
+    return values, winner.to(torch.int32)
+
+
+def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
+    """(B, S, C) -> (B, S, K, C), each value at the neighbour ``winner`` says and 0 elsewhere."""
+    batch, centers, channels = values.shape
+    placed = values.new_zeros(batch, centers, num_neighbors, channels)
+    return placed.scatter_(2, winner.long()[:, :, None], values[:, :, None])
 
 
 def _flat(idx: Tensor, num_points: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from ea_pointcloud.ops._cpu import _ball, _neighbors, _sampling
 from ea_pointcloud.ops._cpu._ball import ball_query
 from ea_pointcloud.ops._cpu._neighbors import knn
+from ea_pointcloud.ops._cpu._pooling import max_pool, max_unpool
 from ea_pointcloud.ops._cpu._sampling import farthest_point_sample
 from ea_pointcloud.ops._reference import gather, interpolate, scatter
 
@@ -18,6 +19,8 @@ __all__ = [
     "gather",
     "interpolate",
     "knn",
+    "max_pool",
+    "max_unpool",
     "scatter",
     "warm_up",
 ]
@@ -34,3 +37,6 @@ def warm_up() -> None:
         farthest_point_sample(xyz, 2, None, start)
         knn(query, xyz, 1, None)
         ball_query(query, xyz, 1e-6, 1, None)
+    for dtype in (torch.float32, torch.bfloat16):
+        values, winner = max_pool(torch.zeros(1, 1, 2, 1, dtype=dtype))
+        max_unpool(values, winner, 2)

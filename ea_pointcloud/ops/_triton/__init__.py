@@ -1,5 +1,6 @@
 """The operators as Triton kernels for NVIDIA GPUs; in Triton's interpreter they run on the CPU."""
 
+from ea_pointcloud.ops._reference import max_pool, max_unpool
 from ea_pointcloud.ops._triton.attention import attend
 from ea_pointcloud.ops._triton.attention_backward import attend_backward
 from ea_pointcloud.ops._triton.gather import gather, interpolate, scatter
@@ -14,5 +15,7 @@ __all__ = [
     "gather",
     "interpolate",
     "knn",
+    "max_pool",
+    "max_unpool",
     "scatter",
 ]

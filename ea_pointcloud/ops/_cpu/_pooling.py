@@ -1,0 +1,89 @@
+"""The maximum over neighbours and the way back, each in one pass over the features."""
+
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+from ea_pointcloud.ops import _reference
+from ea_pointcloud.ops._cpu import _pool
+from ea_pointcloud.ops._cpu._kernel import kernel, unbits
+
+# bfloat16 is unknown to numba: its bit pattern is the upper half of that of the float32.
+_STORED = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+
+
+def max_pool(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S, K, C) -> greatest values (B, S, C), and which neighbour has them, int32."""
+    if features.dtype not in _STORED:
+        return _reference.max_pool(features)
+    batch, centers, neighbors, channels = features.shape
+    stored = features.contiguous().view(_STORED[features.dtype])
+    rows = stored.view(batch * centers, neighbors, channels)
+    values = rows.new_empty(batch * centers, channels)
+    winner = rows.new_empty(batch * centers, channels, dtype=torch.int32)
+    find = _find_whole if features.dtype == torch.float32 else _find_half
+    _over_rows(find, neighbors * channels, rows, values, winner)
+    shape = (batch, centers, channels)
+    return values.view(features.dtype).view(shape), winner.view(shape)
+
+
+def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
+    """(B, S, C) -> (B, S, K, C), each value at the neighbour ``winner`` says and 0 elsewhere."""
+    if values.dtype not in _STORED:
+        return _reference.max_unpool(values, winner, num_neighbors)
+    batch, centers, channels = values.shape
+    rows = values.contiguous().view(_STORED[values.dtype]).view(batch * centers, channels)
+    placed = rows.new_empty(batch * centers, num_neighbors, channels)
+    chosen = winner.contiguous().view(batch * centers, channels)
+    _over_rows(_place, num_neighbors * channels, rows, chosen, placed)
+    return placed.view(values.dtype).view(batch, centers, num_neighbors, channels)
+
+
+def _over_rows(function: Any, steps: int, *tensors: Tensor) -> None:
+    arrays = [tensor.numpy() for tensor in tensors]
+    jobs = [(first, last, *arrays) for first, last in _pool.parts(len(arrays[0]), steps)]
+    _pool.run(function, jobs)
+
+
+@kernel
+def _find_whole(first, last, rows, values, winner):
+    _, neighbors, channels = rows.shape
+    for row in range(first, last):
+        for channel in range(channels):
+            values[row, channel] = rows[row, 0, channel]
+            winner[row, channel] = 0
+        for neighbor in range(1, neighbors):
+            for channel in range(channels):
+                pattern, best = rows[row, neighbor, channel], values[row, channel]
+                value = unbits(pattern)
+                wins = (value > unbits(best)) | (value != value)  # NaN is passed on
+                values[row, channel] = pattern if wins else best
+                winner[row, channel] = numba.int32(neighbor) if wins else winner[row, channel]
+
+
+@kernel
+def _find_half(first, last, rows, values, winner):
+    _, neighbors, channels = rows.shape
+    for row in range(first, last):
+        for channel in range(channels):
+            values[row, channel] = rows[row, 0, channel]
+            winner[row, channel] = 0
+        for neighbor in range(1, neighbors):
+            for channel in range(channels):
+                pattern, best = rows[row, neighbor, channel], values[row, channel]
+                value = unbits(numba.int32(pattern) << numba.int32(16))
+                wins = (value > unbits(numba.int32(best) << numba.int32(16))) | (value != value)
+                values[row, channel] = pattern if wins else best
+                winner[row, channel] = numba.int32(neighbor) if wins else winner[row, channel]
+
+
+@kernel
+def _place(first, last, rows, winner, placed):
+    _, neighbors, channels = placed.shape
+    for row in range(first, last):
+        for neighbor in range(neighbors):
+            for channel in range(channels):
+                here = winner[row, channel] == neighbor
+                placed[row, neighbor, channel] = rows[row, channel] if here else 0
