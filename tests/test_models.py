@@ -24,9 +24,9 @@ from ea_pointcloud.models import (
     list_models,
     load_model,
 )
+from ea_pointcloud.nn.blocks import ATTENTION
 from tests.oracles import cloud, seeded
 
-ATTENTION = ("external", "multihead_external", "self", "offset")
 SMALL: dict[str, Any] = {
     "stem_channels": 16,
     "num_centers": (32, 16),
@@ -96,7 +96,7 @@ def test_sizes_are_ordered() -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("pooling", ["max", "max_mean"])
+@pytest.mark.parametrize("pooling", ["max", "max_mean", "top"])
 def test_every_attention_runs_and_learns(attention: str, pooling: str) -> None:
     model = small(attention=attention, pooling=pooling)
     logits = model(cloud("surface", 64, batch=4))
@@ -210,6 +210,13 @@ def test_features_count() -> None:
     assert not torch.allclose(model(xyz, features), model(xyz, -features))
 
 
+@pytest.mark.parametrize(("centers", "kept"), [(8, 2), (5, 2), (4, 1), (1, 1)])
+def test_top_pooling_is_the_mean_of_the_largest_quarter(centers: int, kept: int) -> None:
+    token = torch.randn(2, centers, 6, generator=seeded())
+    expected = token.sort(1, descending=True).values[:, :kept].mean(1)
+    assert torch.equal(small(pooling="top").pool(token, None), expected)
+
+
 def test_encoder_returns_tokens() -> None:
     tokens = PointEncoder(ClassifierConfig(3, **SMALL))(cloud("surface", 64, batch=2))
     assert tokens.shape == (2, 16, 48)
@@ -303,9 +310,9 @@ def test_a_mask_without_real_points_is_named() -> None:
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"feature_channels": -1}, "feature_channels must be at least 0, got -1"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
-        ({"attention": "ea"}, "attention must be one of 'external', .*'offset', got 'ea'"),
+        ({"attention": "ea"}, "attention must be one of 'external', .*'none', got 'ea'"),
         ({"norm": "l1"}, "norm must be one of 'double', 'softmax', got 'l1'"),
-        ({"pooling": "mean"}, "pooling must be one of 'max', 'max_mean', got 'mean'"),
+        ({"pooling": "mean"}, "pooling must be one of 'max', 'max_mean', 'top', got 'mean'"),
         ({"num_centers": (64,)}, r"one entry per neighbour embedding, got \(64,\), \(32, 32\)"),
         (
             {"num_centers": (), "num_neighbors": (), "embed_channels": ()},

@@ -20,6 +20,7 @@ from ea_pointcloud.nn import (
     AttentionBlock,
     DropPath,
     EAMLPBlock,
+    EdgeConv,
     ExternalAttention,
     ExternalMultiheadAttention,
     ExternalTokenAttention,
@@ -28,8 +29,11 @@ from ea_pointcloud.nn import (
     NeighborEmbedding,
     PatchEmbedding,
     PointBatchNorm,
+    PointwiseResidual,
     SelfAttention,
+    TransformNet,
 )
+from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops import build_pyramid
 from tests.oracles import cloud, randomise, seeded
 
@@ -78,6 +82,10 @@ def at_level(module: nn.Module, features: Tensor, _: Tensor | None) -> Tensor:
     return module(features, LEVEL)
 
 
+def transformed(module: nn.Module, features: Tensor, mask: Tensor | None) -> Tensor:
+    return features @ module(features, mask).to(features.dtype)
+
+
 def as_torch(module: nn.Module, features: Tensor, mask: Tensor | None) -> Tensor:
     return module(features, features, features, None if mask is None else ~mask)[0]
 
@@ -89,10 +97,17 @@ CASES = [
             lambda kind=kind: AttentionBlock(CHANNELS, attention=kind, memory_size=5, heads=2),
             at_position,
         )
-        for kind in ("external", "multihead_external", "self", "offset")
+        for kind in ATTENTION
     ),
     Case("DropPath", lambda: DropPath(0.3).eval(), plain, masked=False),
     Case("EAMLPBlock", lambda: EAMLPBlock(CHANNELS, heads=2, memory_size=5, expansion=2), plain),
+    Case(
+        "EdgeConv",
+        lambda: EdgeConv(CHANNELS, 10, num_neighbors=4),
+        plain,
+        shape=(2, 16, 10),
+        half=True,
+    ),
     *(
         case
         for norm in ("double", "softmax")
@@ -148,6 +163,7 @@ CASES = [
         half=True,
     ),
     Case("PointBatchNorm", lambda: PointBatchNorm(CHANNELS), plain),
+    Case("PointwiseResidual", lambda: PointwiseResidual(CHANNELS), plain),
     *(
         Case(
             f"SelfAttention-{'offset' if offset else 'plain'}",
@@ -155,6 +171,12 @@ CASES = [
             plain,
         )
         for offset in (False, True)
+    ),
+    Case(
+        "TransformNet",
+        lambda: TransformNet(CHANNELS, point_channels=(8, 8), head_channels=(8,)),
+        transformed,
+        half=True,
     ),
 ]
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

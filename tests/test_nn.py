@@ -15,8 +15,10 @@ from ea_pointcloud.nn import (
     MultiHeadExternalAttention,
     NeighborEmbedding,
     PointBatchNorm,
+    PointwiseResidual,
     SelfAttention,
 )
+from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops import (
     PyramidLevel,
     build_pyramid,
@@ -26,7 +28,6 @@ from ea_pointcloud.ops import (
 )
 from tests.oracles import cloud, randomise, seeded
 
-ATTENTION = ("external", "multihead_external", "self", "offset")
 # Ten real points each, so that both clouds weigh the same in batch statistics.
 MASK = torch.zeros(2, 16, dtype=torch.bool)
 MASK[0, :10] = True
@@ -247,6 +248,26 @@ def test_the_position_embedding_is_added_to_the_input(attention: str) -> None:
     torch.testing.assert_close(block(features, position), expected)
 
 
+def test_without_attention_no_point_learns_of_another() -> None:
+    block = randomise(block_of("none")).eval()
+    features, position = draw(2, 16, 16).float(), draw(2, 16, 16).float() * 0.3
+    alone = [block(features[:, [i]], position[:, [i]]) for i in range(16)]
+    torch.testing.assert_close(block(features, position), torch.cat(alone, dim=1))
+    assert block.over_points(features, position) is None
+
+
+def test_the_control_is_external_attention_with_a_relu_for_memories() -> None:
+    control, external = PointwiseResidual(16), ExternalAttention(16)
+    external.load_state_dict(control.state_dict(), strict=False)
+    features = draw(2, 16, 16).float()
+    hidden = external.queries(features).relu()
+    expected = F.relu(features + external.norm(external.output(hidden)))
+    torch.testing.assert_close(control(features), expected)
+    wide = PointwiseResidual(512)
+    for layer in (wide.input, wide.output):
+        assert abs(float(layer.weight.detach().std()) - (2 / 512) ** 0.5) < 1e-3
+
+
 def test_the_multihead_block_closes_its_residual() -> None:
     block = randomise(block_of("multihead_external")).eval()
     features, position = draw(2, 16, 16).float(), draw(2, 16, 16).float() * 0.3
@@ -420,7 +441,7 @@ def test_wrong_channels_of_self_attention() -> None:
 
 
 def test_wrong_attention() -> None:
-    words = "attention must be one of 'external', 'multihead_external', 'self', 'offset', got 'ea'"
+    words = r"attention must be one of 'external', .*'self', 'offset', 'none', got 'ea'"
     with pytest.raises(ValueError, match=words):
         AttentionBlock(16, attention="ea")
 

@@ -1,6 +1,8 @@
 """Whole networks, their configurations, and their weights."""
 
 from ea_pointcloud.models.base_segmenter import Segmenter
+from ea_pointcloud.models.baselines import DGCNNClassifier, PointNetClassifier
+from ea_pointcloud.models.baselines_config import DGCNNConfig, PointNetConfig
 from ea_pointcloud.models.calibration import (
     Calibration,
     Familiarity,
@@ -26,11 +28,14 @@ from ea_pointcloud.models.factory import create_model, list_models, load_model
 from ea_pointcloud.models.finetune import start_from
 from ea_pointcloud.models.hub import DataSpec, PretrainedModel
 from ea_pointcloud.models.segmenter import EASegmenter
+from ea_pointcloud.models.shipped import list_pretrained
 
 __all__ = [
     "Calibration",
     "Classifier",
     "ClassifierConfig",
+    "DGCNNClassifier",
+    "DGCNNConfig",
     "DataSpec",
     "EAClassifier",
     "EAMLPClassifier",
@@ -41,6 +46,8 @@ __all__ = [
     "EASegmenter",
     "Familiarity",
     "PointEncoder",
+    "PointNetClassifier",
+    "PointNetConfig",
     "PretrainedModel",
     "Segmenter",
     "SegmenterConfig",
@@ -50,6 +57,7 @@ __all__ = [
     "fit_familiarity",
     "fit_temperature",
     "list_models",
+    "list_pretrained",
     "load_model",
     "segmenter_config",
     "start_from",

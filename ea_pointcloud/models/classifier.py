@@ -11,6 +11,8 @@ from ea_pointcloud.models.hub import DataSpec, PretrainedModel
 from ea_pointcloud.nn import LinearNorm
 from ea_pointcloud.ops import PyramidLevel
 
+_TOP = 4  # "top" pooling takes one in so many
+
 
 class Encoder(Protocol):
     """What a classifier asks of the network below its pooling."""
@@ -95,9 +97,46 @@ class Classifier(PretrainedModel):
     ) -> Tensor:
         """What the last layer is given of each cloud, (B, C)."""
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
-        kinds = self.config.pooling.split("_")
-        pooled = [token.amax(1) if kind == "max" else token.mean(1) for kind in kinds]
-        return self.head[:-1](torch.cat(pooled, dim=-1))
+        return self.head[:-1](self.pool(token, mask))
+
+    def pool(self, token: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, C) of tokens (B, S, C), centres that are always real points; ``mask`` is of points.
+
+        Another kind of token needs another rule.
+        """
+        del mask
+        return torch.cat([_pooled(token, kind) for kind in self.config.pooling.split("_")], dim=-1)
+
+
+def _pooled(token: Tensor, kind: str) -> Tensor:
+    """(B, C) of tokens (B, S, C)."""
+    if kind == "max":
+        return token.amax(1)
+    if kind == "top":
+        return token.topk(-(-token.shape[1] // _TOP), dim=1).values.mean(1)
+    return token.mean(1)
+
+
+def classification_head(
+    config: Any, token_channels: int, activation: nn.Module | None = None
+) -> nn.Sequential:
+    """Linear layers with dropout after each of ``config.head_channels``, and one for the logits.
+
+    Args:
+        config: with ``pooling``, ``head_channels``, ``dropout`` and ``num_classes``.
+        token_channels: C of the tokens that are pooled.
+        activation: of the layers; LeakyReLU without it.
+    """
+    layers: list[nn.Module] = []
+    width = token_channels * len(config.pooling.split("_"))
+    # As published: only the first layer of the head goes without a bias.
+    for index, channels in enumerate(config.head_channels):
+        layers += [
+            LinearNorm(width, channels, activation=activation or nn.LeakyReLU(0.2), bias=index > 0),
+            nn.Dropout(config.dropout),
+        ]
+        width = channels
+    return nn.Sequential(*layers, nn.Linear(width, config.num_classes))
 
 
 class EAClassifier(Classifier):
@@ -117,15 +156,5 @@ class EAClassifier(Classifier):
     config_class = ClassifierConfig
 
     def __init__(self, config: ClassifierConfig, data_spec: DataSpec | None = None) -> None:
-        encoder = PointEncoder(config)
-        layers: list[nn.Module] = []
-        width = config.fuse_channels * (2 if config.pooling == "max_mean" else 1)
-        # As published: only the first layer of the head goes without a bias.
-        for index, channels in enumerate(config.head_channels):
-            layers += [
-                LinearNorm(width, channels, activation=nn.LeakyReLU(0.2), bias=index > 0),
-                nn.Dropout(config.dropout),
-            ]
-            width = channels
-        head = nn.Sequential(*layers, nn.Linear(width, config.num_classes))
-        super().__init__(config, data_spec, encoder, head)
+        head = classification_head(config, config.fuse_channels)
+        super().__init__(config, data_spec, PointEncoder(config), head)

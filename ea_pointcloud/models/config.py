@@ -8,6 +8,7 @@ from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops.attention import NORMS
 
 POOLING = ("max", "max_mean")
+CENTER_POOLING = (*POOLING, "top")  # of networks whose centres are all real points
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class ClassifierConfig:
     Args:
         num_classes: classes told apart, >= 2.
         feature_channels: per-point features beside xyz (normals = 3), 0 without.
-        attention: ``"external"``, ``"multihead_external"``, ``"self"`` or ``"offset"``.
+        attention: ``"external"``, ``"multihead_external"``, ``"self"``, ``"offset"`` or ``"none"``.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
         stem_channels: width of the two per-point layers.
         num_centers: points kept by each neighbour embedding.
@@ -31,7 +32,8 @@ class ClassifierConfig:
         heads: heads of ``"multihead_external"``.
         memory_size: slots M of the external memories.
         fuse_channels: width after the concatenation of all blocks.
-        pooling: ``"max"`` or ``"max_mean"`` over the points.
+        pooling: ``"max"`` or ``"max_mean"`` over the points, or ``"top"``, the mean of the largest
+            quarter of each channel, where no single point decides.
         head_channels: widths of the layers before the logits.
         dropout: dropout after each of them.
     """
@@ -75,7 +77,7 @@ class SegmenterConfig:
         num_parts: part labels told apart, over all categories, >= 2.
         num_categories: shape categories; 0 for a network that is not told the category.
         feature_channels: per-point features beside xyz (normals = 3), 0 without.
-        attention: ``"external"``, ``"multihead_external"``, ``"self"`` or ``"offset"``.
+        attention: ``"external"``, ``"multihead_external"``, ``"self"``, ``"offset"`` or ``"none"``.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
         stem_channels: width of the two per-point layers; on all points also of the attention.
         num_centers: points kept by each neighbour embedding; none of them on all points.
@@ -143,7 +145,7 @@ def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) ->
     check_choice("attention", config.attention, ATTENTION)
     check_choice("norm", config.norm, NORMS)
     if isinstance(config, ClassifierConfig):
-        check_choice("pooling", config.pooling, POOLING)
+        check_choice("pooling", config.pooling, CENTER_POOLING)
     stages = {len(config.num_centers), len(config.num_neighbors), len(config.embed_channels)}
     if len(stages) != 1:
         raise ValueError(

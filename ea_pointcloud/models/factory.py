@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud.models.baselines import DGCNNClassifier, PointNetClassifier
+from ea_pointcloud.models.baselines_config import DGCNN_SIZES, POINTNET_SIZES
 from ea_pointcloud.models.classifier import EAClassifier
 from ea_pointcloud.models.config import CLASSIFIER_SIZES, SEGMENTER_SIZES, named_config
 from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
@@ -29,6 +31,8 @@ ARCHITECTURES: dict[str, dict[str, Architecture]] = {
     "classification": {
         "ea": Architecture(EAClassifier, CLASSIFIER_SIZES),
         "eamlp": Architecture(EAMLPClassifier, EAMLP_CLASSIFIER_SIZES),
+        "pointnet": Architecture(PointNetClassifier, POINTNET_SIZES),
+        "dgcnn": Architecture(DGCNNClassifier, DGCNN_SIZES),
     },
     "segmentation": {
         "ea": Architecture(EASegmenter, SEGMENTER_SIZES),

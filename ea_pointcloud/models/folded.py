@@ -10,10 +10,12 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from ea_pointcloud.nn import (
     AttentionBlock,
+    EdgeConv,
     ExternalAttention,
     LinearNorm,
     NeighborEmbedding,
     PatchEmbedding,
+    PointwiseResidual,
     SelfAttention,
 )
 from ea_pointcloud.ops import PyramidLevel, gather_points
@@ -104,12 +106,14 @@ def _fold(module: nn.Module) -> nn.Module:
         return FoldedNeighborEmbedding(module)
     if isinstance(module, LinearNorm):
         _fold_pair(module, "linear", module, "norm")
-    elif isinstance(module, (ExternalAttention, SelfAttention)):
+    elif isinstance(module, (ExternalAttention, PointwiseResidual, SelfAttention)):
         _fold_pair(module, "output", module, "norm")
     elif isinstance(module, AttentionBlock) and module.outer_norm is not None:
         _fold_pair(module.attention, "output", module, "outer_norm")
     elif isinstance(module, PatchEmbedding):
         _fold_pair(module, "last", module, "last_norm")
+    elif isinstance(module, EdgeConv):
+        _fold_pair(module, "pair", module, "norm")
     for name, child in list(module.named_children()):
         setattr(module, name, _fold(child))
     return module

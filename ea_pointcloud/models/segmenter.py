@@ -39,7 +39,7 @@ class EASegmenter(Segmenter):
     @property
     def streams(self) -> bool:
         """Self- and offset-attention compare all points with each other."""
-        return self.config.attention in ("external", "multihead_external")
+        return self.config.attention not in ("self", "offset")
 
 
 class PointwiseTrunk(nn.Module):

@@ -5,17 +5,20 @@ from ea_pointcloud.nn.attention import (
     MultiHeadExternalAttention,
     SelfAttention,
 )
-from ea_pointcloud.nn.blocks import AttentionBlock, NeighborEmbedding
+from ea_pointcloud.nn.blocks import AttentionBlock, NeighborEmbedding, PointwiseResidual
 from ea_pointcloud.nn.calibration import calibrate
 from ea_pointcloud.nn.drop_in import ExternalMultiheadAttention, ExternalTokenAttention
+from ea_pointcloud.nn.edge_conv import EdgeConv
 from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
 from ea_pointcloud.nn.replace import Replacement, Swap, replace_attention
+from ea_pointcloud.nn.transform_net import TransformNet
 
 __all__ = [
     "AttentionBlock",
     "DropPath",
     "EAMLPBlock",
+    "EdgeConv",
     "ExternalAttention",
     "ExternalMultiheadAttention",
     "ExternalTokenAttention",
@@ -24,9 +27,11 @@ __all__ = [
     "NeighborEmbedding",
     "PatchEmbedding",
     "PointBatchNorm",
+    "PointwiseResidual",
     "Replacement",
     "SelfAttention",
     "Swap",
+    "TransformNet",
     "calibrate",
     "replace_attention",
 ]

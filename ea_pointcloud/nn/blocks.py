@@ -1,25 +1,26 @@
-"""Blocks of the point transformer: attention with a position embedding, neighbour embedding."""
+"""Blocks of the point transformer: attention with a position embedding, or none; neighbours."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_choice
+from ea_pointcloud._checks import check_choice, check_features
 from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention, SelfAttention
-from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import PyramidLevel, gather_points
+from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
+from ea_pointcloud.ops import PyramidLevel, gather_points, max_over_neighbors
 
-ATTENTION = ("external", "multihead_external", "self", "offset")
+ATTENTION = ("external", "multihead_external", "self", "offset", "none")
 
 
 class AttentionBlock(nn.Module):
     """One attention layer of the backbone, whichever attention it uses.
 
-    The position embedding is added to the input first, as in the published update of PCT. The four
-    kinds share this interface, so the paper's comparison runs in one backbone.
+    The position embedding is added to the input first, as in the published update of PCT. All
+    kinds share this interface, so the paper's comparison runs in one backbone. ``"none"`` is its
+    control, :class:`PointwiseResidual`.
 
     Args:
         channels: C.
-        attention: ``"external"``, ``"multihead_external"``, ``"self"`` or ``"offset"``.
+        attention: ``"external"``, ``"multihead_external"``, ``"self"``, ``"offset"`` or ``"none"``.
         memory_size: M of the external kinds.
         heads: H of ``"multihead_external"``.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
@@ -47,6 +48,8 @@ class AttentionBlock(nn.Module):
                 channels, heads=heads, memory_size=memory_size, norm=norm
             )
             self.outer_norm = PointBatchNorm(channels)  # this kind brings no residual of its own
+        elif attention == "none":
+            self.attention = PointwiseResidual(channels)
         else:
             self.attention = SelfAttention(channels, offset=attention == "offset")
 
@@ -67,6 +70,8 @@ class AttentionBlock(nn.Module):
                 "self- and offset-attention compare all points with each other and cannot work in "
                 "parts; call the network without chunk, or build it with external attention"
             )
+        if isinstance(self.attention, PointwiseResidual):
+            return None
         return self.attention.over_points(features + position, mask)
 
     def forward(
@@ -79,13 +84,58 @@ class AttentionBlock(nn.Module):
     ) -> Tensor:
         """Add the position embedding, attend, close the residual."""
         features = features + position
-        if isinstance(self.attention, SelfAttention):
+        if isinstance(self.attention, (SelfAttention, PointwiseResidual)):
             attended = self.attention(features, mask)
         else:
             attended = self.attention(features, mask, over_points=over_points)
         if self.outer_norm is None:
             return attended
         return F.relu(features + self.outer_norm(attended, mask))
+
+
+class PointwiseResidual(nn.Module):
+    """What remains of external attention when no point learns of another: the control.
+
+    The two projections, the normalisation and the residual of
+    :class:`~ea_pointcloud.nn.ExternalAttention` stay, and a ReLU takes the place of the memories:
+    without something non-linear there, the two projections would be one. An identity would take
+    depth and most weights away together with the attention, and the comparison would not tell which
+    of them mattered.
+
+    Args:
+        channels: C.
+
+    Shape:
+        features: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels, bias=False)
+        self.norm = PointBatchNorm(channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as external attention does.
+
+        ===================== ==================================================
+        tensor                distribution
+        ===================== ==================================================
+        input, output weight  normal, variance 2 / C
+        input bias            0
+        norm                  weight 1, bias 0
+        ===================== ==================================================
+        """
+        initialise_linear(self.input)
+        initialise_linear(self.output)
+        self.norm.reset_parameters()
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Change each point by itself."""
+        check_features("features", features)
+        changed = self.output(F.relu(self.input(features)))
+        return F.relu(features + self.norm(changed, mask))
 
 
 class NeighborEmbedding(nn.Module):
@@ -121,6 +171,5 @@ class NeighborEmbedding(nn.Module):
         own = F.linear(gather_points(features, level.center), to_center - to_neighbor)  # (B, S, C)
         pairs = gather_points(F.linear(features, to_neighbor), level.neighbor, offset=own)
         mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
-        # ReLU commutes with the maximum: after it, it touches K times fewer values. max(), whose
-        # gradient goes to one winner, has a far cheaper backward than amax().
-        return F.relu(mixed.max(2).values)
+        # ReLU commutes with the maximum: after it, it touches K times fewer values.
+        return F.relu(max_over_neighbors(mixed))

@@ -1,8 +1,17 @@
-"""Finding neighbours: the k nearest, and those within a ball."""
+"""Finding neighbours: the k nearest, those within a ball, the nearest in a space of features."""
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_lengths, check_pair, check_positive, check_range
+from ea_pointcloud._checks import (
+    check_features,
+    check_lengths,
+    check_mask,
+    check_pair,
+    check_positive,
+    check_range,
+)
 from ea_pointcloud.ops import _backend
 
 
@@ -68,3 +77,48 @@ def ball_query(
     return _backend.operators().ball_query(
         query.detach().float(), points.detach().float(), radius, k, lengths
     )
+
+
+@torch.no_grad()
+def feature_neighbors(features: Tensor, k: int, *, mask: Tensor | None = None) -> Tensor:
+    """Find the ``k`` nearest points of each point, itself among them, in the space of features.
+
+    For any number of channels, in plain PyTorch on every device. Distances come out of a matrix
+    product, |x|^2 - 2 x y + |y|^2 in float32 around the mean of the cloud: where two differ by no
+    more than its rounding, either may be called the nearer. For coordinates :func:`knn` is exact.
+    Nothing returned carries a gradient. Cost is O(B * N^2 * C), memory O(B * N^2).
+
+    Args:
+        features: (B, N, C), any floating dtype; finite where ``mask`` is True.
+        k: neighbours per point, 1 <= k <= N.
+        mask: (B, N) bool, True = real point; others are nobody's neighbours.
+
+    Returns:
+        (B, N, K) int64, ``features[b, idx[b, n, j]]`` is the j-th nearest of ``features[b, n]``. A
+        cloud with fewer than ``k`` real points repeats the nearest; rows of padded points are
+        valid indices and mean nothing.
+
+    Raises:
+        ValueError: if the shapes do not agree or ``k`` is outside 1..N.
+    """
+    check_features("features", features)
+    check_mask(mask, features)
+    check_range("k", k, 1, features.shape[1], "N")
+    with torch.autocast(features.device.type, enabled=False):
+        points = features if features.dtype == torch.float64 else features.float()
+        if mask is None:
+            points = points - points.mean(1, keepdim=True)
+        else:
+            points = points.masked_fill(~mask[..., None], 0)
+            points = points - points.sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp_min(1)
+        sq_norm = points.square().sum(-1)
+        # Up to |x|^2 of the point itself, which does not change the order of its neighbours.
+        sq_dist = torch.baddbmm(sq_norm[:, None], points, points.transpose(1, 2), alpha=-2)
+        if mask is not None:
+            sq_dist = sq_dist.masked_fill(~mask[:, None], torch.inf)
+        if torch.compiler.is_exporting():  # what runs elsewhere may meet clouds of fewer points
+            sq_dist = F.pad(sq_dist, (0, k), value=torch.inf)
+        found, idx = sq_dist.topk(k, largest=False)
+    if mask is None and not torch.compiler.is_exporting():
+        return idx
+    return torch.where(found.isinf(), idx[..., :1], idx)

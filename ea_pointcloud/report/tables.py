@@ -12,8 +12,11 @@ from ea_pointcloud.training.evaluate import (
     RunReport,
     SegmentationReport,
 )
+from ea_pointcloud.training.recipe_keys import Recipe
 
+LEGACY = "test (legacy, as most papers)"
 _CONFUSED = 4  # other classes that a row names
+_NAMELESS = ("procedural", "folder")  # data sets that there is one of
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def mean_and_std(values: Sequence[float | None], digits: int = 4) -> str:
 
 def figures_table(reports: Sequence[RunReport], title: str) -> Table:
     """A row for each way of choosing weights; means and deviations where there are several runs."""
-    headings = _headings(reports[0])
+    recipe = reports[0].recipe
+    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.copies)
     rows = []
     for same in zip(*(report.reports for report in reports), strict=True):
         figures = ([getattr(one, field) for one in same] for field in headings.values())
@@ -57,7 +61,7 @@ def figures_table(reports: Sequence[RunReport], title: str) -> Table:
     legacy = [report.legacy_accuracy for report in reports]
     if None not in legacy:
         rest = ["-"] * (len(headings) - 1)
-        rows.append(("test (legacy, as most papers)", mean_and_std(legacy), *rest))
+        rows.append((LEGACY, mean_and_std(legacy), *rest))
     return Table(title, ("weights chosen by", *headings), rows)
 
 
@@ -142,6 +146,11 @@ def part_names(answers: PartAnswers, category: int) -> list[str]:
     return [spec.class_names[part].split("/", 1)[-1] for part in spec.parts[category]]
 
 
+def data_name(recipe: Recipe) -> str:
+    """What a figure's data set is called."""
+    return recipe.data.dataset if recipe.data.dataset in _NAMELESS else recipe.data.name
+
+
 def cost_line(report: RunReport) -> str:
     """How long a run was trained, and what its network costs."""
     return (
@@ -162,10 +171,10 @@ def calibration_line(report: RunReport) -> str:
     return f"expected calibration error {found.before:.4f}, {after}"
 
 
-def _headings(report: RunReport) -> dict[str, str]:
+def figure_columns(task: str, votes: int, copies: int = 0) -> dict[str, str]:
     """The columns of a run's figures: heading -> field of its reports."""
-    if report.recipe.task == "segmentation":
-        scales = f"{len(VOTE_SIZES) if report.recipe.eval.votes else 0} scales"
+    if task == "segmentation":
+        scales = f"{len(VOTE_SIZES) if votes else 0} scales"
         return {
             "instance mIoU": "instance_miou",
             "category mIoU": "category_miou",
@@ -174,12 +183,12 @@ def _headings(report: RunReport) -> dict[str, str]:
             f"instance mIoU, {scales}": "voted_instance_miou",
             f"category mIoU, {scales}": "voted_category_miou",
             "instance mIoU, refined": "refined_instance_miou",
-            f"instance mIoU, refined, {report.recipe.eval.copies} copies": "copies_instance_miou",
+            f"instance mIoU, refined, {copies} copies": "copies_instance_miou",
         }
     return {
         "overall accuracy": "overall_accuracy",
         "mean class accuracy": "mean_class_accuracy",
-        f"overall, {report.recipe.eval.votes} votes": "voted_accuracy",
+        f"overall, {votes} votes": "voted_accuracy",
     }
 
 

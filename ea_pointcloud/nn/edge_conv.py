@@ -1,0 +1,56 @@
+"""Edge convolution: what a point and each of its neighbours say together, the strongest kept."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ea_pointcloud._checks import check_count
+from ea_pointcloud.nn.norm import PointBatchNorm
+from ea_pointcloud.ops import feature_neighbors, gather_points, max_over_neighbors
+
+
+class EdgeConv(nn.Module):
+    """One layer over ``concat[neighbour - point, point]`` of the K nearest, then their maximum.
+
+    Without ``neighbor`` the nearest are those in the space of the features themselves, so that the
+    graph is another one in every layer. As in :class:`~ea_pointcloud.nn.NeighborEmbedding` the
+    linear layer runs on the N points instead of the N * K pairs,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``: the same function for K times less work.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C after it.
+        num_neighbors: K, the point itself among them; a smaller cloud has as many as it has points.
+
+    Shape:
+        features (B, N, C_in) -> (B, N, C_out); neighbor (B, N, K) int64; mask (B, N) bool, True =
+        real point. Rows of padded points are finite and mean nothing.
+
+    Reference:
+        Wang et al., Dynamic graph CNN for learning on point clouds, ACM TOG 2019.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_neighbors: int = 20) -> None:
+        super().__init__()
+        check_count("num_neighbors", num_neighbors)
+        self.num_neighbors = num_neighbors
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = PointBatchNorm(out_channels)
+
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, neighbor: Tensor | None = None
+    ) -> Tensor:
+        """Return the features of the points; ``neighbor`` are real points of each real point."""
+        if mask is not None:
+            features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
+        if neighbor is None:
+            wanted = self.num_neighbors
+            # Not min(), of which an export makes a number that is known only when the program runs.
+            nearest = wanted if wanted <= features.shape[1] else features.shape[1]
+            neighbor = feature_neighbors(features, nearest, mask=mask)
+        to_neighbor, to_point = self.pair.weight.chunk(2, dim=1)  # A, B
+        own = F.linear(features, to_point - to_neighbor, self.pair.bias)  # (B, N, C)
+        pairs = gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
+        flat = None if mask is None else mask.repeat_interleave(neighbor.shape[2], dim=1)
+        pairs = self.norm(pairs.flatten(1, 2), flat).view(pairs.shape)  # (B, N, K, C)
+        # The activation rises, so it commutes with the maximum and touches K times fewer values.
+        return F.leaky_relu(max_over_neighbors(pairs), 0.2)
