@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ea_pointcloud.models import Classifier
-from ea_pointcloud.models.inference import embed_clouds, turns_about_y
+from ea_pointcloud.models.inference import class_probs, embed_clouds, turns_about_y
 from ea_pointcloud.prepare import AUTO, Prepared, preference
 from ea_pointcloud.transforms import AXES, to_y_up
 
@@ -76,7 +76,7 @@ def classify_prepared(
         poses = _poses(model, prepared[start : start + _TOGETHER])
         turned = [pose.xyz @ turn for pose in poses for turn in turns_about_y(rotations)]
         features, logits = embed_clouds(model, turned)
-        probs = _probs(model, logits).view(len(poses), rotations, -1).mean(1)
+        probs = class_probs(model, logits).view(len(poses), rotations, -1).mean(1)
         unlike = _unlike(model, features, logits).view(len(poses), rotations).amin(1).tolist()
         results += [_result(model, *each, top) for each in zip(poses, probs, unlike, strict=True)]
     return results
@@ -104,13 +104,8 @@ def _poses(model: Classifier, prepared: Sequence[Prepared]) -> list[_Pose]:
 def _unlike(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
     """(B,) how strange poses are: the distance to training, or what is missing to certainty."""
     if model.calibration is None or model.calibration.familiarity is None:
-        return 1 - _probs(model, logits).amax(-1)
+        return 1 - class_probs(model, logits).amax(-1)
     return model.calibration.familiarity.distance(features)
-
-
-def _probs(model: Classifier, logits: Tensor) -> Tensor:
-    temperature = 1.0 if model.calibration is None else model.calibration.temperature
-    return (logits / temperature).softmax(-1)
 
 
 def _result(

@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.classification import Candidate, Classification, classify_prepared
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
+from ea_pointcloud.models.adaptation import adapt_batch_norm, check_enough
 from ea_pointcloud.models.folded import fold_batch_norm
+from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
 from ea_pointcloud.prepare import AUTO, CloudLike, Prepared, prepare
 from ea_pointcloud.segmentation import Segmentation, category_place, segment_points
-from ea_pointcloud.transforms import AXES
+from ea_pointcloud.transforms import AXES, to_y_up
 
 __all__ = ["Candidate", "Classification", "CloudLike", "Predictor", "Segmentation"]
 PRECISIONS = ("float32", "bfloat16")
@@ -58,12 +61,16 @@ class Predictor:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path = DEFAULT_CLASSIFIER,
         device: str | torch.device = "auto",
         *,
         precision: str = "float32",
     ) -> "Predictor":
-        """Load weights from a folder, a run folder, or the hub."""
+        """Load weights from a folder or run folder, by name, or from the hub.
+
+        Without a name those of a classifier that comes with the package;
+        :func:`~ea_pointcloud.models.list_pretrained` names all that do.
+        """
         model = load_model(str(name_or_path))
         assert isinstance(model, (Classifier, Segmenter))
         return cls(model, device, precision=precision)
@@ -147,6 +154,42 @@ class Predictor:
         with self._layers():
             return classify_prepared(model, prepared, top=top, rotations=rotations)
 
+    def adapt(
+        self,
+        clouds: Sequence[CloudLike],
+        *,
+        up: str = "y",
+        denoise: bool = False,
+        weight: float = 1.0,
+    ) -> "Predictor":
+        """A predictor for clouds that all differ from those of training in the same way.
+
+        The batch normalisations take their statistics from these clouds, as those of a sensor that
+        was not in training, see :func:`~ea_pointcloud.models.adaptation.adapt_batch_norm`. Labels
+        are not needed. This predictor stays as it is; the new one has no measure of the unfamiliar.
+
+        Args:
+            clouds: at least 16, of the mixture of classes that is going to be asked about.
+            up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``.
+            denoise: leave out statistical outliers first.
+            weight: of the new statistics, 0 < weight <= 1; the rest is that of training's.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if there are too few clouds, one holds no usable points, or the weights are
+                a segmenter's.
+        """
+        check_choice("up", up, AXES)
+        self.check_classify()
+        check_enough(len(clouds))
+        assert isinstance(self.model, Classifier)
+        posed = [to_y_up(self.prepare(cloud, up=up, denoise=denoise).xyz, up) for cloud in clouds]
+        lengths = torch.tensor([len(xyz) for xyz in posed])
+        xyz = pad_sequence(posed, batch_first=True).to(self.device)
+        mask = (torch.arange(xyz.shape[1]) < lengths[:, None]).to(self.device)
+        adapted = adapt_batch_norm(self.model, xyz, mask, weight=weight)
+        return Predictor(adapted, self.device, precision=self.precision)
+
     @overload
     def segment(
         self,
@@ -183,12 +226,12 @@ class Predictor:
     ) -> Segmentation | list[Segmentation]:
         """Name the part of every point of one cloud, or of each cloud of a list.
 
-        Labels are chosen among the parts of the object's category. A network that is told the
-        category needs one; any other takes the category whose parts are the most probable over all
-        points. Networks on all points see every point; grouped ones see the farthest points, as
-        many as in training, and all points get what their three nearest of those have. Weights that
-        know how small the parts of training were average over neighbours and leave out parts that
-        are smaller, see :func:`~ea_pointcloud.models.part_labels.refine`.
+        Labels are chosen among the parts of the object's category. Without one it is the category
+        whose parts are the most probable over all points; a network that is told the category is
+        told each in turn. Networks on all points see every point; grouped ones see the farthest
+        points, as many as in training, and all points get what their three nearest of those have.
+        Weights that know how small the parts of training were average over neighbours and leave out
+        parts that are smaller, see :func:`~ea_pointcloud.models.part_labels.refine`.
 
         Args:
             clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
@@ -204,8 +247,8 @@ class Predictor:
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if a file or array holds no usable points, the category is unknown, missing
-                or comes from two places, or the weights are a classifier's.
+            ValueError: if a file or array holds no usable points, the category is unknown or comes
+                from two places, or the weights are a classifier's.
         """
         if not isinstance(clouds, (list, tuple)):
             options = {"up": up, "category": category, "classifier": classifier}
@@ -231,22 +274,16 @@ class Predictor:
         """Raise for what :meth:`segment` would refuse whatever the cloud.
 
         Raises:
-            ValueError: if the weights are a classifier's, or the category is unknown, missing or
-                comes from two places.
+            ValueError: if the weights are a classifier's, or the category is unknown or comes from
+                two places.
         """
-        spec, config = self.model.data_spec, self._segmenter().config
+        spec = self._segmenter().data_spec
         if category is not None and classifier is not None:
             raise ValueError("category and classifier both name the category; give one of them")
         if category is not None:
             category_place(spec, category, "category")
         elif classifier is not None:
             classifier.check_classify()
-        elif config.num_categories:
-            raise ValueError(
-                "these weights need the category of the object: give category (--category), one of "
-                f"{', '.join(spec.category_names)}, or a classifier that names it "
-                "(--classifier)"
-            )
 
     def __repr__(self) -> str:
         """The network, its classes or parts, and the device."""

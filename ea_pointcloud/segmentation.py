@@ -10,7 +10,13 @@ from torch import Tensor
 
 from ea_pointcloud.io import Cloud
 from ea_pointcloud.models import DataSpec, Segmenter
-from ea_pointcloud.models.inference import PointLabels, farthest_points, label_points, point_probs
+from ea_pointcloud.models.inference import (
+    PointLabels,
+    farthest_points,
+    label_points,
+    most_probable_category,
+    point_probs,
+)
 from ea_pointcloud.ops import gather_points, knn
 from ea_pointcloud.prepare import AUTO, coordinates, inliers, normals, preference
 from ea_pointcloud.transforms import AXES, normalize_unit_sphere, to_y_up
@@ -83,7 +89,8 @@ def segment_points(
         model: in evaluation mode.
         cloud: with normals where the network was trained with some.
         up: the axis that is up, or ``"auto"``: the one under which the parts are the most certain.
-        category: its place, for a network that is told.
+        category: its place. A network that is told and a cloud without one: it is told each
+            category in turn, and takes the one whose parts it then finds the most probable.
         rotations: turns about the up axis whose probabilities are averaged.
         denoise: leave out statistical outliers; they get the label of the nearest point that is
             left, at confidence 0.
@@ -106,6 +113,8 @@ def segment_points(
     if up == AUTO:
         up, margin = _most_certain_axis(model, posed, features, category)
     turned = None if features is None else to_y_up(features, up)
+    if category is None and model.config.num_categories:
+        category = most_probable_category(model, *_seen(model, to_y_up(posed, up), turned))
     found = label_points(model, to_y_up(posed, up), turned, category, rotations=rotations)
     return _with_outliers(found, xyz, kept), up, margin
 
@@ -114,20 +123,24 @@ def segment_points(
 def _most_certain_axis(
     model: Segmenter, posed: Tensor, features: Tensor | None, category: int | None
 ) -> tuple[str, float]:
-    """By the mean over the points of what their most probable part lacks to certainty.
-
-    As many points as in training are enough to tell, however many there are.
-    """
-    idx = farthest_points(posed, model.data_spec.num_points)
-    posed = gather_points(posed, idx)
-    features = None if features is None else gather_points(features, idx)
+    """By the mean over the points of what their most probable part lacks to certainty."""
+    posed, features = _seen(model, posed, features)
     lacking = []
     for axis in AXES:
         turned = None if features is None else to_y_up(features, axis)
-        probs = point_probs(model, to_y_up(posed, axis), turned, category)
+        place = category
+        if place is None and model.config.num_categories:
+            place = most_probable_category(model, to_y_up(posed, axis), turned)
+        probs = point_probs(model, to_y_up(posed, axis), turned, place)
         lacking.append(1 - probs.amax(-1).mean())
     best, margin = preference(torch.stack(lacking))
     return AXES[best], margin
+
+
+def _seen(model: Segmenter, posed: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """As many points as in training: enough to decide something for all, however many there are."""
+    idx = farthest_points(posed, model.data_spec.num_points)
+    return gather_points(posed, idx), None if features is None else gather_points(features, idx)
 
 
 def _with_outliers(found: PointLabels, xyz: Tensor, kept: Tensor) -> PointLabels:

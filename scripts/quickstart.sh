@@ -24,3 +24,4 @@ run classify "$out/airplane.ply" "$out/chair.off" "$out/car.npy" --model "$out/r
 echo
 echo "Done. The picture is $out/predictions.png; try a file of your own:"
 echo "    ${python#"$PWD/"} -m ea_pointcloud classify FILE --model $out/run"
+echo "Without --model, the weights that come with the package name it, trained on real shapes."

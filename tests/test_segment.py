@@ -105,6 +105,35 @@ def test_a_network_that_is_not_told_takes_the_most_probable_category(
         assert (given.confidence == chosen.confidence).all()
 
 
+@FORMS
+def test_a_network_that_is_told_tries_each_category(form: Form, xyz: np.ndarray) -> None:
+    model = form()
+    predictor = Predictor(model, "cpu")
+    with torch.no_grad():
+        told = [
+            model(posed(xyz[:60]), category=torch.tensor([place]))[0].double().softmax(-1)
+            for place in range(len(PARTS))
+        ]
+    own = [float(probs[:, list(ids)].sum()) for probs, ids in zip(told, PARTS, strict=True)]
+    expected = CATEGORIES[int(np.argmax(own))]
+    for up in ("y", "auto"):
+        result = predictor.segment(xyz[:60], up=up)
+        if up == "y":
+            assert (result.category, result.category_from) == (expected, "network")
+        assert result.category is not None
+        given = predictor.segment(xyz[:60], up=result.up, category=result.category)
+        assert (given.labels == result.labels).all()
+        assert (given.confidence == result.confidence).all()
+
+
+def test_the_most_probable_category_is_that_of_the_parts(xyz: np.ndarray) -> None:
+    model = segmenter()
+    with torch.no_grad():  # whatever the network is told, it sees parts of a table
+        model.out.bias[2:5] += 100
+    result = Predictor(model, "cpu").segment(xyz)
+    assert (result.category, result.category_from) == ("Table", "network")
+
+
 def test_weights_without_categories_choose_among_all_parts(xyz: np.ndarray) -> None:
     model = segmenter(spec=DataSpec(NAMES))
     result = Predictor(model, "cpu").segment(xyz)
@@ -269,10 +298,6 @@ def test_what_cannot_be_segmented(xyz: np.ndarray) -> None:
     for either in (predictor, free):
         with pytest.raises(ValueError, match="category must be one of Mug, Table, Cap, got 'Lamp'"):
             either.segment(xyz, category="Lamp")
-    with pytest.raises(
-        ValueError, match=r"give category \(--category\), one of Mug, Table, Cap, or a classifier"
-    ):
-        predictor.segment(xyz)
     with pytest.raises(ValueError, match="category and classifier both name the category; give on"):
         predictor.segment(xyz, category="mug", classifier=namer)
     with pytest.raises(ValueError, match="of EASegmenter, which labels points; use segment, or"):
@@ -472,10 +497,6 @@ def test_mistakes_are_told_before_the_work(
     twin = tmp_path / "more" / "a.off"
     (tmp_path / "file").touch()
     cases: dict[tuple[object, ...], str] = {
-        (
-            a,
-            *model,
-        ): "these weights need the category of the object: give category (--category), on",
         (a, *model, "--category", "lamp"): "category must be one of Mug, Table, Cap, got 'lamp'",
         (a, *mug, "--up", "w"): "--up must be one of 'x', 'y', 'z', 'auto', got 'w'",
         (a, *mug, "--format", "obj"): "--format must be one of 'ply', 'npz', 'csv', got 'obj'",

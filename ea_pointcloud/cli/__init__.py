@@ -20,7 +20,7 @@ from ea_pointcloud.cli import (
 app = typer.Typer(
     name="ea-pointcloud",
     help="Classify and segment point clouds and meshes with external attention.",
-    epilog="Start with: ea-pointcloud train procedural",
+    epilog="Start with: ea-pointcloud classify FILE, or ea-pointcloud train procedural",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

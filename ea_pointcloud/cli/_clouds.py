@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
+
 if TYPE_CHECKING:
     from ea_pointcloud.predictor import Predictor
     from ea_pointcloud.streaming import Job, Outcomes
@@ -46,6 +48,30 @@ def answers(
     if workers is None:
         workers = default_workers(total)
     return stream(make_job(predictor), files, workers=workers)
+
+
+def load_predictor(
+    model: str | None, default: str, device: str, *, engine: str
+) -> "tuple[str, Predictor]":
+    """The network that ``--model`` names, or the one that comes with the package, and its name.
+
+    Args:
+        model: what the user said.
+        default: taken without it, and then said on standard error with the names it knows.
+        device: that was asked for; Ray's workers choose their own.
+        engine: one of ``ENGINES``.
+    """
+    from ea_pointcloud.predictor import Predictor
+
+    predictor = Predictor.from_pretrained(
+        default if model is None else model, "cpu" if engine == "ray" else device
+    )
+    if model is not None:
+        return model, predictor
+    spec = predictor.model.data_spec
+    known = ", ".join(spec.category_names or spec.class_names)
+    typer.echo(f"weights: {default}, which knows {known}; --model takes others", err=True)
+    return default, predictor
 
 
 def start_early(paths: Sequence[str], *, recursive: bool, engine: str, workers: int | None) -> None:

@@ -7,7 +7,14 @@ import typer
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
 ]
-Model = Annotated[str, typer.Option(help="Run folder, weights folder, or USER/NAME on the hub.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="Run folder, weights folder, a name that 'info' lists, or USER/NAME on the hub; "
+        "without it weights that come with the package.",
+    ),
+]
 Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="Also take the folders inside folders.")
 ]

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ea_pointcloud._workers import without_interrupts
-from ea_pointcloud.cli._clouds import PICTURES, answers, check_engine, check_picture, start_early
+from ea_pointcloud.cli._clouds import (
+    PICTURES,
+    answers,
+    check_engine,
+    check_picture,
+    load_predictor,
+    start_early,
+)
 from ea_pointcloud.cli._options import (
     AsJson,
     Device,
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
 NAME = "classify"
 EXAMPLES = """Examples:
 
-ea-pointcloud classify chair.ply --model runs/modelnet10-seed0
+ea-pointcloud classify chair.ply
 
 ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json
 
@@ -57,7 +64,7 @@ ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png
 
 def run(
     paths: Paths,
-    model: Model,
+    model: Model = None,
     recursive: Recursive = False,
     up: Up = "y",
     rotations: Rotations = 1,
@@ -89,14 +96,14 @@ def run(
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
-        from ea_pointcloud.predictor import Predictor
+        from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
         from ea_pointcloud.streaming import classification, find_files
         from ea_pointcloud.transforms import AXES
 
     check_choice("--up", up, (*AXES, "auto"))
     check_engine(engine, workers)
     check_picture(render, force=force)
-    predictor = Predictor.from_pretrained(model, "cpu" if engine == "ray" else device)
+    weights, predictor = load_predictor(model, DEFAULT_CLASSIFIER, device, engine=engine)
     predictor.check_classify()
     top = min(top, len(predictor.model.data_spec.class_names))
     options = {
@@ -110,7 +117,7 @@ def run(
     tally = Tally(sum(1 for _ in found()), "classified")
     log = None
     if csv is not None:
-        made_with = {"command": NAME, "model": model, "weights": fingerprint(model), **options}
+        made_with = {"command": NAME, "model": weights, "weights": fingerprint(weights), **options}
         log = CsvLog(csv, _columns(top), made_with, force=force)
         tally.earlier, tally.earlier_errors = log.count(file.path for file in found())
     pictured: dict[str, Classification] = {}
@@ -119,7 +126,7 @@ def run(
         if log is not None:
             log.write(_csv_row(outcome, top))
         if json_rows is not None:
-            json_rows.add(json_row(outcome))
+            json_rows.add(json_row(outcome, weights))
         if pages is not None:
             pages.add(_cells(outcome))
         if render is not None and outcome.result is not None and len(pictured) < PICTURES:
@@ -153,7 +160,7 @@ def run(
     finish(tally)
 
 
-def json_row(outcome: "Outcome[Classification]") -> dict[str, Any]:
+def json_row(outcome: "Outcome[Classification]", weights: str) -> dict[str, Any]:
     """An entry of the JSON output, as ``schemas/classify.schema.json`` describes it."""
     result = outcome.result
     if result is None:
@@ -167,6 +174,7 @@ def json_row(outcome: "Outcome[Classification]") -> dict[str, Any]:
         "up_margin": result.up_margin,
         "unfamiliar": result.unfamiliar,
         "warning": result.warning,
+        "weights": weights,
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ea_pointcloud.report.tables import Table
     from ea_pointcloud.robustness.evaluation import CorruptionReport
+    from ea_pointcloud.robustness.options import InferenceOptions
     from ea_pointcloud.training.evaluate import RunReport
 
 NAME = "evaluate"
@@ -30,6 +31,8 @@ ea-pointcloud evaluate runs/modelnet10-seed0 --report report
 ea-pointcloud evaluate runs/modelnet10-seed0 --corruptions all --report robust
 
 ea-pointcloud evaluate runs/a --corruptions modelnet-c --reference dgcnn.json
+
+ea-pointcloud evaluate runs/a --corruptions all --denoise --adapt 1
 
 ea-pointcloud evaluate runs/an-older-run --calibrate
 """
@@ -95,6 +98,26 @@ def run(
             min=1, metavar="N", help="Corrupt N shapes, spread over the split, for a quick look."
         ),
     ] = None,
+    rotations: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Under corruptions, average so many turns about the up axis, as classify."
+        ),
+    ] = None,
+    denoise: Annotated[
+        bool,
+        typer.Option(
+            "--denoise", help="Under corruptions, leave out statistical outliers, as classify."
+        ),
+    ] = False,
+    adapt: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="Under corruptions, batch-norm adaptation: let the statistics of the unlabelled "
+            "corrupted clouds take the place of training's (1, as usual) or a part of it (0 to 1).",
+        ),
+    ] = None,
 ) -> None:
     """Measure runs: validation-selected, last epoch, with votes; several seeds as mean and std."""
     from ea_pointcloud._checks import check_choice
@@ -105,6 +128,7 @@ def run(
 
     check_choice("--split", split, ("train", "val", "test"))
     _check_report(report, worst, force=force)
+    options = _corruption_options(corruptions, rotations, adapt, denoise=denoise)
     _check_corruptions(run_folders, split, corruptions, reference, limit)
     check_same_recipe(run_folders)
     chosen = resolve_device(device)
@@ -119,7 +143,7 @@ def run(
     robust = []
     if corruptions is not None:
         robust = _measure_corruptions(
-            run_folders, measured, split, corruptions, chosen, reference, limit
+            run_folders, measured, split, corruptions, chosen, reference, limit, options
         )
     if as_json:
         rows = [asdict(one) for one in measured]
@@ -184,6 +208,19 @@ def _check_corruptions(
         read_figures(reference, recipe, split)
 
 
+def _corruption_options(
+    which: str | None, rotations: int | None, adapt: float | None, *, denoise: bool
+) -> "InferenceOptions":
+    """How the networks are asked about corrupted clouds."""
+    from ea_pointcloud.robustness.options import InferenceOptions
+
+    given = {"--rotations": rotations, "--adapt": adapt, "--denoise": denoise or None}
+    for option, value in given.items():
+        if which is None and value is not None:
+            raise ValueError(f"{option} belongs to corruptions; add --corruptions all")
+    return InferenceOptions(rotations=rotations or 1, denoise=denoise, adaptation=adapt)
+
+
 def _measure_corruptions(
     run_folders: list[Path],
     measured: "list[RunReport]",
@@ -192,6 +229,7 @@ def _measure_corruptions(
     device: "torch.device",
     reference: Path | None,
     limit: int | None,
+    options: "InferenceOptions",
 ) -> "list[list[CorruptionReport]]":
     from ea_pointcloud.training.corruptions import evaluate_run_corruptions
 
@@ -204,6 +242,7 @@ def _measure_corruptions(
             device,
             reference=reference,
             limit=limit,
+            options=options,
             progress=lambda line: typer.echo(line, err=True),
         )
         for run, one in zip(run_folders, measured, strict=True)

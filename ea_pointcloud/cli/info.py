@@ -1,4 +1,4 @@
-"""``ea-pointcloud info``: versions, devices, operators, recipes, models."""
+"""``ea-pointcloud info``: versions, devices, operators, recipes, models, weights."""
 
 import json
 from typing import Annotated
@@ -31,7 +31,7 @@ def run(
     import torch
 
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.models import list_models
+    from ea_pointcloud.models import list_models, list_pretrained
     from ea_pointcloud.ops import _backend
     from ea_pointcloud.training.recipe import list_recipes
     from ea_pointcloud.training.run_folder import versions
@@ -48,6 +48,7 @@ def run(
         "windows": describe_window(),
         "models": ", ".join(list_models()),
         "recipes": ", ".join(list_recipes()),
+        "weights": ", ".join(list_pretrained()),
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ea_pointcloud._workers import without_interrupts
-from ea_pointcloud.cli._clouds import PICTURES, answers, check_engine, check_picture, start_early
+from ea_pointcloud.cli._clouds import (
+    PICTURES,
+    answers,
+    check_engine,
+    check_picture,
+    load_predictor,
+    start_early,
+)
 from ea_pointcloud.cli._options import (
     AsJson,
     Device,
@@ -48,7 +55,7 @@ NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
 EXAMPLES = """Examples:
 
-ea-pointcloud segment chair.ply --model runs/a --category Chair --out parts
+ea-pointcloud segment chair.ply --category Chair --out parts
 
 ea-pointcloud segment *.off --model runs/a --up z --render parts.png
 
@@ -85,10 +92,14 @@ class Row:
 
 def run(
     paths: Paths,
-    model: Model,
+    model: Model = None,
     recursive: Recursive = False,
     category: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the objects are, all of them.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the objects are, all of them; the network decides without it.",
+        ),
     ] = None,
     classifier: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="A classifier that says what they are.")
@@ -130,6 +141,7 @@ def run(
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
+        from ea_pointcloud.models.shipped import DEFAULT_SEGMENTER
         from ea_pointcloud.predictor import Predictor
         from ea_pointcloud.streaming import find_files, segmentation
         from ea_pointcloud.transforms import AXES
@@ -140,8 +152,8 @@ def run(
     check_picture(render, force=force)
     if category is not None and classifier is not None:
         raise ValueError("--category and --classifier both name the category; give one of them")
+    weights, predictor = load_predictor(model, DEFAULT_SEGMENTER, device, engine=engine)
     loaded_on = "cpu" if engine == "ray" else device
-    predictor = Predictor.from_pretrained(model, loaded_on)
     namer = None if classifier is None else Predictor.from_pretrained(classifier, loaded_on)
     predictor.check_segment(category=category, classifier=namer)
 
@@ -152,8 +164,8 @@ def run(
     if out is not None:
         made_with = {
             "command": NAME,
-            "model": model,
-            "weights": fingerprint(model),
+            "model": weights,
+            "weights": fingerprint(weights),
             "category": None if category is None else category.casefold(),
             "classifier": None if classifier is None else fingerprint(classifier),
             **options,
@@ -164,7 +176,7 @@ def run(
 
     def show(told: "Outcome[Row]") -> None:
         if json_rows is not None:
-            json_rows.add(json_row(told))
+            json_rows.add(json_row(told, weights))
         if pages is not None:
             pages.add(_cells(told))
 
@@ -258,7 +270,7 @@ def _mean(values: "np.ndarray") -> float:
     return float(values.mean(dtype="f8"))
 
 
-def json_row(outcome: "Outcome[Row]") -> dict[str, Any]:
+def json_row(outcome: "Outcome[Row]", weights: str) -> dict[str, Any]:
     """An entry of the JSON output, as ``schemas/segment.schema.json`` describes it."""
     row = outcome.result
     if row is None:
@@ -276,6 +288,7 @@ def json_row(outcome: "Outcome[Row]") -> dict[str, Any]:
         "up_margin": row.up_margin,
         "warning": row.warning,
         "output": None if row.output is None else str(row.output),
+        "weights": weights,
     }
 
 

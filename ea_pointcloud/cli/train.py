@@ -57,15 +57,12 @@ def run(
     ] = False,
 ) -> None:
     """Train a recipe."""
-    from ea_pointcloud.training.recipe import load_recipe
+    from ea_pointcloud.training.recipe import load_recipe, run_name
 
     if resume is not None and run_folder is not None:
         raise ValueError("--run names a new run and --resume a stopped one; give one of them")
     resolved = load_recipe(recipe, overrides if resume is None else None)
-    name = resolved.name
-    if resolved.data.dataset == "folder":
-        name = Path(resolved.data.root or "").expanduser().resolve().name
-    folder = resume or run_folder or Path("runs") / f"{name}-seed{resolved.trainer.seed}"
+    folder = resume or run_folder or Path("runs") / run_name(resolved)
     if auto_resume and (folder / "recipe.yaml").is_file():
         resume = folder
     if resume is not None:

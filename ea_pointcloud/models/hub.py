@@ -2,7 +2,8 @@
 
 A folder of weights holds ``model.safetensors`` and ``config.json`` (architecture, configuration,
 class names, and the form of the input), and ``calibration.safetensors`` where a classifier was
-calibrated. Nothing in it is pickled, so loading runs no code.
+calibrated; those that come with the package (``models/shipped.py``) also a card. Nothing in it is
+pickled, so loading runs no code.
 """
 
 import json
@@ -13,12 +14,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
+from ea_pointcloud.models.shipped import SHIPPED_FOLDER, list_pretrained, rounded_state
 from ea_pointcloud.ops.descriptors import DESCRIPTORS
 from ea_pointcloud.transforms import AXES, POINT_CHOICES
 
@@ -118,10 +121,23 @@ class PretrainedModel(nn.Module):
     data_spec: DataSpec
     calibration: Calibration | None = None
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def auxiliary_loss(self) -> Tensor | None:
+        """What the last forward pass in training adds to the loss, given once; mostly nothing."""
+        return None
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write the weights and their description to ``folder``; a failure leaves it as it was.
 
         An existing folder of weights is replaced; any other existing folder is an error.
+
+        Args:
+            folder: where to.
+            dtype: that the parameters are stored in, their own without it. Loading gives those of
+                a new network, float32, whatever they were stored in.
+
+        Raises:
+            FileExistsError: if ``folder`` is something else.
+            ValueError: if ``dtype`` cannot hold the parameters.
         """
         from safetensors.torch import save_file
 
@@ -134,7 +150,8 @@ class PretrainedModel(nn.Module):
         staging = folder.parent / f".{folder.name}-{os.getpid()}"
         staging.mkdir()
         try:
-            tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+            state = self.state_dict() if dtype is None else rounded_state(self, dtype)
+            tensors = {name: value.contiguous() for name, value in state.items()}
             save_file(tensors, staging / WEIGHTS_FILE)
             if self.calibration is not None:
                 self.calibration.save_tensors(staging)
@@ -159,8 +176,9 @@ class PretrainedModel(nn.Module):
         """Load a model, in evaluation mode and on the CPU.
 
         Args:
-            name_or_path: a folder written by :meth:`save_pretrained`, or ``"user/name"`` on the
-                Hugging Face hub.
+            name_or_path: a folder written by :meth:`save_pretrained`, a name of
+                :func:`~ea_pointcloud.models.list_pretrained`, or ``"user/name"`` on the Hugging
+                Face hub.
             revision: branch, tag or commit on the hub.
 
         Raises:
@@ -239,7 +257,7 @@ def _replaceable(folder: Path) -> bool:
 
 
 def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder of weights: itself, ``best`` inside a run folder, or a download.
+    """The local folder of weights: itself, ``best`` in a run folder, shipped, or a download.
 
     Raises:
         FileNotFoundError: if nothing is found.
@@ -254,10 +272,13 @@ def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) ->
             "give a folder written by save_pretrained or a run folder of 'ea-pointcloud train'"
         )
     name = str(name_or_path)
+    if name in list_pretrained():
+        return SHIPPED_FOLDER / name
     # A name whose first part is a folder here is a mistyped path: never ask strangers for it.
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.parent.is_dir():
         raise FileNotFoundError(
-            f"no folder {path}; give a folder of weights, a run folder, or USER/NAME on the hub"
+            f"no folder {path}; give a folder of weights, a run folder, or USER/NAME on the hub, "
+            f"or weights that come with the package: {', '.join(list_pretrained())}"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

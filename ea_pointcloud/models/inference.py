@@ -67,7 +67,8 @@ def network_input(
         features: (1, n, F) of those, or None.
     """
     spec, seen = model.data_spec, xyz
-    if model.config.num_centers and xyz.shape[1] > spec.num_points:
+    groups = isinstance(model, Classifier) or model.config.num_centers
+    if groups and xyz.shape[1] > spec.num_points:
         # Of more points than in training, neighbourhoods would be of another scale.
         idx = farthest_points(xyz, spec.num_points)
         seen = gather_points(xyz, idx)
@@ -112,6 +113,29 @@ def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, T
         embedded.append(features.float().cpu())
         logits.append(last(features).float().cpu())
     return torch.cat(embedded), torch.cat(logits)
+
+
+def class_probs(model: Classifier, logits: Tensor) -> Tensor:
+    """(B, classes) probabilities of logits, at the temperature of the weights if they have one."""
+    temperature = 1.0 if model.calibration is None else model.calibration.temperature
+    return (logits / temperature).softmax(-1)
+
+
+@torch.inference_mode()
+def turned_probs(
+    model: Classifier, xyz: Tensor, mask: Tensor | None = None, *, rotations: int = 1
+) -> Tensor:
+    """(B, classes) probabilities, averaged over turns about y.
+
+    Args:
+        model: in evaluation mode.
+        xyz: (B, N, 3), posed as the model expects, on its device; every point is seen.
+        mask: (B, N) bool, True = real point.
+        rotations: how many turns, >= 1.
+    """
+    turns = turns_about_y(rotations, xyz.device).to(xyz.dtype)
+    each = [class_probs(model, model(xyz @ turn, mask=mask).float()) for turn in turns]
+    return torch.stack(each).mean(0)
 
 
 @torch.inference_mode()
@@ -177,6 +201,27 @@ def point_probs(
 ) -> Tensor:
     """(n, P) probabilities of the points that a network sees of one cloud, see label_points."""
     return _point_logits(model, *network_input(model, xyz, features), category).softmax(-1)
+
+
+@torch.inference_mode()
+def most_probable_category(model: Segmenter, xyz: Tensor, features: Tensor | None = None) -> int:
+    """The category of a cloud, of a network that is told one: it is told each in turn.
+
+    Told the wrong category, a network gives some points parts of the right one all the same. So the
+    category is taken whose own parts are the most probable: of the 38 val shapes of the labelled
+    Princeton benchmark, in 19 categories, 32 are named right. The certainty of the points finds 19.
+
+    Args:
+        model: in evaluation mode.
+        xyz: (1, N, 3), see :func:`label_points`.
+        features: (1, N, F).
+    """
+    seen, known = network_input(model, xyz, features)
+    own = []
+    for place, ids in enumerate(model.data_spec.parts):
+        probs = _point_logits(model, seen, known, place).softmax(-1)
+        own.append(probs[:, list(ids)].sum(-1).mean())
+    return int(torch.stack(own).argmax())
 
 
 def _point_logits(

@@ -205,8 +205,8 @@ def segmentation(
     """Name the part of every point of each file; for the options see :meth:`Predictor.segment`.
 
     Raises:
-        ValueError: if the weights are a classifier's, or the category is unknown, missing or comes
-            from two places.
+        ValueError: if the weights are a classifier's, or the category is unknown or comes from two
+            places.
     """
     predictor.check_segment(category=category, classifier=classifier)
     load = partial(read_cloud, drop_invalid=drop_invalid)
