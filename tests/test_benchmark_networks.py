@@ -121,7 +121,15 @@ def test_training_beside_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     json.dumps(report, allow_nan=False)
 
 
-@pytest.mark.parametrize("kind", ["external", "offset"])
+@pytest.mark.parametrize("other", [{"attention": "none"}, {"pooling": "top"}])
+def test_what_the_plain_network_is_not(other: dict[str, str]) -> None:
+    model = create_model("ea_classifier_tiny", **other)
+    ((name, value),) = other.items()
+    with pytest.raises(ValueError, match=rf"the plain network has .* got .*{name}='{value}'"):
+        PlainClassifier(model)
+
+
+@pytest.mark.parametrize("kind", ["external", "none"])
 def test_one_size_is_measured(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "matmul_rate", lambda device, dtype: 1e9)
     found = scaling.measure_inference(CPU, kind, 512)

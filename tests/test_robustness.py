@@ -33,6 +33,7 @@ from ea_pointcloud.robustness.measures import (
     mean_of,
     relative_errors,
 )
+from ea_pointcloud.robustness.options import InferenceOptions
 from ea_pointcloud.robustness.unknown import (
     Answers,
     ask,
@@ -41,6 +42,7 @@ from ea_pointcloud.robustness.unknown import (
     false_positive_rate,
     separation,
 )
+from ea_pointcloud.training import corruptions as training_corruptions
 from ea_pointcloud.training.corruptions import check_corruptions, evaluate_run_corruptions
 from ea_pointcloud.training.data import open_split
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
@@ -81,6 +83,8 @@ def test_nothing_is_relative_to_no_error() -> None:
 
 class Counting(nn.Module):
     """Takes a cloud of at least 100 points for class 1, any other for class 0."""
+
+    calibration = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,6 +274,7 @@ def test_the_command(
     values = [value for each in first["accuracy"].values() for value in each]
     assert first["mean_error_rate"] == pytest.approx(1 - sum(values) / 75)
     assert first["mce"] is None
+    assert first["options"] == {"rotations": 1, "denoise": False, "adaptation": None}
     assert "modelnet-c (generated): add_local 0." in printed.err
 
     reference = tmp_path / "reference.json"
@@ -290,6 +295,21 @@ def test_the_command(
     assert call(monkeypatch, *arguments, "--split", "val") == 1
     expected = "has figures of procedural, test split, the run is measured on procedural, val split"
     assert expected in capsys.readouterr().err
+
+
+def test_options_of_the_command(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measured(*_: object, options: InferenceOptions, **__: object) -> list[object]:
+        asked.append(options)
+        return []
+
+    monkeypatch.setattr(training_corruptions, "evaluate_run_corruptions", measured)
+    arguments = ("evaluate", run_folder, "--corruptions", "all")
+    options = ("--rotations", 2, "--denoise", "--adapt", 0.5)
+    assert call(monkeypatch, *arguments, *options) == 0
+    assert asked == [InferenceOptions(rotations=2, denoise=True, adaptation=0.5)]
+    assert call(monkeypatch, *arguments, "--adapt", 2) == 1
 
 
 def test_several_runs_are_summed_up(objects: Generated) -> None:

@@ -15,10 +15,11 @@ from ea_pointcloud.benchmark._step import matmul_rate
 from ea_pointcloud.benchmark.cases import SEED, surface_clouds
 from ea_pointcloud.benchmark.peers_networks import PEERS, make_peers
 from ea_pointcloud.benchmark.plain_network import PlainClassifier
-from ea_pointcloud.benchmark.scaling import KINDS, SIZES, measure_scaling
+from ea_pointcloud.benchmark.scaling import SIZES, measure_scaling
 from ea_pointcloud.models import EAClassifier, classifier_config, count_macs
 from ea_pointcloud.models.config import CLASSIFIER_SIZES
 from ea_pointcloud.models.folded import fold_batch_norm
+from ea_pointcloud.nn.blocks import ATTENTION
 
 NUM_POINTS = 1024
 NUM_CLASSES = 40
@@ -108,7 +109,7 @@ def benchmark_infer(
     if quick:
         report["skipped"]["growth with the points"] = "not with --quick"
     else:
-        report["growth"], skipped = measure_scaling("infer", device, KINDS, sizes, progress)
+        report["growth"], skipped = measure_scaling("infer", device, ATTENTION, sizes, progress)
         report["skipped"] |= skipped
     return report
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud.models import ClassifierConfig, EAClassifier
+from ea_pointcloud.models.config import POOLING
 from ea_pointcloud.nn import ExternalAttention, LinearNorm, NeighborEmbedding
 
 
@@ -37,10 +38,12 @@ class PlainClassifier(nn.Module):
         super().__init__()
         config = trained.config
         assert isinstance(config, ClassifierConfig)
-        if (config.attention, config.norm, config.feature_channels) != ("external", "double", 0):
+        kind = (config.attention, config.norm, config.feature_channels)
+        if kind != ("external", "double", 0) or config.pooling not in POOLING:
             raise ValueError(
-                "the plain network has external attention with norm='double' and no features, got "
-                f"attention={config.attention!r}, norm={config.norm!r}, "
+                "the plain network has external attention with norm='double', a maximum for "
+                f"pooling and no features, got attention={config.attention!r}, "
+                f"norm={config.norm!r}, pooling={config.pooling!r}, "
                 f"feature_channels={config.feature_channels}"
             )
         encoder: Any = trained.encoder

@@ -22,7 +22,6 @@ from ea_pointcloud.benchmark.cases import SEED, surface_clouds
 from ea_pointcloud.models import count_macs, create_model
 from ea_pointcloud.models.folded import fold_batch_norm
 
-KINDS = ("external", "multihead_external", "self", "offset")
 SIZES = (1_024, 4_096, 16_384, 65_536)
 # Attends on all points: nothing but the attention could grow faster than they do.
 _ON_ALL_POINTS = {"cpu": "ea_segmenter_tiny", "cuda": "ea_segmenter_base"}
@@ -46,7 +45,7 @@ def measure_scaling(
         what: ``"infer"``, one cloud in a network that attends on all its points, or ``"train"``, a
             step of a classifier.
         device: where to compute.
-        kinds: of attention, of ``KINDS``.
+        kinds: of attention, of :data:`ea_pointcloud.nn.blocks.ATTENTION`.
         sizes: points of a cloud, ascending.
         progress: told a line for each.
 

@@ -26,9 +26,10 @@ from ea_pointcloud.benchmark.infer import (
 )
 from ea_pointcloud.benchmark.peers_networks import PEERS, make_peers
 from ea_pointcloud.benchmark.plain_network import PlainClassifier
-from ea_pointcloud.benchmark.scaling import KINDS, SIZES, measure_scaling
+from ea_pointcloud.benchmark.scaling import SIZES, measure_scaling
 from ea_pointcloud.models import count_macs
 from ea_pointcloud.models.config import CLASSIFIER_SIZES
+from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.transforms import Augmentation
 
 TRAIN_CLOUDS, TEST_CLOUDS = 9_843, 2_468  # ModelNet40's
@@ -127,7 +128,7 @@ def benchmark_train(
     if quick:
         report["skipped"]["parts of a step"] = "not with --quick"
     else:
-        report["parts"], skipped = measure_scaling("train", device, KINDS, sizes, progress)
+        report["parts"], skipped = measure_scaling("train", device, ATTENTION, sizes, progress)
         report["skipped"] |= skipped
     return report
 

@@ -7,7 +7,7 @@ from ea_pointcloud._checks import check_choice
 from ea_pointcloud.models.config import check_fields
 from ea_pointcloud.ops.attention import NORMS
 
-POOLING = ("mean", "max", "max_mean")
+POOLING = ("mean", "max", "max_mean", "top")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class EAMLPClassifierConfig(EAMLPConfig):
 
     Args:
         num_classes: classes told apart, >= 2.
-        pooling: ``"mean"``, ``"max"`` or ``"max_mean"`` over the tokens.
+        pooling: ``"mean"``, ``"max"`` or ``"max_mean"`` over the tokens, or ``"top"``, the
+            mean of the largest quarter of each channel.
         dropout: dropout before the head.
     """
 

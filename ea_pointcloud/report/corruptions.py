@@ -32,7 +32,7 @@ def corruption_table(report: CorruptionReport, title: str) -> Table:
     rows.append(("mean", "", *map(_percent, (*means, report.mean_error_rate)), *totals))
     severities = (f"severity {SEVERITIES[0]}", *map(str, SEVERITIES[1:]))
     return Table(
-        f"{title}: error rate in %, clean {_percent(1 - report.clean_accuracy)}, "
+        f"{title}{_asked(report)}: error rate in %, clean {_percent(1 - report.clean_accuracy)}, "
         f"{report.shapes} shapes",
         ("corruption", "kind", *severities, "mean", *relative),
         rows,
@@ -75,7 +75,7 @@ def corruption_summary(runs: Sequence[Sequence[CorruptionReport]]) -> Table:
         for same in zip(*runs, strict=True)
     ]
     return Table(
-        f"corruptions, {len(runs)} seeds: mean and standard deviation",
+        f"corruptions{_asked(runs[0][0])}, {len(runs)} seeds: mean and standard deviation",
         ("benchmark", "clean error in %", "mean error rate in %", "mCE", "RmCE"),
         rows,
     )
@@ -113,6 +113,11 @@ def corruption_chart(report: CorruptionReport) -> Figure:
     made.update_xaxes(title="severity", tickvals=list(SEVERITIES), showgrid=False, zeroline=False)
     made.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     return made
+
+
+def _asked(report: CorruptionReport) -> str:
+    words = str(report.options)
+    return f", {words}" if words else ""
 
 
 def _marked(name: str) -> str:

@@ -21,14 +21,13 @@ from ea_pointcloud.robustness.measures import (
     mean_of,
     relative_errors,
 )
-from ea_pointcloud.transforms import normalize_unit_sphere
+from ea_pointcloud.robustness.options import Batch, InferenceOptions, predict
 
 # Of the clouds that are corrupted together: part of what is measured, for the random numbers of a
 # batch are drawn together, and so no option.
 BATCH_SIZE = 64
 SEED = 0
-
-Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
+USUAL = InferenceOptions()
 
 
 class Source(Protocol):
@@ -172,6 +171,7 @@ class CorruptionReport:
         benchmark: its name alone for the published files, else with ``(generated)``.
         reason: why these clouds.
         shapes: clouds of each set.
+        options: how the classifier was asked.
         clean_accuracy: overall accuracy without corruption, prepared in the same way.
         accuracy: corruption -> overall accuracy at severity 1 to 5; of ``occlusion`` and
             ``lidar`` these are five viewpoints.
@@ -187,6 +187,7 @@ class CorruptionReport:
     benchmark: str
     reason: str
     shapes: int
+    options: InferenceOptions
     clean_accuracy: float
     accuracy: dict[str, tuple[float, ...]]
     mean_error_rate: float
@@ -218,6 +219,7 @@ def evaluate_corruptions(
     benchmark: str,
     *,
     reference: Reference | None = None,
+    options: InferenceOptions = USUAL,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CorruptionReport:
     """Measure ``model`` under every corruption of ``benchmark`` at every severity.
@@ -230,10 +232,13 @@ def evaluate_corruptions(
         source: of the clouds.
         benchmark: ``"modelnet40-c"`` or ``"modelnet-c"``.
         reference: of mCE and RmCE.
+        options: how to ask; clean clouds are asked about in the same way, and an adaptation is to
+            each set by itself.
         progress: is told of each corruption in a line.
 
     Raises:
-        ValueError: if there are no clouds, or the reference lacks a corruption.
+        ValueError: if there are no clouds, too few to adapt to, or the reference lacks a
+            corruption.
     """
     check_count("shapes", source.shapes)
     names = BENCHMARKS[benchmark]
@@ -243,11 +248,11 @@ def evaluate_corruptions(
             f"{', '.join(lacking)}"
         )
     started = time.perf_counter()
-    clean = _accuracy(model, source.clean())
+    clean = _accuracy(model, source.clean(), options)
     progress(f"{source.title}: clean {clean:.4f}, {source.shapes} shapes")
     accuracy: dict[str, tuple[float, ...]] = {}
     for name in names:
-        found = [_accuracy(model, source.corrupted(name, each)) for each in SEVERITIES]
+        found = [_accuracy(model, source.corrupted(name, each), options) for each in SEVERITIES]
         progress(f"{source.title}: {name} {' '.join(f'{each:.4f}' for each in found)}")
         accuracy[name] = tuple(found)
     means = {name: mean(values) for name, values in accuracy.items()}
@@ -257,6 +262,7 @@ def evaluate_corruptions(
         benchmark=source.title,
         reason=source.reason,
         shapes=source.shapes,
+        options=options,
         clean_accuracy=clean,
         accuracy=accuracy,
         mean_error_rate=mean_error_rate(accuracy),
@@ -269,13 +275,9 @@ def evaluate_corruptions(
     )
 
 
-@torch.inference_mode()
-def _accuracy(model: Classifier, batches: Iterator[Batch]) -> float:
-    device = next(model.parameters()).device
+def _accuracy(model: Classifier, batches: Iterator[Batch], options: InferenceOptions) -> float:
     right = total = 0
-    for xyz, mask, label in batches:
-        xyz, mask = xyz.to(device), None if mask is None else mask.to(device)
-        logits = model(normalize_unit_sphere(xyz, mask), mask=mask)
-        right += int((logits.argmax(-1).cpu() == label.cpu()).sum())
+    for pred, label in predict(model, batches, options):
+        right += int((pred == label).sum())
         total += len(label)
     return right / total

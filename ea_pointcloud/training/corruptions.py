@@ -14,6 +14,7 @@ from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles,
 from ea_pointcloud.models import Classifier, load_model
 from ea_pointcloud.robustness.corruptions import BENCHMARKS
 from ea_pointcloud.robustness.evaluation import (
+    USUAL,
     CorruptionReport,
     Generated,
     Published,
@@ -22,6 +23,7 @@ from ea_pointcloud.robustness.evaluation import (
     spread,
 )
 from ea_pointcloud.robustness.measures import DGCNN, Reference
+from ea_pointcloud.robustness.options import InferenceOptions
 from ea_pointcloud.training.data import Shapes, batches, open_split
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe_keys import Recipe
@@ -49,6 +51,7 @@ def evaluate_run_corruptions(
     *,
     reference: Path | None = None,
     limit: int | None = None,
+    options: InferenceOptions = USUAL,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[CorruptionReport]:
     """Measure the first-reported weights of a run under corruptions of its data.
@@ -61,6 +64,7 @@ def evaluate_run_corruptions(
         device: where to compute.
         reference: JSON that ``evaluate --corruptions --json`` has printed for the reference.
         limit: measure so many shapes, spread evenly over the split; all without it.
+        options: how the network is asked.
         progress: is told of each corruption in a line.
 
     Returns:
@@ -88,7 +92,9 @@ def evaluate_run_corruptions(
         elif benchmark == "modelnet-c" and _is_modelnet40(recipe):
             found = DGCNN
         reports.append(
-            evaluate_corruptions(model, source, benchmark, reference=found, progress=progress)
+            evaluate_corruptions(
+                model, source, benchmark, reference=found, options=options, progress=progress
+            )
         )
     return reports
 

@@ -1,0 +1,107 @@
+"""How a trained classifier is asked about spoiled clouds: without training, without labels."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ea_pointcloud._checks import check_count, check_share
+from ea_pointcloud.models import Classifier
+from ea_pointcloud.models.adaptation import adapt_batch_norm
+from ea_pointcloud.models.inference import turned_probs
+from ea_pointcloud.prepare import inliers
+from ea_pointcloud.transforms import normalize_unit_sphere
+
+Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How a classifier is asked.
+
+    Args:
+        rotations: turns about the up axis whose probabilities are averaged, >= 1.
+        denoise: leave out statistical outliers, see :func:`~ea_pointcloud.prepare.inliers`.
+        adaptation: weight of the statistics of the clouds at hand in the batch normalisations,
+            see :func:`~ea_pointcloud.models.adaptation.adapt_batch_norm`; None without.
+    """
+
+    rotations: int = 1
+    denoise: bool = False
+    adaptation: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_count("rotations", self.rotations)
+        if self.adaptation is not None:
+            check_share("adaptation", self.adaptation)
+
+    def __str__(self) -> str:
+        """What is out of the ordinary, in words; nothing where all is as usual."""
+        words = []
+        if self.denoise:
+            words.append("without statistical outliers")
+        if self.adaptation is not None:
+            share = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
+            words.append(f"with batch-norm adaptation{share}")
+        if self.rotations > 1:
+            words.append(f"averaged over {self.rotations} rotations")
+        return ", ".join(words)
+
+
+@torch.inference_mode()
+def predict(
+    model: Classifier, batches: Iterable[Batch], options: InferenceOptions
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ask a classifier about clouds, each centred and scaled to the unit sphere.
+
+    An adaptation is to all of these clouds together.
+
+    Args:
+        model: in evaluation mode, on the device to use; not altered.
+        batches: of clouds, on any device.
+        options: how to ask.
+
+    Yields:
+        pred (B,) and label (B,) of each batch, on the CPU.
+
+    Raises:
+        ValueError: if there are too few clouds to adapt to.
+    """
+    device = next(model.parameters()).device
+    posed = (_posed(*batch, options, device) for batch in batches)
+    if options.adaptation is not None:
+        posed = list(posed)
+        model = adapt_batch_norm(model, *_joined(posed), weight=options.adaptation)
+    for xyz, mask, label in posed:
+        probs = turned_probs(model, xyz, mask, rotations=options.rotations)
+        yield probs.argmax(-1).cpu(), label.cpu()
+
+
+def _posed(
+    xyz: Tensor,
+    mask: Tensor | None,
+    label: Tensor,
+    options: InferenceOptions,
+    device: torch.device,
+) -> Batch:
+    xyz, mask = xyz.to(device), None if mask is None else mask.to(device)
+    if options.denoise:
+        mask = torch.ones_like(xyz[..., 0], dtype=torch.bool) if mask is None else mask.clone()
+        for cloud, real in zip(xyz, mask, strict=True):
+            real[real.clone()] = inliers(cloud[real])
+    return normalize_unit_sphere(xyz, mask), mask, label
+
+
+def _joined(batches: list[Batch]) -> tuple[Tensor, Tensor | None]:
+    """The clouds of all batches in one, padded to the same number of points."""
+    longest = max(xyz.shape[1] for xyz, _, _ in batches)
+    clouds, masks = [], []
+    for xyz, mask, _ in batches:
+        real = torch.ones_like(xyz[..., 0], dtype=torch.bool) if mask is None else mask
+        missing = longest - xyz.shape[1]
+        clouds.append(torch.nn.functional.pad(xyz, (0, 0, 0, missing)))
+        masks.append(torch.nn.functional.pad(real, (0, missing)))
+    mask = torch.cat(masks)
+    return torch.cat(clouds), None if bool(mask.all()) else mask
