@@ -8,7 +8,7 @@ from PIL import Image
 
 from ea_pointcloud.benchmark import benchmark_infer, benchmark_train, infer, scaling, train
 from ea_pointcloud.benchmark._step import PARTS
-from ea_pointcloud.benchmark.peers_networks import PEERS, make_peers
+from ea_pointcloud.benchmark.peers_networks import OPENPOINTS, PEERS, make_peers
 from ea_pointcloud.benchmark.plain_network import PlainClassifier, farthest_points
 from ea_pointcloud.benchmark.report import failures, tables
 from ea_pointcloud.models import create_model
@@ -61,16 +61,63 @@ def test_the_plain_network_is_of_one_kind() -> None:
 
 def test_peers_take_part_where_their_libraries_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ea_pointcloud.benchmark.peers_networks.find_spec", lambda name: None)
+    monkeypatch.delenv(OPENPOINTS, raising=False)
     why = "needs torch-geometric and torch-cluster"
-    assert make_peers(5) == ({}, dict.fromkeys(PEERS, why))
+    checkout = f"needs {OPENPOINTS}, the folder of a PointNeXt checkout"
+    assert make_peers(5) == ({}, dict(zip(PEERS, (why, why, checkout), strict=True)))
 
 
-def test_peers_classify() -> None:
+def test_peers_classify(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch_cluster")
+    monkeypatch.delenv(OPENPOINTS, raising=False)
     networks, skipped = make_peers(5)
-    assert (set(networks), skipped) == (set(PEERS), {})
+    assert (set(networks), set(skipped)) == (set(PEERS[:2]), {PEERS[2]})
     for network in networks.values():
         assert network.eval()(torch.randn(2, 128, 3)).shape == (2, 5)
+
+
+# What PointNeXt's own example calls: its configuration, its builder, clouds as points and channels.
+STAND_IN = {
+    "cfgs/modelnet40ply2048/pointnext-s.yaml": "model:\n  cls_args:\n    num_classes: 40\n",
+    "openpoints/__init__.py": "",
+    "openpoints/utils.py": """
+from pathlib import Path
+from types import SimpleNamespace as Space
+import yaml
+class EasyConfig:
+    def load(self, path, *, recursive=False):
+        classes = yaml.safe_load(Path(path).read_text())["model"]["cls_args"]["num_classes"]
+        self.model = Space(cls_args=Space(num_classes=classes))
+""",
+    "openpoints/models.py": """
+from torch import nn
+class Network(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Conv1d(3, classes, 1)
+    def forward(self, data):
+        assert data["pos"].shape[-1] == 3
+        return self.layer(data["x"]).amax(-1)
+def build_model_from_cfg(config):
+    return Network(config.cls_args.num_classes)
+""",
+}
+
+
+def test_pointnext_comes_from_its_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv(OPENPOINTS, str(tmp_path))
+    name = "PointNeXt-S (openpoints)"
+    assert "No module named 'openpoints'" in make_peers(5)[1][name]
+    for file, text in STAND_IN.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    try:
+        network = make_peers(5)[0][name]
+        assert network(torch.randn(2, 128, 3)).shape == (2, 5)
+    finally:
+        for module in [each for each in sys.modules if each.split(".")[0] == "openpoints"]:
+            del sys.modules[module]
 
 
 @pytest.fixture

@@ -1,10 +1,16 @@
-"""Classifiers of PyTorch Geometric's examples, to time beside ours: PointNet++ and DGCNN.
+"""Classifiers of others to time beside ours: PyTorch Geometric's examples and PointNeXt-S.
 
-They are built from its layers, with the sizes of ``examples/pointnet2_classification.py`` and
-``examples/dgcnn_classification.py``. Sampling and neighbours come from torch-cluster.
+PointNet++ and DGCNN are built from the layers of PyTorch Geometric, with the sizes of its
+``examples/pointnet2_classification.py`` and ``examples/dgcnn_classification.py``. Sampling and
+neighbours come from torch-cluster. PointNeXt-S comes from a checkout of its repository, which
+``EA_POINTCLOUD_OPENPOINTS`` names: ``openpoints`` with its extensions compiled, and ``cfgs``.
 """
 
+import os
+import sys
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +18,10 @@ from torch import Tensor, nn
 
 from ea_pointcloud.benchmark._measure import describe_error
 
-PEERS = ("PointNet++ (PyG)", "DGCNN (PyG)")
+_PYG = ("PointNet++ (PyG)", "DGCNN (PyG)")
+_POINTNEXT = "PointNeXt-S (openpoints)"
+PEERS = (*_PYG, _POINTNEXT)
+OPENPOINTS = "EA_POINTCLOUD_OPENPOINTS"
 
 
 def make_peers(num_classes: int) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -22,11 +31,16 @@ def make_peers(num_classes: int) -> tuple[dict[str, nn.Module], dict[str, str]]:
         networks: one for each of ``PEERS`` that can be built here.
         skipped: name -> why it cannot.
     """
+    networks, skipped = {}, {}
+    makers = {**dict(zip(_PYG, (_PointNet2, _DGCNN), strict=True)), _POINTNEXT: _PointNeXt}
     missing = [each for each in ("torch_geometric", "torch_cluster") if find_spec(each) is None]
     if missing:
-        return {}, dict.fromkeys(PEERS, f"needs {' and '.join(missing).replace('_', '-')}")
-    networks, skipped = {}, {}
-    for name, make in zip(PEERS, (_PointNet2, _DGCNN), strict=True):
+        skipped = dict.fromkeys(_PYG, f"needs {' and '.join(missing).replace('_', '-')}")
+    if OPENPOINTS not in os.environ:
+        skipped[_POINTNEXT] = f"needs {OPENPOINTS}, the folder of a PointNeXt checkout"
+    for name, make in makers.items():
+        if name in skipped:
+            continue
         try:
             networks[name] = make(num_classes)
         except Exception as error:  # a broken installation raises anything
@@ -88,6 +102,22 @@ class _DGCNN(nn.Module):
             features = edge(features, knn_graph(features, self.k, cloud, loop=True))
             outputs.append(features)
         return self.head(global_max_pool(self.whole(torch.cat(outputs, dim=1)), cloud))
+
+
+class _PointNeXt(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        folder = Path(os.environ[OPENPOINTS]).expanduser()
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+        config = import_module("openpoints.utils").EasyConfig()
+        # With the defaults of the folders above, as its own example reads it.
+        config.load(str(folder / "cfgs/modelnet40ply2048/pointnext-s.yaml"), recursive=True)
+        config.model.cls_args.num_classes = num_classes
+        self.network = import_module("openpoints.models").build_model_from_cfg(config.model)
+
+    def forward(self, xyz: Tensor) -> Tensor:
+        return self.network({"pos": xyz, "x": xyz.transpose(1, 2).contiguous()})
 
 
 def _flat(xyz: Tensor) -> tuple[Tensor, Tensor]:
