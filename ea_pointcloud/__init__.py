@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ea_pointcloud.models import EASegmenter as EASegmenter
     from ea_pointcloud.models import create_model as create_model
     from ea_pointcloud.models import list_models as list_models
+    from ea_pointcloud.models import list_pretrained as list_pretrained
     from ea_pointcloud.predictor import Predictor as Predictor
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOME = {
     "Predictor": "predictor",
     "create_model": "models",
     "list_models": "models",
+    "list_pretrained": "models",
     "read_cloud": "io",
     "write_cloud": "io",
     "write_mesh": "io",

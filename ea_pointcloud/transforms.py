@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_mask, check_xyz
+from ea_pointcloud.defects import random_cut, random_stray
+from ea_pointcloud.deformation import random_wolf
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 
 AXES = ("x", "y", "z")
@@ -213,30 +215,40 @@ def choose_points(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The training augmentation: points, warp, rotation, mirror, scale, shift, jitter, drop.
+    """The training augmentation: points, wolf, warp, rotation, mirror, scale, shift, ..., drop.
 
-    That is also their order.
+    The order of the entries is that in which they are applied.
 
     Every entry at its default changes nothing.
 
     Args:
         num_points: points drawn anew from each cloud, 0 for all of them.
+        wolf: share of the clouds that PointWOLF bends, see
+            :func:`~ea_pointcloud.deformation.random_wolf`.
         warp: strength of the smooth bending, see :func:`random_warp`.
-        rotation: ``"none"``, ``"up"``, ``"tilt"`` (at most 30 degrees about any axis) or ``"any"``.
+        rotation: ``"none"``, ``"up"``, ``"tilt"`` (at most 30 degrees about any axis) or ``"any"``,
+            uniform over all rotations, SO(3).
         mirror: whether half of the clouds are mirrored in an upright plane.
         scale: lowest and highest factor, drawn for each axis.
         shift: largest shift along an axis.
         jitter: standard deviation of the noise, cut off at five times that.
+        stray: largest share of points put anywhere, see
+            :func:`~ea_pointcloud.defects.random_stray`.
+        cut: largest share of points beyond a plane, left out by the mask, see
+            :func:`~ea_pointcloud.defects.random_cut`.
         drop: largest share of points left out by the mask.
     """
 
     num_points: int = 0
+    wolf: float = 0.0
     warp: float = 0.0
     rotation: str = "none"
     mirror: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
     jitter: float = 0.0
+    stray: float = 0.0
+    cut: float = 0.0
     drop: float = 0.0
 
     def __post_init__(self) -> None:
@@ -244,12 +256,24 @@ class Augmentation:
         check_choice("rotation", self.rotation, ROTATIONS)
 
     def __call__(
-        self, xyz: Tensor, *, generator: torch.Generator | None = None
+        self,
+        xyz: Tensor,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return new coordinates and the mask of the points kept (None if all are)."""
+        """Return new coordinates and the mask of the points kept (None if all are).
+
+        ``mask`` (B, N) tells ``wolf``, ``stray`` and ``cut`` what is padding.
+        """
         if self.num_points:
             idx = choose_points(xyz, self.num_points, "random", generator=generator)
             xyz = gather_points(xyz, idx)
+            mask = None if mask is None else mask.gather(1, idx)
+        if self.wolf:
+            bent = random_wolf(xyz, mask=mask, generator=generator)
+            chosen = torch.rand(len(xyz), generator=generator, device=xyz.device) < self.wolf
+            xyz = torch.where(chosen[:, None, None], bent, xyz)
         if self.warp:
             xyz = random_warp(xyz, self.warp, generator=generator)
         if self.rotation == "up":
@@ -266,8 +290,21 @@ class Augmentation:
             xyz = random_shift(xyz, self.shift, generator=generator)
         if self.jitter:
             xyz = random_jitter(xyz, self.jitter, 5 * self.jitter, generator=generator)
-        mask = random_drop(xyz, self.drop, generator=generator) if self.drop else None
-        return xyz, mask
+        if self.stray:
+            xyz = random_stray(xyz, self.stray, mask=mask, generator=generator)
+        kept = None
+        if self.cut:
+            kept = random_cut(xyz, self.cut, mask=mask, generator=generator)
+        if self.drop:
+            dropped = random_drop(xyz, self.drop, generator=generator)
+            kept = dropped if kept is None else left_in(kept, dropped)
+        return xyz, kept
+
+
+def left_in(mask: Tensor, kept: Tensor) -> Tensor:
+    """What both masks (B, N) mark; where that is nothing of a cloud, what ``mask`` marks."""
+    both = mask & kept
+    return torch.where(both.any(1, keepdim=True), both, mask)
 
 
 def _rotated(xyz: Tensor, quaternion: Tensor) -> Tensor:

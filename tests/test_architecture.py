@@ -17,6 +17,9 @@ RANK = {
     "_device": 0.1,
     "_workers": 0.1,
     "ops": 1,
+    "deformation": 1.04,
+    "defects": 1.05,
+    "mixing": 1.05,
     "transforms": 1.1,
     "_formats": 1.1,
     "io": 1.2,
@@ -41,6 +44,7 @@ RANK = {
     "__init__": 7,
 }
 HOMES = {
+    "scipy": ("ops/matching.py",),
     "open3d": ("viz/", "robustness/visibility.py"),
     "h5py": ("datasets/", "_formats/"),
     "pooch": ("datasets/",),

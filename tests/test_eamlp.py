@@ -194,7 +194,7 @@ def test_the_encoder_is_patches_positions_blocks_and_a_norm() -> None:
     close(model(xyz), model.head(torch.cat([token.amax(1), token.mean(1)], dim=-1)))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "max_mean"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "max_mean", "top"])
 @pytest.mark.parametrize("norm", ["double", "softmax"])
 def test_every_parameter_learns(pooling: str, norm: str) -> None:
     model = classifier(pooling=pooling, norm=norm, feature_channels=2)
@@ -329,7 +329,7 @@ def test_a_segmenter_learns_everywhere() -> None:
         ({"patch_channels": ()}, "patch_channels must name at least one width, got none"),
         ({"patch_channels": (8, 0)}, "patch_channels must be at least 1, got 0"),
         ({"norm": "l1"}, "norm must be one of 'double', 'softmax', got 'l1'"),
-        ({"pooling": "cls"}, "pooling must be one of 'mean', 'max', 'max_mean', got 'cls'"),
+        ({"pooling": "cls"}, "pooling must be one of 'mean', 'max', 'max_mean', 'top', got 'cls'"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"drop_path": -0.1}, "drop_path must be at least 0 and below 1, got -0.1"),
         ({"drop_path": "x"}, "drop_path must be at least 0 and below 1, got 'x'"),
@@ -473,7 +473,10 @@ def test_the_architecture_is_one_key() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.name=pct", "model.name must be one of 'ea', 'eamlp', got 'pct'"),
+        (
+            "model.name=pct",
+            "model.name must be one of 'ea', 'eamlp', 'pointnet', 'dgcnn', got",
+        ),
         ("model.size=tiny", "model.size must be one of 'small', 'base', 'large', got 'tiny'"),
         ("model.overrides.fuse_channels=3", "model override must be one of 'channels', 'depth', "),
         ("model.overrides.heads=5", "channels must be a multiple of heads=5, got 128"),

@@ -319,7 +319,10 @@ def test_a_segmenter_labels_as_the_predictor(segmenter: EASegmenter, tmp_path: P
 
 # What the tests above leave out.
 FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "normals": (lambda: small_classifier(feature_channels=3), {"dynamic_points": True}),
+    "normals": (
+        lambda: small_classifier(feature_channels=3, pooling="top"),
+        {"dynamic_points": True},
+    ),
     "posed": (lambda: small_classifier(attention="offset"), {"normalize": False}),
     "two levels": (lambda: create_model("ea_classifier_tiny"), {"dynamic_points": True}),
     "heads": (lambda: small_classifier(attention="multihead_external", norm="softmax"), {}),
@@ -327,6 +330,8 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "category-free": (lambda: small_segmenter(num_categories=0), {}),
     "described": (lambda: described(), {"dynamic_points": True}),
     "eamlp": (lambda: eamlp("classifier", num_classes=4), {"dynamic_points": True}),
+    "pointnet": (lambda: create_model("pointnet_classifier_tiny"), {"dynamic_points": True}),
+    "dgcnn": (lambda: baseline_of_graphs(), {"dynamic_points": True}),
     "eamlp parts": (
         lambda: eamlp("segmenter", num_parts=4, num_categories=2),
         {"dynamic_points": True},
@@ -342,6 +347,12 @@ def described() -> EASegmenter:
 def eamlp(kind: str, **counts: int) -> Any:
     torch.manual_seed(0)
     model = create_model(f"eamlp_{kind}_small", depth=1, **counts)
+    model.data_spec = replace(model.data_spec, num_points=NUM_POINTS)
+    return model
+
+
+def baseline_of_graphs() -> Any:
+    model = create_model("dgcnn_classifier_tiny", edge_channels=(8, 8, 8))
     model.data_spec = replace(model.data_spec, num_points=NUM_POINTS)
     return model
 

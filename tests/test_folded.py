@@ -5,6 +5,7 @@ from torch import nn
 from ea_pointcloud.models import create_model, list_models
 from ea_pointcloud.models.folded import FoldedNorm, fold_batch_norm
 from ea_pointcloud.nn import PointBatchNorm
+from ea_pointcloud.nn.blocks import ATTENTION
 
 
 def trained(name: str, **overrides: object) -> nn.Module:
@@ -29,7 +30,7 @@ def inputs(name: str, num_points: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [("ea_classifier_tiny", kind) for kind in ("external", "multihead_external", "self", "offset")]
+    [("ea_classifier_tiny", kind) for kind in ATTENTION]
     + [(name, "") for name in list_models() if name.endswith("tiny") and "ea_c" not in name],
 )
 @pytest.mark.parametrize("masked", [False, True])

@@ -273,7 +273,7 @@ def test_a_slot_that_no_point_wants_is_dead() -> None:
     assert even.slots_per_point == pytest.approx(10)
 
 
-@pytest.mark.parametrize("pooling", ["max", "max_mean"])
+@pytest.mark.parametrize("pooling", ["max", "max_mean", "top"])
 def test_saliency_is_the_slope_of_the_logit(pooling: str) -> None:
     model, xyz = classifier(pooling=pooling).double(), cloud("surface", 60, batch=2).double()
     found = saliency(model, xyz, target=1)

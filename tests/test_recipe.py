@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from ea_pointcloud.mixing import Mix
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values, save_recipe
 
 
@@ -96,10 +97,17 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("data.point_choice=fps", "data.point_choice must be 'first' with the procedural set"),
         ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
         ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
-        ("model.overrides.attention=none", "attention must be one of 'external', 'multihead_exte"),
+        ("model.overrides.attention=ea", "attention must be one of 'external', 'multihead_exte"),
         ("augment.scale=[2,1]", r"augment.scale must be \[low, high\], 0 < low, got \[2.0, 1.0\]"),
         ("augment.shift=-1", "augment.shift must be at least 0, got -1"),
         ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
+        ("augment.cut=1", "augment.cut must be at least 0 and below 1, got 1"),
+        ("augment.stray=-0.1", "augment.stray must be at least 0 and below 1, got -0.1"),
+        ("augment.wolf=1.5", "augment.wolf must be at least 0 and at most 1, got 1.5"),
+        ("augment.mix=cutmix", "augment.mix must be one of 'none', 'cutmix_r', 'cutmix_k', 'rsm"),
+        ("augment.mix=[rsmix,mixup]", "augment.mix: Cannot convert 'ListConfig' to string"),
+        ("augment.mix=rsmix+none", "augment.mix must name each way once and no 'none' among them"),
+        ("augment.mix=rsmix+rsmix", "augment.mix must name each way once and no 'none' among th"),
         ("augment.rotation=all", "rotation must be one of 'none', 'up', 'tilt', 'any', got 'all'"),
         ("trainer.epochs=0", "trainer.epochs must be at least 1, got 0"),
         ("trainer.batch_size=0", "trainer.batch_size must be at least 1, got 0"),
@@ -117,6 +125,36 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 def test_a_bad_value_is_named(override: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_recipe("procedural", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task=segmentation", "model.size=grouped_tiny"], "augment.mix must be none with task="),
+        (["trainer.batch_size=1"], "trainer.batch_size must be at least 2, got 1"),
+        (["augment.mix_prob=0"], "augment.mix_prob must be above 0 and at most 1, got 0"),
+        (["augment.mix_beta=0"], "augment.mix_beta must be positive, got 0"),
+    ],
+)
+def test_clouds_that_cannot_be_mixed(overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_recipe("procedural", ["augment.mix=rsmix", *overrides])
+
+
+def test_a_segmenter_takes_no_stray_points_and_bends_no_features() -> None:
+    overrides = ["task=segmentation", "model.size=grouped_tiny", "augment.wolf=1"]
+    assert load_recipe("procedural", overrides).augmentation().wolf == 1
+    with pytest.raises(ValueError, match=r"augment.stray must be 0 with task=segmentation, got 0"):
+        load_recipe("procedural", [*overrides, "augment.stray=0.1"])
+    with pytest.raises(ValueError, match=r"augment.wolf must be 0 with data.features"):
+        load_recipe("shapenetpart", ["data.features=local_shape", "augment.wolf=1"])
+
+
+def test_wolfmix_is_a_combination() -> None:
+    recipe = load_recipe("modelnet40", ["augment.wolf=1", "augment.mix=rsmix"])
+    assert recipe.augmentation().wolf == 1
+    assert recipe.mixing() == Mix(("rsmix",), prob=0.5, beta=1.0)  # as published
+    assert load_recipe("modelnet40").mixing() is None
 
 
 def test_what_only_the_network_knows_is_checked_before_the_data_is_made() -> None:

@@ -16,6 +16,7 @@ from ea_pointcloud.models import (
     load_model,
     segmenter_config,
 )
+from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops import gather_points
 from tests.oracles import cloud, seeded
 
@@ -77,7 +78,7 @@ def test_the_split_first_layer_is_the_layer_over_the_concatenation(form: dict[st
 
 
 @FORMS
-@pytest.mark.parametrize("attention", ["external", "multihead_external"])
+@pytest.mark.parametrize("attention", ["external", "multihead_external", "none"])
 @pytest.mark.parametrize("chunk", [1, 7, 70, 1000])
 def test_the_streamed_form_is_that_of_the_whole_cloud(
     chunk: int, attention: str, form: dict[str, object]
@@ -139,7 +140,7 @@ def test_clouds_of_few_points(num_points: int, form: dict[str, object]) -> None:
 
 
 @FORMS
-@pytest.mark.parametrize("attention", ["external", "multihead_external", "self", "offset"])
+@pytest.mark.parametrize("attention", ATTENTION)
 def test_training_gives_finite_gradients(attention: str, form: dict[str, object]) -> None:
     model = small(attention=attention, **form)
     mask = torch.arange(70) < torch.tensor([[70], [4]])
@@ -254,7 +255,7 @@ def test_a_mask_without_real_points() -> None:
         ({"num_categories": -1}, "num_categories must be at least 0, got -1"),
         ({"num_centers": (4,)}, "must have one entry per neighbour embedding"),
         ({"head_channels": ()}, "head_channels must name at least one width, got none"),
-        ({"attention": "none"}, "attention must be one of"),
+        ({"attention": "ea"}, "attention must be one of"),
     ],
 )
 def test_impossible_configurations(wrong: dict[str, object], words: str) -> None:

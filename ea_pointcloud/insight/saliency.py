@@ -73,7 +73,7 @@ def critical_points(
 
     What is pooled are the centres of the last grouping, which are points of the cloud; each of them
     speaks for its surroundings. A network that pools by mean as well has this part in the maximum
-    alone. Ties go to the centre sampled first.
+    alone, one that pools the largest quarter in the largest. Ties go to the centre sampled first.
 
     Args:
         model: a classifier.

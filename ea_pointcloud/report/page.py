@@ -40,7 +40,6 @@ from ea_pointcloud.training.evaluate import (
     RunReport,
     SegmentationReport,
 )
-from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import METRICS_FILE, RECIPE_FILE, VERSIONS_FILE
 from ea_pointcloud.training.tasks import task_of
 from ea_pointcloud.viz import part_colors, render
@@ -49,7 +48,6 @@ PAGE_FILE = "index.html"
 MISTAKES = 12  # drawn, where nobody says how many
 WORST_SHAPES = 1  # of a category
 _TEMPLATE = "page.html.j2"
-_NAMELESS = ("procedural", "folder")  # data sets that there is one of
 _EDGE = {"mistake": 280, "shape": 240}  # of a picture in pixels
 # With lossy colours: pictures of a hundred shapes would outgrow the charts by far as PNG.
 _QUALITY = 70
@@ -89,7 +87,7 @@ def write_report(
     rows = [read_metrics(run / METRICS_FILE) for run in runs]
     metric = task_of(recipe).monitor.removeprefix("val/")
     shown: dict[str, Any] = {
-        "title": f"{_data_name(recipe)}, {first.reports[0].split} split",
+        "title": f"{tables.data_name(recipe)}, {first.reports[0].split} split",
         "facts": _facts(runs, reports, command),
         "summary": tables.seeds_table(reports) if len(reports) > 1 else None,
         "runs": [
@@ -168,15 +166,11 @@ def _facts(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> 
         "seed" if len(runs) == 1 else "seeds": ", ".join(
             str(report.recipe.trainer.seed) for report in reports
         ),
-        "data": f"{_data_name(recipe)}, {measured.split} split: {counted}",
+        "data": f"{tables.data_name(recipe)}, {measured.split} split: {counted}",
         "training started": ", ".join(dates) or "not known",
         "measured": f"{datetime.now():%Y-%m-%d %H:%M} on {first.device}",
         "command": command,
     }
-
-
-def _data_name(recipe: Recipe) -> str:
-    return recipe.data.dataset if recipe.data.dataset in _NAMELESS else recipe.data.name
 
 
 def _classes(

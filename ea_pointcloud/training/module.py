@@ -50,13 +50,19 @@ class RecipeModule(LightningModule):
         compile_network(self.model, self.recipe.trainer.compile)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Augment, call the network, and measure the smoothed cross entropy."""
+        """Augment, call the network, and measure the smoothed cross entropy.
+
+        What a network adds to its loss itself is part of what is logged.
+        """
         batch_number = batch_idx * self.trainer.world_size + self.global_rank
         place = (self.recipe.trainer.seed, self.current_epoch, batch_number)
         torch.manual_seed(mix_seeds(*place, 2))  # dropout knows the global generator only
         batch = self.task.augment(batch, generator_for(self.device, *place, 1))
         logits = self.task.logits(self.model, batch)
         loss = self.task.loss(logits, batch, self.recipe.optim.label_smoothing)
+        auxiliary = self.model.auxiliary_loss()
+        if auxiliary is not None:
+            loss = loss + auxiliary
         self.train_loss.update(loss, len(logits))
         self.log("train/loss", self.train_loss, on_epoch=True, on_step=False, prog_bar=True)
         return loss

@@ -74,6 +74,14 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(recipe)))
 
 
+def run_name(recipe: Recipe, variant: str = "") -> str:
+    """What a run folder is called where nobody says; ``variant`` tells runs of a recipe apart."""
+    name = recipe.name
+    if recipe.data.dataset == "folder":
+        name = Path(recipe.data.root or "").expanduser().resolve().name
+    return "-".join(word for word in (name, variant, f"seed{recipe.trainer.seed}") if word)
+
+
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
     """Every value under its key, ``{"name": ..., "data.root": ..., ...}``."""
     values: dict[str, Any] = {}

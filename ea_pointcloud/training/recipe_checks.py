@@ -4,8 +4,16 @@ import math
 
 import torch
 
-from ea_pointcloud._checks import check_at_least, check_choice, check_positive, check_range
+from ea_pointcloud._checks import (
+    check_at_least,
+    check_choice,
+    check_fraction,
+    check_positive,
+    check_range,
+    check_share,
+)
 from ea_pointcloud._device import check_device_name
+from ea_pointcloud.mixing import KINDS
 from ea_pointcloud.models.factory import ARCHITECTURES
 from ea_pointcloud.models.hub import FEATURES
 from ea_pointcloud.training.recipe_keys import (
@@ -118,9 +126,48 @@ def _check_augment(recipe: Recipe) -> None:
         raise ValueError(f"augment.scale must be [low, high], 0 < low, got {augment.scale}")
     for name in ("warp", "shift", "jitter"):
         check_at_least(f"augment.{name}", getattr(augment, name), 0)
-    if not 0 <= augment.drop < 1:
-        raise ValueError(f"augment.drop must be at least 0 and below 1, got {augment.drop}")
+    for name in ("stray", "cut", "drop"):
+        check_fraction(f"augment.{name}", getattr(augment, name))
+    if augment.stray and recipe.task == "segmentation":
+        raise ValueError(
+            f"augment.stray must be 0 with task=segmentation, got {augment.stray}: points that "
+            "were put anywhere belong to no part; take augment.jitter"
+        )
+    if not 0 <= augment.wolf <= 1:
+        raise ValueError(f"augment.wolf must be at least 0 and at most 1, got {augment.wolf}")
+    if augment.wolf and data.features != "none":
+        raise ValueError(
+            "augment.wolf must be 0 with data.features, which were found before the clouds are "
+            f"bent, got {augment.wolf} with data.features={data.features}"
+        )
     recipe.augmentation()
+    _check_mix(recipe)
+
+
+def _check_mix(recipe: Recipe) -> None:
+    augment = recipe.augment
+    if augment.mix == "none":
+        return
+    kinds = augment.mix.split("+")
+    for kind in kinds:
+        check_choice("augment.mix", kind, ("none", *KINDS))
+    if "none" in kinds or len(set(kinds)) < len(kinds):
+        raise ValueError(
+            f"augment.mix must name each way once and no 'none' among them, got {augment.mix}; "
+            "augment.mix_prob says how many clouds are mixed"
+        )
+    if recipe.task != "classification":
+        raise ValueError(
+            f"augment.mix must be none with task={recipe.task}, got {augment.mix}: mixed clouds "
+            "have shared labels, which classifiers learn from; take augment.wolf"
+        )
+    if recipe.trainer.batch_size < 2:
+        raise ValueError(
+            "augment.mix mixes the clouds of a batch, so trainer.batch_size must be at least 2, "
+            f"got {recipe.trainer.batch_size}"
+        )
+    check_share("augment.mix_prob", augment.mix_prob)
+    check_positive("augment.mix_beta", augment.mix_beta)
 
 
 def _check_optim(optim: OptimRecipe, trainer: TrainerRecipe) -> None:

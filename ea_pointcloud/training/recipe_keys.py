@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from ea_pointcloud.mixing import Mix
 from ea_pointcloud.models.config import named_config
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
 from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
@@ -70,7 +71,8 @@ class DataRecipe:
 class ModelRecipe:
     """Which network: an architecture, a named size of it, and fields of its config to replace.
 
-    ``name`` is ``"ea"``, the point transformer with external attention, or ``"eamlp"``.
+    ``name`` is ``"ea"``, the point transformer with external attention, ``"eamlp"``, or of a
+    classifier the baselines ``"pointnet"`` and ``"dgcnn"``.
     ``init`` names trained weights to start from; without a ``size`` of one's own the network is
     theirs, which ``overrides`` then spell out. ``category`` tells a segmenter the category of each
     shape; without it, it has to do without.
@@ -90,16 +92,28 @@ class AugmentRecipe:
     With ``variants`` so many copies of each shape are bent by ``warp`` and stretched by ``scale``
     before training, and described anew; batches are then not bent again. See
     :func:`~ea_pointcloud.datasets.variants.with_variants`. An epoch has all of them.
+
+    ``mix`` mixes the clouds of a batch, and their labels by the points of each, for classifiers:
+    ``"cutmix_r"``, ``"cutmix_k"``, ``"rsmix"``, ``"mixup"``, several joined by ``+`` of which each
+    cloud draws one, or ``"none"``, see :class:`~ea_pointcloud.mixing.Mix`. Points are left out
+    after that. ``mix_prob`` is the share of clouds that are mixed, ``mix_beta`` the
+    parameter of the Beta distribution of how much. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
     """
 
     variants: int = 0
+    wolf: float = 0.0
     warp: float = 0.0
     rotation: str = "none"
     mirror: bool = False
     scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
     shift: float = 0.2
     jitter: float = 0.0
+    stray: float = 0.0
+    cut: float = 0.0
     drop: float = 0.0
+    mix: str = "none"
+    mix_prob: float = 0.5
+    mix_beta: float = 1.0
 
 
 @dataclass
@@ -195,14 +209,24 @@ class Recipe:
         low, high = self.augment.scale
         return Augmentation(
             num_points=self.data.num_points if self.data.point_choice == "random" else 0,
+            wolf=self.augment.wolf,
             warp=0.0 if self.augment.variants else self.augment.warp,
             rotation=self.augment.rotation,
             mirror=self.augment.mirror,
             scale=(low, high),
             shift=self.augment.shift,
             jitter=self.augment.jitter,
+            stray=self.augment.stray,
+            cut=self.augment.cut,
             drop=self.augment.drop,
         )
+
+    def mixing(self) -> Mix | None:
+        """How the clouds of a batch are mixed, None for not at all."""
+        augment = self.augment
+        if augment.mix == "none":
+            return None
+        return Mix(tuple(augment.mix.split("+")), prob=augment.mix_prob, beta=augment.mix_beta)
 
     def architecture(self) -> Architecture:
         """The network of this task and name."""

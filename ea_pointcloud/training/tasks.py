@@ -16,6 +16,7 @@ from ea_pointcloud.metrics import classification_metrics, part_segmentation_metr
 from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import gather_points, random_point_sample
 from ea_pointcloud.training.recipe_keys import Recipe
+from ea_pointcloud.transforms import left_in
 
 Batch = dict[str, Tensor]
 
@@ -64,6 +65,7 @@ class ClassificationTask:
         self.num_points = recipe.data.num_points if recipe.data.point_choice == "random" else 0
         # Clouds of different sizes have a mask, which the drawing of points has to know.
         self.augmentation = replace(recipe.augmentation(), num_points=0)
+        self.mix = recipe.mixing()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
@@ -74,12 +76,21 @@ class ClassificationTask:
         return classification_metrics(len(spec.class_names), prefix)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
+        """Points drawn anew where the recipe says so, then moved, scaled, mixed, left out.
+
+        Of mixed clouds ``other_label`` (B,) is the label that counts with weight ``share`` (B,).
+        """
         if 0 < self.num_points < batch["xyz"].shape[1]:
             batch = _draw_points(batch, self.num_points, generator)
-        xyz, kept = self.augmentation(batch["xyz"], generator=generator)
-        mask = _drop(batch.get("mask"), kept)
-        augmented = {"xyz": xyz, "label": batch["label"]}
+        mask = batch.get("mask")
+        xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
+        augmented = {"label": batch["label"]}
+        if self.mix is not None:
+            (xyz, mask, share), partner = self.mix(xyz, mask, generator=generator)
+            augmented |= {"other_label": batch["label"][partner], "share": share}
+        # Points are left out of what was mixed: of both clouds by their shares, on average.
+        mask = _drop(mask, kept)
+        augmented["xyz"] = xyz
         return augmented if mask is None else {**augmented, "mask": mask}
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
@@ -87,8 +98,15 @@ class ClassificationTask:
         return class_logits(model, batch)
 
     def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        """Mean over the clouds."""
-        return F.cross_entropy(logits.float(), batch["label"], label_smoothing=label_smoothing)
+        """Mean over the clouds; a mixed one has two labels, each with its share of the points."""
+        logits, target = logits.float(), batch["label"]
+        if "share" in batch:
+            own, other = (
+                F.one_hot(batch[name], logits.shape[1]).to(logits.dtype)
+                for name in ("label", "other_label")
+            )
+            target = torch.lerp(own, other, batch["share"][:, None].to(logits.dtype))
+        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
 
     def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
         """Count a batch."""
@@ -124,8 +142,9 @@ class SegmentationTask:
         """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
         if 0 < self.num_points < batch["xyz"].shape[1]:
             batch = _draw_points(batch, self.num_points, generator)
-        xyz, kept = self.augmentation(batch["xyz"], generator=generator)
-        mask = _drop(batch["mask"], kept)
+        mask = batch["mask"]
+        xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
+        mask = _drop(mask, kept)
         assert mask is not None
         return {**batch, "xyz": xyz, "mask": mask}
 
@@ -204,9 +223,7 @@ def _drop(mask: Tensor | None, kept: Tensor | None) -> Tensor | None:
     """The mask (B, N) without what the augmentation dropped."""
     if mask is None or kept is None:
         return kept if mask is None else mask
-    # What is kept may all be padding: such a cloud stays whole.
-    dropped = mask & kept
-    return torch.where(dropped.any(1, keepdim=True), dropped, mask)
+    return left_in(mask, kept)  # what is kept may all be padding: such a cloud stays whole
 
 
 def _draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Batch:

@@ -1,0 +1,111 @@
+"""Stray points and cuts."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+
+from ea_pointcloud.defects import random_cut, random_stray
+from ea_pointcloud.transforms import Augmentation, left_in, random_drop
+from tests.oracles import cloud, seeded
+
+
+def test_nothing_drawn_changes_nothing() -> None:
+    xyz = cloud("surface", 50, batch=3)
+    mask = torch.rand(3, 50, generator=seeded()) < 0.7
+    assert torch.equal(random_stray(xyz, 0.0, mask=mask), xyz)
+    assert torch.equal(random_cut(xyz, 0.0, mask=mask), mask)
+    assert random_cut(xyz, 0.0).all()
+
+
+def test_stray_points_are_a_share_and_spread_around_the_cloud() -> None:
+    half = torch.nn.functional.normalize(torch.randn(500, 100, 3, generator=seeded()), dim=-1)
+    xyz = 2 * torch.cat([half, -half], dim=1) + 5.0  # spheres of radius 2
+    before = xyz.clone()
+    out = random_stray(xyz, 0.4, generator=seeded())
+    assert torch.equal(xyz, before)
+    stray = (out != xyz).any(-1)
+    share = stray.float().mean(1)
+    assert float(share.mean()) == pytest.approx(0.2, abs=0.02)  # U(0, 0.4)
+    assert 0.37 < float(share.max()) < 0.5
+    assert float(share.min()) < 0.02
+    moved = out[stray]
+    torch.testing.assert_close(moved.mean(0), torch.full((3,), 5.0), atol=0.05, rtol=0)
+    torch.testing.assert_close(moved.std(0), torch.ones(3), atol=0.05, rtol=0)
+
+
+def test_a_cut_leaves_out_what_is_beyond_a_plane() -> None:
+    xyz = torch.randn(2000, 60, 3, generator=seeded())
+    keep = random_cut(xyz, 0.5, generator=seeded(1))
+    share = (~keep).float().mean(1)
+    # U(0, 0.5), rounded down to whole points.
+    assert float(share.mean()) == pytest.approx(0.25 - 0.5 / 60, abs=0.01)
+    assert 0.48 < float(share.max()) <= 0.5
+    for points, kept in zip(xyz[:20].double(), keep[:20], strict=True):
+        # A linear programme finds a plane between two sets where there is one.
+        side = torch.where(kept, 1.0, -1.0)[:, None]
+        rows = side * torch.cat([points, torch.ones(60, 1)], dim=1)
+        plane = linprog(np.zeros(4), -rows.numpy(), -np.ones(60), bounds=(None, None))
+        assert plane.success
+
+
+def test_cuts_are_of_every_direction() -> None:
+    sphere = torch.nn.functional.normalize(torch.randn(400, 200, 3, generator=seeded()), dim=-1)
+    keep = random_cut(sphere, 0.9, generator=seeded(1))
+    lost = torch.stack([one[~kept].sum(0) for one, kept in zip(sphere, keep, strict=True)])
+    direction = lost[(~keep).any(1)]
+    direction = direction / direction.norm(dim=1, keepdim=True)
+    assert direction.mean(0).abs().max() < 0.1  # standard deviation 0.03
+    assert direction.std(0).sub(3**-0.5).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("padding", [0.0, 50.0, float("nan")])
+def test_padding_has_no_influence(padding: float) -> None:
+    xyz = cloud("surface", 60, batch=4)
+    mask = torch.rand(4, 60, generator=seeded(1)) < 0.7
+    zeros, spoiled = xyz.clone(), xyz.clone()
+    zeros[~mask], spoiled[~mask] = 0.0, padding
+    expected = random_stray(zeros, 0.5, mask=mask, generator=seeded())
+    out = random_stray(spoiled, 0.5, mask=mask, generator=seeded())
+    assert torch.equal(out[mask], expected[mask])
+    torch.testing.assert_close(out[~mask], spoiled[~mask], equal_nan=True)
+    keep = random_cut(spoiled, 0.5, mask=mask, generator=seeded())
+    assert torch.equal(keep, random_cut(zeros, 0.5, mask=mask, generator=seeded()))
+    assert (keep <= mask).all()
+    assert keep.any(1).all()
+
+
+def test_the_generator_decides_and_clouds_draw_alone() -> None:
+    xyz = cloud("surface", 60).expand(2, -1, -1)
+    for change in (random_stray, random_cut):
+        one, two, other = (change(xyz, 0.5, generator=seeded(seed)) for seed in (0, 0, 1))
+        assert torch.equal(one, two)
+        assert not torch.equal(one, other)
+        assert not torch.equal(one[0], one[1])
+
+
+def test_a_point_stays() -> None:
+    assert random_cut(torch.rand(200, 1, 3), 0.99).all()
+    one, other = torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]])
+    assert torch.equal(left_in(one, other), one)
+    assert left_in(one, ~one | torch.tensor([[True, False, False]])).tolist() == [
+        [True, False, False]
+    ]
+
+
+def test_augmentation_cuts_and_drops() -> None:
+    xyz = cloud("surface", 80, batch=3)
+    out, kept = Augmentation(stray=0.2, cut=0.4, drop=0.5)(xyz, generator=seeded())
+    generator = seeded()
+    assert torch.equal(out, random_stray(xyz, 0.2, generator=generator))
+    cut = random_cut(out, 0.4, generator=generator)
+    assert torch.equal(kept, cut & random_drop(out, 0.5, generator=generator))
+
+
+@pytest.mark.parametrize("change", [random_stray, random_cut])
+def test_wrong_arguments(change) -> None:
+    xyz = cloud("surface", 9, batch=2)
+    with pytest.raises(ValueError, match="max_ratio must be at least 0 and below 1, got 1"):
+        change(xyz, 1)
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, N\) = \(2, 9\), got \(9,\)"):
+        change(xyz, 0.1, mask=torch.ones(9).bool())
