@@ -361,7 +361,7 @@ def test_bad_files_are_reported_and_the_others_done(
     for row, count, name in ((rows[0], 300, "a.ply"), (rows[2], 200, "b.ply")):
         assert list(row) == [
             *("file", "category", "category_from", "points", "parts"),
-            *("up", "up_margin", "warning", "output"),
+            *("up", "up_margin", "warning", "output", "weights"),
         ]
         assert (row["category"], row["category_from"], row["points"]) == ("Table", "given", count)
         assert row["output"] == str(out / name)

@@ -156,5 +156,6 @@ class EAClassifier(Classifier):
     config_class = ClassifierConfig
 
     def __init__(self, config: ClassifierConfig, data_spec: DataSpec | None = None) -> None:
+        encoder = PointEncoder(config)  # first: the order in which a seed draws the weights
         head = classification_head(config, config.fuse_channels)
-        super().__init__(config, data_spec, PointEncoder(config), head)
+        super().__init__(config, data_spec, encoder, head)
