@@ -31,11 +31,13 @@ def make_peers(num_classes: int) -> tuple[dict[str, nn.Module], dict[str, str]]:
         networks: one for each of ``PEERS`` that can be built here.
         skipped: name -> why it cannot.
     """
-    networks, skipped = {}, {}
+    networks: dict[str, nn.Module] = {}
+    skipped: dict[str, str] = {}
     makers = {**dict(zip(_PYG, (_PointNet2, _DGCNN), strict=True)), _POINTNEXT: _PointNeXt}
     missing = [each for each in ("torch_geometric", "torch_cluster") if find_spec(each) is None]
     if missing:
-        skipped = dict.fromkeys(_PYG, f"needs {' and '.join(missing).replace('_', '-')}")
+        needs = f"needs {' and '.join(missing).replace('_', '-')}"
+        skipped |= dict.fromkeys(_PYG, needs)
     if OPENPOINTS not in os.environ:
         skipped[_POINTNEXT] = f"needs {OPENPOINTS}, the folder of a PointNeXt checkout"
     for name, make in makers.items():
