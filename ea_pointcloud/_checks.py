@@ -106,6 +106,14 @@ def check_mask(mask: Tensor | None, features: Tensor) -> None:
         raise TypeError(f"mask must be bool with True for a real point, got {mask.dtype}")
 
 
+def real_points(mask: Tensor | None, features: Tensor) -> Tensor:
+    """The checked ``mask`` (B, N) of ``features`` (B, N, ...); all points are real without one."""
+    check_mask(mask, features)
+    if mask is None:
+        return torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+    return mask
+
+
 def check_no_empty_cloud(mask: Tensor | None) -> None:
     """Raise where a cloud has no real point; the values are read on the CPU only."""
     if mask is not None and values_readable(mask) and not bool(mask.any(1).all()):

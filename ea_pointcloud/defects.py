@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_fraction, check_mask, check_xyz
+from ea_pointcloud._checks import check_fraction, check_xyz, real_points
 from ea_pointcloud.deformation import center_and_radius
 
 _SPREAD = 0.5  # of stray points, in radii of the cloud
@@ -35,9 +35,8 @@ def random_stray(
         xyz: (B, N, 3) in the same order.
     """
     check_xyz("xyz", xyz)
-    check_mask(mask, xyz)
     check_fraction("max_ratio", max_ratio)
-    real = xyz.new_ones(xyz.shape[:2], dtype=torch.bool) if mask is None else mask
+    real = real_points(mask, xyz)
     draw = torch.rand(xyz.shape[:2], generator=generator, device=xyz.device)
     ratio = torch.rand(len(xyz), 1, generator=generator, device=xyz.device) * max_ratio
     center, radius = center_and_radius(xyz.masked_fill(~real[..., None], 0.0), real)
@@ -65,9 +64,8 @@ def random_cut(
         mask: (B, N) bool, False = left out, or padding; at least one point of each cloud stays.
     """
     check_xyz("xyz", xyz)
-    check_mask(mask, xyz)
     check_fraction("max_ratio", max_ratio)
-    real = xyz.new_ones(xyz.shape[:2], dtype=torch.bool) if mask is None else mask
+    real = real_points(mask, xyz)
     direction = torch.randn(len(xyz), 3, generator=generator, device=xyz.device, dtype=xyz.dtype)
     height = (xyz * F.normalize(direction, dim=1)[:, None]).sum(-1).masked_fill(~real, torch.inf)
     ratio = torch.rand(len(xyz), generator=generator, device=xyz.device) * max_ratio

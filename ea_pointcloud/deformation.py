@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_at_least, check_mask, check_xyz
+from ea_pointcloud._checks import check_at_least, check_xyz, real_points
 from ea_pointcloud.ops import farthest_point_sample, gather_points
 
 ANCHORS = 4
@@ -46,9 +46,8 @@ def random_wolf(
         corruptions, ICML 2022.
     """
     check_xyz("xyz", xyz)
-    check_mask(mask, xyz)
     check_at_least("strength", strength, 0)
-    real = xyz.new_ones(xyz.shape[:2], dtype=torch.bool) if mask is None else mask
+    real = real_points(mask, xyz)
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=xyz.device, dtype=xyz.dtype)

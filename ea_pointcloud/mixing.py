@@ -18,9 +18,10 @@ from ea_pointcloud._checks import (
     check_pair,
     check_positive,
     check_share,
+    real_points,
 )
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.ops.matching import match_points, optimal_match
+from ea_pointcloud.ops.matching import inverse_order, match_points, optimal_match
 
 _MOST_RIGID = 0.5  # of a cloud's points that RSMix exchanges, 512 of 1,024 as published
 
@@ -165,7 +166,7 @@ def rsmix(
         Lee et al., Regularization strategy for point cloud via rigidly mixed sample, CVPR 2021.
     """
     real = _check(xyz, other, share, mask, other_mask)
-    other_real = torch.ones_like(real) if other_mask is None else other_mask
+    other_real = real_points(other_mask, other)
     middle = _random_point(xyz, real, generator)
     other_middle = _random_point(other, other_real, generator)
     order, inside = _random_order(_ball(xyz, middle, share) & real, generator)
@@ -180,7 +181,7 @@ def rsmix(
     # Place j of one order is exchanged for place j of the other.
     mixed = torch.where((place < come)[..., None], moved, gather_points(xyz, order))
     kept = real.gather(1, order) & ~((place >= come) & (place < gone))
-    back = torch.empty_like(order).scatter(1, order, place.expand_as(order))
+    back = inverse_order(order)
     kept = kept.gather(1, back)
     return Mixed(gather_points(mixed, back), kept, come[:, 0] / kept.sum(1))
 
@@ -260,11 +261,11 @@ def _check(
             f"other must have as many points as xyz, {xyz.shape[1]}, got {other.shape[1]}; pad "
             "the smaller clouds and give masks"
         )
-    check_mask(mask, xyz)
+    real = real_points(mask, xyz)
     check_mask(other_mask, other)
     if share.shape != xyz.shape[:1]:
         raise ValueError(f"share must have shape (B,) = ({len(xyz)},), got {tuple(share.shape)}")
-    return xyz.new_ones(xyz.shape[:2], dtype=torch.bool) if mask is None else mask
+    return real
 
 
 def _cutmix(

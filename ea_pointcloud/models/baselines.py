@@ -11,6 +11,7 @@ from ea_pointcloud.models.classifier import Classifier, classification_head
 from ea_pointcloud.models.encoder import stem_input
 from ea_pointcloud.models.hub import DataSpec
 from ea_pointcloud.nn import EdgeConv, LinearNorm, TransformNet
+from ea_pointcloud.nn.edge_conv import at_most
 from ea_pointcloud.ops import PyramidLevel, gather_points, knn
 
 
@@ -152,9 +153,8 @@ class DGCNNEncoder(nn.Module):
             xyz: (B, N, 3).
             mask: (B, N) bool, True = real point.
         """
-        points, wanted = _real_points(xyz, None, mask, 0), self.config.num_neighbors
-        # Not min(), of which an export makes a number that is known only when the program runs.
-        nearest = wanted if wanted <= xyz.shape[1] else xyz.shape[1]
+        points = _real_points(xyz, None, mask, 0)
+        nearest = at_most(self.config.num_neighbors, xyz.shape[1])
         if mask is None:
             _, neighbor = knn(points, points, nearest)
         else:  # the operator wants padding last

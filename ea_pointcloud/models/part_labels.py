@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ea_pointcloud._checks import real_points
 from ea_pointcloud.ops import gather_points, knn
 
 NEIGHBORS = 8  # a point among them
@@ -96,7 +97,7 @@ def drop_small_parts(probs: Tensor, least_share: Tensor, mask: Tensor | None = N
         (B, N, P), 0 for parts taken away, that sum to 1 over the parts that are left.
     """
     least = least_share.to(probs) * TOO_SMALL
-    real = probs.new_ones(probs.shape[:2], dtype=torch.bool) if mask is None else mask
+    real = real_points(mask, probs)
     part_ids = torch.arange(probs.shape[2], device=probs.device)
     choice = probs.clone()
     for _ in part_ids:

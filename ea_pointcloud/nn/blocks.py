@@ -167,9 +167,30 @@ class NeighborEmbedding(nn.Module):
 
     def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
         """Return the features of the centres."""
-        to_neighbor, to_center = self.pair.weight.chunk(2, dim=1)  # A, B
-        own = F.linear(gather_points(features, level.center), to_center - to_neighbor)  # (B, S, C)
-        pairs = gather_points(F.linear(features, to_neighbor), level.neighbor, offset=own)
+        centers = gather_points(features, level.center)
+        pairs = linear_of_pairs(self.pair, features, centers, level.neighbor)
         mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
         # ReLU commutes with the maximum: after it, it touches K times fewer values.
         return F.relu(max_over_neighbors(mixed))
+
+
+def linear_of_pairs(
+    layer: nn.Linear, features: Tensor, centers: Tensor, neighbor: Tensor
+) -> Tensor:
+    """``layer(concat[neighbour - centre, centre])`` for all neighbours of all centres.
+
+    It runs on the points and the centres instead of the pairs and is gathered after that,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``.
+
+    Args:
+        layer: from 2 C to C' channels.
+        features: (B, N, C) of the points.
+        centers: (B, S, C) of the centres.
+        neighbor: (B, S, K) int64, places of the neighbours among the points.
+
+    Returns:
+        (B, S, K, C').
+    """
+    to_neighbor, to_center = layer.weight.chunk(2, dim=1)  # A, B
+    own = F.linear(centers, to_center - to_neighbor, layer.bias)
+    return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)

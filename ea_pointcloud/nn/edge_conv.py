@@ -4,8 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count
+from ea_pointcloud.nn.blocks import linear_of_pairs
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import feature_neighbors, gather_points, max_over_neighbors
+from ea_pointcloud.ops import feature_neighbors, max_over_neighbors
 
 
 class EdgeConv(nn.Module):
@@ -43,14 +44,15 @@ class EdgeConv(nn.Module):
         if mask is not None:
             features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
         if neighbor is None:
-            wanted = self.num_neighbors
-            # Not min(), of which an export makes a number that is known only when the program runs.
-            nearest = wanted if wanted <= features.shape[1] else features.shape[1]
+            nearest = at_most(self.num_neighbors, features.shape[1])
             neighbor = feature_neighbors(features, nearest, mask=mask)
-        to_neighbor, to_point = self.pair.weight.chunk(2, dim=1)  # A, B
-        own = F.linear(features, to_point - to_neighbor, self.pair.bias)  # (B, N, C)
-        pairs = gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
+        pairs = linear_of_pairs(self.pair, features, features, neighbor)
         flat = None if mask is None else mask.repeat_interleave(neighbor.shape[2], dim=1)
         pairs = self.norm(pairs.flatten(1, 2), flat).view(pairs.shape)  # (B, N, K, C)
         # The activation rises, so it commutes with the maximum and touches K times fewer values.
         return F.leaky_relu(max_over_neighbors(pairs), 0.2)
+
+
+def at_most(wanted: int, available: int) -> int:
+    """``min()``, of which an export makes a number that is known only when the program runs."""
+    return wanted if wanted <= available else available

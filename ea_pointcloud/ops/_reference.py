@@ -126,11 +126,6 @@ def interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
 
 def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None) -> Tensor:
     """(B, S, C), (B, S, K) -> (B, N, C), the transpose of :func:`interpolate`."""
-    if values.element_size() < 4 and len(values) > 1:
-        # Widened cloud by cloud, the values stay in a processor's cache: five times as fast.
-        weights = [None] * len(values) if weight is None else weight.split(1)
-        clouds = zip(values.split(1), idx.split(1), weights, strict=True)
-        return torch.cat([scatter(one, at, num_points, by) for one, at, by in clouds])
     batch, _, channels = values.shape
     wide = torch.promote_types(values.dtype, torch.float32)
     rows = values.to(wide)[:, :, None]

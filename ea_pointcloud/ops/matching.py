@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_at_least, check_mask, check_pair
+from ea_pointcloud._checks import check_at_least, check_pair, real_points
 from ea_pointcloud.ops.gather import gather_points
 
 _CELL = 32  # points that are paired at the least cost together
@@ -30,12 +30,10 @@ def match_points(
             gets some real point.
     """
     check_pair(xyz, other)
-    check_mask(mask, xyz)
-    check_mask(other_mask, other)
     place, count = _places(xyz, mask)
     other_place, other_count = _places(other, other_mask)
     target = ((2 * place + 1) * other_count // (2 * count)).minimum(other_count - 1)
-    return _inverse(other_place).gather(1, target)
+    return inverse_order(other_place).gather(1, target)
 
 
 def optimal_match(
@@ -71,7 +69,7 @@ def optimal_match(
     check_at_least("cell", cell, 1)
     idx = match_points(xyz, other, mask=mask, other_mask=other_mask)
     place, count = _places(xyz, mask)
-    order = _inverse(place)
+    order = inverse_order(place)
     match = idx.gather(1, order)  # in the order of the tree
     near, far = gather_points(xyz, order), gather_points(other, match)
     better = match.clone().cpu()
@@ -88,7 +86,7 @@ def optimal_match(
 def _places(xyz: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Place (B, N) of each point in the tree, padding last, and the count (B, 1) of real points."""
     batch, num_points = xyz.shape[:2]
-    real = xyz.new_ones((batch, num_points), dtype=torch.bool) if mask is None else mask
+    real = real_points(mask, xyz)
     count = real.sum(1, keepdim=True)
     # In 0..1, so that the whole number of the cell can be added: one sort does for both. Rounding
     # then makes some nearly equal coordinates equal, which costs nothing.
@@ -101,11 +99,11 @@ def _places(xyz: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         cells = 1 << level
         cell = (place * cells // count).masked_fill(~real, num_points * 2)
         key = cell + inside[..., level % 3]
-        place = _inverse(key.argsort(dim=1, stable=True))
+        place = inverse_order(key.argsort(dim=1, stable=True))
     return place, count
 
 
-def _inverse(order: Tensor) -> Tensor:
-    """(B, N) where each index stands in the order."""
+def inverse_order(order: Tensor) -> Tensor:
+    """(B, N) where each index stands in the order (B, N)."""
     steps = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter(1, order, steps)

@@ -17,10 +17,10 @@ import torch
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud.models.hub import WEIGHTS_FILE
 from ea_pointcloud.report.tables import LEGACY, Table, data_name, figure_columns, mean_and_std
-from ea_pointcloud.training.callbacks import read_metrics
+from ea_pointcloud.training.callbacks import read_metrics, total_seconds
 from ea_pointcloud.training.evaluate import RunReport, evaluate_run
 from ea_pointcloud.training.protocol import PlannedRun
-from ea_pointcloud.training.run_folder import METRICS_FILE, VERSIONS_FILE, load_run_recipe
+from ea_pointcloud.training.run_folder import METRICS_FILE, load_run_recipe, read_versions
 
 MEASURED = "runs"  # folder of what was measured of each run
 _COSTS = ("seeds", "parameters", "MACs", "clouds/s", "epochs", "training")
@@ -186,9 +186,9 @@ def _figures(planned: PlannedRun, report: RunReport, weights: str) -> RunFigures
         votes=recipe.eval.votes,
         copies=recipe.eval.copies,
         epochs=report.epochs_done,
-        train_seconds=round(sum(float(row["seconds"]) for row in metrics), 1),
+        train_seconds=round(total_seconds(metrics), 1),
         trained_on=recipe.trainer.device,
-        versions=json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8")),
+        versions=read_versions(run),
         parameters=report.parameters,
         macs=report.macs,
         measured_on=report.device,

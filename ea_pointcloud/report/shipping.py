@@ -18,7 +18,7 @@ from ea_pointcloud.models import PretrainedModel, Segmenter, load_model
 from ea_pointcloud.models.hub import WEIGHTS_FILE
 from ea_pointcloud.report.card import CARD_FILE, FIGURES_FILE, card_text
 from ea_pointcloud.training.calibrate import own_logits
-from ea_pointcloud.training.callbacks import read_metrics
+from ea_pointcloud.training.callbacks import read_metrics, total_seconds
 from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.evaluate import evaluate_classifier, evaluate_run, evaluate_segmenter
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values
@@ -26,8 +26,8 @@ from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
     MAY_CHANGE,
     METRICS_FILE,
-    VERSIONS_FILE,
     load_run_recipe,
+    read_versions,
 )
 from ea_pointcloud.training.tasks import Batch
 
@@ -252,8 +252,8 @@ def _training(run: Path, recipe: Recipe) -> dict[str, Any]:
         "command": train_command(recipe),
         "seed": recipe.trainer.seed,
         "epochs": len(rows),
-        "seconds": round(sum(float(row["seconds"]) for row in rows)),
+        "seconds": round(total_seconds(rows)),
         "device": recipe.trainer.device,
         "precision": recipe.trainer.precision,
-        "versions": json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8")),
+        "versions": read_versions(run),
     }

@@ -19,6 +19,7 @@ from ea_pointcloud._checks import (
     check_no_empty_cloud,
     check_range,
     check_xyz,
+    real_points,
 )
 from ea_pointcloud.datasets.corrupted import SEVERITIES
 from ea_pointcloud.robustness import _density, _noise, _transformations, visibility
@@ -132,7 +133,7 @@ def corrupt(
     if severity == 0:
         return xyz, mask
     corruption = CORRUPTIONS[name]
-    real = torch.ones(xyz.shape[:2], dtype=torch.bool, device=xyz.device) if mask is None else mask
+    real = real_points(mask, xyz)
     # Whatever lies in padding must not get into a sum or a distance.
     clouds = Clouds(xyz if mask is None else xyz.masked_fill(~mask[..., None], 0.0), real)
     clouds = corruption.apply(clouds, severity, Draws(xyz, generator))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_count, check_share
+from ea_pointcloud._checks import check_count, check_share, real_points
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.models.adaptation import adapt_batch_norm
 from ea_pointcloud.models.inference import turned_probs
@@ -88,7 +89,7 @@ def _posed(
 ) -> Batch:
     xyz, mask = xyz.to(device), None if mask is None else mask.to(device)
     if options.denoise:
-        mask = torch.ones_like(xyz[..., 0], dtype=torch.bool) if mask is None else mask.clone()
+        mask = real_points(mask, xyz).clone()
         for cloud, real in zip(xyz, mask, strict=True):
             real[real.clone()] = inliers(cloud[real])
     return normalize_unit_sphere(xyz, mask), mask, label
@@ -99,9 +100,8 @@ def _joined(batches: list[Batch]) -> tuple[Tensor, Tensor | None]:
     longest = max(xyz.shape[1] for xyz, _, _ in batches)
     clouds, masks = [], []
     for xyz, mask, _ in batches:
-        real = torch.ones_like(xyz[..., 0], dtype=torch.bool) if mask is None else mask
         missing = longest - xyz.shape[1]
-        clouds.append(torch.nn.functional.pad(xyz, (0, 0, 0, missing)))
-        masks.append(torch.nn.functional.pad(real, (0, missing)))
+        clouds.append(F.pad(xyz, (0, 0, 0, missing)))
+        masks.append(F.pad(real_points(mask, xyz), (0, missing)))
     mask = torch.cat(masks)
     return torch.cat(clouds), None if bool(mask.all()) else mask

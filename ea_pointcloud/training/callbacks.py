@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,8 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def total_seconds(rows: Sequence[dict[str, str]]) -> float:
+    """All that the epochs of a ``metrics.csv`` took."""
+    return sum(float(row["seconds"]) for row in rows)

@@ -35,6 +35,11 @@ def start_run(recipe: Recipe, run: Path) -> None:
     write_whole(run / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
 
 
+def read_versions(run: Path) -> dict[str, str]:
+    """What :func:`versions` gave when the training began."""
+    return json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8"))
+
+
 def load_run_recipe(run: str | Path) -> Recipe:
     """The resolved recipe of a run folder.
 

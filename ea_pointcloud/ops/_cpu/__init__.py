@@ -11,7 +11,8 @@ from ea_pointcloud.ops._cpu._ball import ball_query
 from ea_pointcloud.ops._cpu._neighbors import knn
 from ea_pointcloud.ops._cpu._pooling import max_pool, max_unpool
 from ea_pointcloud.ops._cpu._sampling import farthest_point_sample
-from ea_pointcloud.ops._reference import gather, interpolate, scatter
+from ea_pointcloud.ops._cpu._scatter import scatter
+from ea_pointcloud.ops._reference import gather, interpolate
 
 __all__ = [
     "ball_query",

@@ -90,12 +90,17 @@ def bits(context: Any, value: Any) -> Any:
 
 @_instruction
 def unbits(context: Any, value: Any) -> Any:
-    """The float32 with an int32 bit pattern."""
+    """The float32 with an int32 bit pattern, or with its upper half, an int16: of a bfloat16."""
+    pattern = types.int16 if value == types.int16 else types.int32
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
+        whole = arguments[0]
+        if pattern == types.int16:
+            upper = builder.zext(whole, ir.IntType(32))
+            whole = builder.shl(upper, ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(whole, ir.FloatType())
 
-    return types.float32(types.int32), generate
+    return types.float32(pattern), generate
 
 
 @_instruction

@@ -23,8 +23,7 @@ def max_pool(features: Tensor) -> tuple[Tensor, Tensor]:
     rows = stored.view(batch * centers, neighbors, channels)
     values = rows.new_empty(batch * centers, channels)
     winner = rows.new_empty(batch * centers, channels, dtype=torch.int32)
-    find = _find_whole if features.dtype == torch.float32 else _find_half
-    _over_rows(find, neighbors * channels, rows, values, winner)
+    _over_rows(_find, neighbors * channels, rows, values, winner)
     shape = (batch, centers, channels)
     return values.view(features.dtype).view(shape), winner.view(shape)
 
@@ -48,7 +47,7 @@ def _over_rows(function: Any, steps: int, *tensors: Tensor) -> None:
 
 
 @kernel
-def _find_whole(first, last, rows, values, winner):
+def _find(first, last, rows, values, winner):
     _, neighbors, channels = rows.shape
     for row in range(first, last):
         for channel in range(channels):
@@ -59,22 +58,6 @@ def _find_whole(first, last, rows, values, winner):
                 pattern, best = rows[row, neighbor, channel], values[row, channel]
                 value = unbits(pattern)
                 wins = (value > unbits(best)) | (value != value)  # NaN is passed on
-                values[row, channel] = pattern if wins else best
-                winner[row, channel] = numba.int32(neighbor) if wins else winner[row, channel]
-
-
-@kernel
-def _find_half(first, last, rows, values, winner):
-    _, neighbors, channels = rows.shape
-    for row in range(first, last):
-        for channel in range(channels):
-            values[row, channel] = rows[row, 0, channel]
-            winner[row, channel] = 0
-        for neighbor in range(1, neighbors):
-            for channel in range(channels):
-                pattern, best = rows[row, neighbor, channel], values[row, channel]
-                value = unbits(numba.int32(pattern) << numba.int32(16))
-                wins = (value > unbits(numba.int32(best) << numba.int32(16))) | (value != value)
                 values[row, channel] = pattern if wins else best
                 winner[row, channel] = numba.int32(neighbor) if wins else winner[row, channel]
 
