@@ -154,6 +154,12 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must be above 0 and at most 1, got {value}")
 
 
+def check_probability(name: str, value: float) -> None:
+    """Raise unless ``0 <= value <= 1``."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be at least 0 and at most 1, got {value}")
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise unless ``value > 0``."""
     if not value > 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_mask, check_xyz
-from ea_pointcloud.defects import random_cut, random_stray
+from ea_pointcloud.defects import random_cut, random_stray, random_view
 from ea_pointcloud.deformation import random_wolf
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 
@@ -234,6 +234,8 @@ class Augmentation:
         jitter: standard deviation of the noise, cut off at five times that.
         stray: largest share of points put anywhere, see
             :func:`~ea_pointcloud.defects.random_stray`.
+        view: share of the clouds that are seen from one side only, the rest of them left out by the
+            mask, see :func:`~ea_pointcloud.defects.random_view`.
         cut: largest share of points beyond a plane, left out by the mask, see
             :func:`~ea_pointcloud.defects.random_cut`.
         drop: largest share of points left out by the mask.
@@ -248,6 +250,7 @@ class Augmentation:
     shift: float = 0.0
     jitter: float = 0.0
     stray: float = 0.0
+    view: float = 0.0
     cut: float = 0.0
     drop: float = 0.0
 
@@ -264,7 +267,7 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor | None]:
         """Return new coordinates and the mask of the points kept (None if all are).
 
-        ``mask`` (B, N) tells ``wolf``, ``stray`` and ``cut`` what is padding.
+        ``mask`` (B, N) tells ``wolf``, ``stray``, ``view`` and ``cut`` what is padding.
         """
         if self.num_points:
             idx = choose_points(xyz, self.num_points, "random", generator=generator)
@@ -293,8 +296,12 @@ class Augmentation:
         if self.stray:
             xyz = random_stray(xyz, self.stray, mask=mask, generator=generator)
         kept = None
+        if self.view:
+            kept = random_view(xyz, self.view, mask=mask, generator=generator)
         if self.cut:
-            kept = random_cut(xyz, self.cut, mask=mask, generator=generator)
+            kept = random_cut(
+                xyz, self.cut, mask=mask if kept is None else kept, generator=generator
+            )
         if self.drop:
             dropped = random_drop(xyz, self.drop, generator=generator)
             kept = dropped if kept is None else left_in(kept, dropped)

@@ -1,11 +1,11 @@
-"""Stray points and cuts."""
+"""Stray points, cuts, and views from one side."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
 
-from ea_pointcloud.defects import random_cut, random_stray
+from ea_pointcloud.defects import random_cut, random_stray, random_view
 from ea_pointcloud.transforms import Augmentation, left_in, random_drop
 from tests.oracles import cloud, seeded
 
@@ -16,6 +16,7 @@ def test_nothing_drawn_changes_nothing() -> None:
     assert torch.equal(random_stray(xyz, 0.0, mask=mask), xyz)
     assert torch.equal(random_cut(xyz, 0.0, mask=mask), mask)
     assert random_cut(xyz, 0.0).all()
+    assert torch.equal(random_view(xyz, 0.0, mask=mask), mask)
 
 
 def test_stray_points_are_a_share_and_spread_around_the_cloud() -> None:
@@ -59,6 +60,27 @@ def test_cuts_are_of_every_direction() -> None:
     assert direction.std(0).sub(3**-0.5).abs().max() < 0.06
 
 
+def test_of_a_sphere_one_side_is_seen_and_never_from_below() -> None:
+    sphere = torch.nn.functional.normalize(torch.randn(300, 1000, 3, generator=seeded()), dim=-1)
+    keep = random_view(3 * sphere - 1, 1.0, generator=seeded(1))
+    seen = torch.stack([one[kept].sum(0) for one, kept in zip(sphere, keep, strict=True)])
+    camera = torch.nn.functional.normalize(seen, dim=1)
+    nearness = (sphere @ camera[..., None]).squeeze(-1)
+    assert keep[nearness > 0.8].float().mean() > 0.99
+    assert keep[nearness > 0.3].float().mean() > 0.85  # steep: a cell shows more than one depth
+    assert keep[nearness < -0.3].float().mean() < 0.25  # seen through gaps of the front
+    assert camera[:, 1].min() > -0.1
+    # Evenly over the upper half: heights of points of a sphere are evenly distributed.
+    assert float(camera[:, 1].mean()) == pytest.approx(0.5, abs=0.06)  # standard deviation 0.017
+    assert camera[:, [0, 2]].mean(0).abs().max() < 0.12
+
+
+def test_a_share_of_the_clouds_is_seen_from_one_side() -> None:
+    xyz = cloud("surface", 100, batch=500)
+    keep = random_view(xyz, 0.3, generator=seeded())
+    assert float((~keep.all(1)).float().mean()) == pytest.approx(0.3, abs=0.06)
+
+
 @pytest.mark.parametrize("padding", [0.0, 50.0, float("nan")])
 def test_padding_has_no_influence(padding: float) -> None:
     xyz = cloud("surface", 60, batch=4)
@@ -73,11 +95,15 @@ def test_padding_has_no_influence(padding: float) -> None:
     assert torch.equal(keep, random_cut(zeros, 0.5, mask=mask, generator=seeded()))
     assert (keep <= mask).all()
     assert keep.any(1).all()
+    keep = random_view(spoiled, 1.0, mask=mask, generator=seeded())
+    assert torch.equal(keep, random_view(zeros, 1.0, mask=mask, generator=seeded()))
+    assert (keep < mask).any(1).all()  # something real is hidden
+    assert (keep <= mask).all()
 
 
 def test_the_generator_decides_and_clouds_draw_alone() -> None:
     xyz = cloud("surface", 60).expand(2, -1, -1)
-    for change in (random_stray, random_cut):
+    for change in (random_stray, random_cut, random_view):
         one, two, other = (change(xyz, 0.5, generator=seeded(seed)) for seed in (0, 0, 1))
         assert torch.equal(one, two)
         assert not torch.equal(one, other)
@@ -86,6 +112,8 @@ def test_the_generator_decides_and_clouds_draw_alone() -> None:
 
 def test_a_point_stays() -> None:
     assert random_cut(torch.rand(200, 1, 3), 0.99).all()
+    assert random_view(torch.rand(200, 1, 3), 1.0).all()
+    assert random_view(torch.zeros(20, 7, 3), 1.0).all()  # equal points do not hide each other
     one, other = torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]])
     assert torch.equal(left_in(one, other), one)
     assert left_in(one, ~one | torch.tensor([[True, False, False]])).tolist() == [
@@ -95,10 +123,12 @@ def test_a_point_stays() -> None:
 
 def test_augmentation_cuts_and_drops() -> None:
     xyz = cloud("surface", 80, batch=3)
-    out, kept = Augmentation(stray=0.2, cut=0.4, drop=0.5)(xyz, generator=seeded())
+    out, kept = Augmentation(stray=0.2, view=0.9, cut=0.4, drop=0.5)(xyz, generator=seeded())
     generator = seeded()
     assert torch.equal(out, random_stray(xyz, 0.2, generator=generator))
-    cut = random_cut(out, 0.4, generator=generator)
+    seen = random_view(out, 0.9, generator=generator)
+    cut = random_cut(out, 0.4, mask=seen, generator=generator)
+    assert (cut < seen).any()
     assert torch.equal(kept, cut & random_drop(out, 0.5, generator=generator))
 
 
@@ -109,3 +139,5 @@ def test_wrong_arguments(change) -> None:
         change(xyz, 1)
     with pytest.raises(ValueError, match=r"mask must have shape \(B, N\) = \(2, 9\), got \(9,\)"):
         change(xyz, 0.1, mask=torch.ones(9).bool())
+    with pytest.raises(ValueError, match="prob must be at least 0 and at most 1, got 1.5"):
+        random_view(xyz, 1.5)

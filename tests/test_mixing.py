@@ -14,7 +14,7 @@ from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.tasks import task_of
-from ea_pointcloud.transforms import random_drop
+from ea_pointcloud.transforms import normalize_unit_sphere, random_drop
 from tests.oracles import cloud, seeded
 from tests.test_training import QUICK
 
@@ -316,3 +316,13 @@ def test_training_with_mixed_clouds(mix: str, tmp_path: Path) -> None:
     (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
     assert 0 < float(row["train/loss"]) < 10
     assert 0 <= float(row["val/overall_accuracy"]) <= 1
+
+
+def test_clouds_are_normalised_after_all_that() -> None:
+    options = ["augment.mix=cutmix_r", "augment.view=0.5", "augment.stray=0.2", "augment.drop=0.5"]
+    usual = mixed_batch(options)
+    batch = mixed_batch([*options, "augment.normalize=true"])
+    mask = batch["mask"]
+    assert torch.equal(mask, usual["mask"])
+    assert torch.equal(batch["share"], usual["share"])
+    torch.testing.assert_close(batch["xyz"], normalize_unit_sphere(usual["xyz"], mask))

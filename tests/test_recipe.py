@@ -103,6 +103,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
         ("augment.cut=1", "augment.cut must be at least 0 and below 1, got 1"),
         ("augment.stray=-0.1", "augment.stray must be at least 0 and below 1, got -0.1"),
+        ("augment.view=2", "augment.view must be at least 0 and at most 1, got 2"),
+        ("optim.logit_adjustment=-1", "optim.logit_adjustment must be at least 0, got -1"),
         ("augment.wolf=1.5", "augment.wolf must be at least 0 and at most 1, got 1.5"),
         ("augment.mix=cutmix", "augment.mix must be one of 'none', 'cutmix_r', 'cutmix_k', 'rsm"),
         ("augment.mix=[rsmix,mixup]", "augment.mix: Cannot convert 'ListConfig' to string"),
@@ -141,11 +143,15 @@ def test_clouds_that_cannot_be_mixed(overrides: list[str], words: str) -> None:
         load_recipe("procedural", ["augment.mix=rsmix", *overrides])
 
 
-def test_a_segmenter_takes_no_stray_points_and_bends_no_features() -> None:
+def test_what_a_segmenter_does_not_take() -> None:
     overrides = ["task=segmentation", "model.size=grouped_tiny", "augment.wolf=1"]
     assert load_recipe("procedural", overrides).augmentation().wolf == 1
     with pytest.raises(ValueError, match=r"augment.stray must be 0 with task=segmentation, got 0"):
         load_recipe("procedural", [*overrides, "augment.stray=0.1"])
+    with pytest.raises(ValueError, match="augment.normalize must be false with task=segmentation"):
+        load_recipe("procedural", [*overrides, "augment.normalize=true"])
+    with pytest.raises(ValueError, match="optim.logit_adjustment must be 0 with task=segmentation"):
+        load_recipe("procedural", [*overrides, "optim.logit_adjustment=1"])
     with pytest.raises(ValueError, match=r"augment.wolf must be 0 with data.features"):
         load_recipe("shapenetpart", ["data.features=local_shape", "augment.wolf=1"])
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
@@ -19,10 +20,10 @@ from ea_pointcloud.training.evaluate import (
     evaluate_segmenter,
 )
 from ea_pointcloud.training.fit import train
-from ea_pointcloud.training.module import learning_rate_factor
+from ea_pointcloud.training.module import RecipeModule, learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
-from ea_pointcloud.training.tasks import SegmentationTask
+from ea_pointcloud.training.tasks import SegmentationTask, task_of
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 
 # A network and a set small enough for an epoch a second.
@@ -306,6 +307,40 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert factors[55] == pytest.approx((1 + 0.1) / 2)  # half way down the cosine
     assert factors[100] == pytest.approx(0.1)
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+
+
+def test_logits_of_frequent_classes_are_raised_in_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = torch.tensor([*range(10, 150, 11), 0])[:14]
+    batch = {"xyz": torch.rand(4, 40, 3), "label": torch.tensor([0, 1, 2, 13])}
+    monkeypatch.setattr(
+        RecipeModule, "trainer", type("Trainer", (), {"world_size": 1, "current_epoch": 0})()
+    )
+    monkeypatch.setattr(RecipeModule, "global_rank", 0)
+    monkeypatch.setattr(RecipeModule, "log", lambda *_, **__: None)
+    logits = torch.randn(4, 14, requires_grad=True)
+    for weight in (0.0, 0.5, 1.0):
+        recipe = load_recipe("procedural", [f"optim.logit_adjustment={weight}"])
+        module = RecipeModule(EAClassifier(recipe.model_config(14)), recipe, counts)
+        monkeypatch.setattr(module.task, "logits", lambda *_: logits)
+        # The posterior of classes by their shares in training, of the likelihoods of the logits.
+        share = (counts.double().clamp_min(1) / counts.sum()) ** weight
+        likelihood = logits.double().exp() * share
+        probs = likelihood / likelihood.sum(1, keepdim=True)
+        truth = F.one_hot(batch["label"], 14) * (1 - 0.1) + 0.1 / 14
+        expected = -(truth * probs.log()).sum(1).mean()
+        found = module.training_step(batch, 0)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adjusted_logits_are_chosen_by_the_mean_over_classes(tmp_path: Path) -> None:
+    options = ["optim.logit_adjustment=1", "trainer.epochs=1", "augment.normalize=true"]
+    train(load_recipe("procedural", [*QUICK, *options]), tmp_path / "run")
+    assert load_run_recipe(tmp_path / "run").optim.logit_adjustment == 1
+    assert task_of(load_run_recipe(tmp_path / "run")).monitor == "val/mean_class_accuracy"
+    assert (tmp_path / "run" / "best").is_dir()
+    assert task_of(load_recipe("procedural")).monitor == "val/overall_accuracy"
 
 
 def test_shuffled_batches_cover_an_epoch_once() -> None:

@@ -196,6 +196,12 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     )
 
 
+def class_count(dataset: Shapes) -> Tensor:
+    """(classes,) how many clouds of each class there are."""
+    assert not isinstance(dataset, ShapeNetPart)
+    return torch.bincount(dataset.label.cpu(), minlength=len(dataset.class_names))
+
+
 def batches(
     dataset: Dataset[dict[str, Tensor]],
     batch_size: int,

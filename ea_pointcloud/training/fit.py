@@ -34,6 +34,7 @@ from ea_pointcloud.training.checkpoints import (
 from ea_pointcloud.training.data import (
     Shapes,
     batches,
+    class_count,
     data_spec,
     open_held_out,
     open_training,
@@ -144,7 +145,8 @@ def train(
             raise ValueError(f"model.init={recipe.model.init}: {error}") from error
     if recipe.trainer.sync_batchnorm and processes.share.world > 1:
         synchronize_norms(model)
-    module = RecipeModule(model, recipe)
+    counts = class_count(train_split) if recipe.optim.logit_adjustment else None
+    module = RecipeModule(model, recipe, counts)
     train_split, where = put_on(train_split, device)
     say(f"{where}\n")
     held_out = [put_on(split, device)[0] for split in held_out]

@@ -29,9 +29,12 @@ class RecipeModule(LightningModule):
     Args:
         model: the network.
         recipe: the checked recipe.
+        class_count: (classes,) training clouds of each, which ``optim.logit_adjustment`` needs.
     """
 
-    def __init__(self, model: PretrainedModel, recipe: Recipe) -> None:
+    def __init__(
+        self, model: PretrainedModel, recipe: Recipe, class_count: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
@@ -41,6 +44,12 @@ class RecipeModule(LightningModule):
         # Metrics, because Lightning's own mean over processes of unequal shares is not exact.
         self.train_loss = MeanLoss()
         self.losses = torch.nn.ModuleDict({split: MeanLoss() for split in SPLITS})
+        adjustment = None
+        if recipe.optim.logit_adjustment:
+            assert class_count is not None
+            share = class_count.clamp_min(1) / class_count.sum()  # a class may have no clouds
+            adjustment = recipe.optim.logit_adjustment * share.log()
+        self.register_buffer("adjustment", adjustment, persistent=False)
         self.metrics = torch.nn.ModuleDict(
             {split: self.task.metrics(model.data_spec, f"{split}/") for split in SPLITS}
         )
@@ -52,13 +61,20 @@ class RecipeModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Augment, call the network, and measure the smoothed cross entropy.
 
-        What a network adds to its loss itself is part of what is logged.
+        What a network adds to its loss itself is part of what is logged. With
+        ``optim.logit_adjustment`` the logits of frequent classes are raised here and not later, so
+        that they need not be by themselves.
+
+        Reference:
+            Menon et al., Long-tail learning via logit adjustment, ICLR 2021.
         """
         batch_number = batch_idx * self.trainer.world_size + self.global_rank
         place = (self.recipe.trainer.seed, self.current_epoch, batch_number)
         torch.manual_seed(mix_seeds(*place, 2))  # dropout knows the global generator only
         batch = self.task.augment(batch, generator_for(self.device, *place, 1))
         logits = self.task.logits(self.model, batch)
+        if self.adjustment is not None:
+            logits = logits + self.adjustment
         loss = self.task.loss(logits, batch, self.recipe.optim.label_smoothing)
         auxiliary = self.model.auxiliary_loss()
         if auxiliary is not None:

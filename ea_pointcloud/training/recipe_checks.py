@@ -9,6 +9,7 @@ from ea_pointcloud._checks import (
     check_choice,
     check_fraction,
     check_positive,
+    check_probability,
     check_range,
     check_share,
 )
@@ -39,6 +40,11 @@ def check_recipe(recipe: Recipe) -> None:
     _check_model(recipe)
     _check_augment(recipe)
     _check_optim(recipe.optim, recipe.trainer)
+    if recipe.optim.logit_adjustment and recipe.task == "segmentation":
+        raise ValueError(
+            "optim.logit_adjustment must be 0 with task=segmentation, whose metric counts all "
+            f"parts alike by optim.iou_weight, got {recipe.optim.logit_adjustment}"
+        )
     _check_trainer(recipe.trainer)
     _check_processes(recipe.trainer, recipe.optim)
     _check_eval(recipe.eval, recipe.data)
@@ -133,8 +139,12 @@ def _check_augment(recipe: Recipe) -> None:
             f"augment.stray must be 0 with task=segmentation, got {augment.stray}: points that "
             "were put anywhere belong to no part; take augment.jitter"
         )
-    if not 0 <= augment.wolf <= 1:
-        raise ValueError(f"augment.wolf must be at least 0 and at most 1, got {augment.wolf}")
+    for name in ("wolf", "view"):
+        check_probability(f"augment.{name}", getattr(augment, name))
+    if augment.normalize and recipe.task == "segmentation":
+        raise ValueError(
+            "augment.normalize must be false with task=segmentation; it is for classifiers"
+        )
     if augment.wolf and data.features != "none":
         raise ValueError(
             "augment.wolf must be 0 with data.features, which were found before the clouds are "
@@ -174,7 +184,7 @@ def _check_optim(optim: OptimRecipe, trainer: TrainerRecipe) -> None:
     check_choice("optim.name", optim.name, OPTIMIZERS)
     check_positive("optim.lr", optim.lr)
     check_positive("optim.clip_norm", optim.clip_norm)
-    for name in ("min_lr", "weight_decay", "warmup_epochs", "iou_weight"):
+    for name in ("min_lr", "weight_decay", "warmup_epochs", "iou_weight", "logit_adjustment"):
         check_at_least(f"optim.{name}", getattr(optim, name), 0)
     if not math.isfinite(optim.lr) or optim.min_lr > optim.lr:
         raise ValueError(

@@ -98,6 +98,10 @@ class AugmentRecipe:
     cloud draws one, or ``"none"``, see :class:`~ea_pointcloud.mixing.Mix`. Points are left out
     after that. ``mix_prob`` is the share of clouds that are mixed, ``mix_beta`` the
     parameter of the Beta distribution of how much. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
+
+    With ``normalize`` a classifier's clouds are centred and scaled to the unit sphere after all
+    that, as clouds are when they are classified: what was added or left out moves and scales the
+    rest there. A shift has no effect then, and a scale only as far as it differs by axis.
     """
 
     variants: int = 0
@@ -109,11 +113,13 @@ class AugmentRecipe:
     shift: float = 0.2
     jitter: float = 0.0
     stray: float = 0.0
+    view: float = 0.0
     cut: float = 0.0
     drop: float = 0.0
     mix: str = "none"
     mix_prob: float = 0.5
     mix_beta: float = 1.0
+    normalize: bool = False
 
 
 @dataclass
@@ -121,7 +127,10 @@ class OptimRecipe:
     """``"adamw"`` or ``"sgd"`` (momentum 0.9), linear warm-up, cosine to ``min_lr``.
 
     The warm-up takes ``warmup_epochs``, but at most half of a short run. ``ema_decay`` 0 keeps no
-    average of the weights. ``iou_weight`` adds so much of the soft IoU to a segmenter's loss.
+    average of the weights. ``logit_adjustment`` 1 trains a classifier for classes that are equally
+    frequent, whatever their shares in training, 0 for those shares, see
+    :meth:`~ea_pointcloud.training.module.RecipeModule.training_step`. ``iou_weight`` adds so much
+    of the soft IoU to a segmenter's loss.
 
     ``lr`` and ``min_lr`` are meant for the batch of one process; with n processes ``scale_lr``
     multiplies both by n (``"linear"``), its square root (``"sqrt"``), or leaves them (``"none"``).
@@ -136,6 +145,7 @@ class OptimRecipe:
     warmup_epochs: float = 5.0
     clip_norm: float = 1.0
     label_smoothing: float = 0.2
+    logit_adjustment: float = 0.0
     ema_decay: float = 0.0
     iou_weight: float = 0.0
     scale_lr: str = "none"
@@ -217,6 +227,7 @@ class Recipe:
             shift=self.augment.shift,
             jitter=self.augment.jitter,
             stray=self.augment.stray,
+            view=self.augment.view,
             cut=self.augment.cut,
             drop=self.augment.drop,
         )

@@ -16,7 +16,7 @@ from ea_pointcloud.metrics import classification_metrics, part_segmentation_metr
 from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import gather_points, random_point_sample
 from ea_pointcloud.training.recipe_keys import Recipe
-from ea_pointcloud.transforms import left_in
+from ea_pointcloud.transforms import left_in, normalize_unit_sphere
 
 Batch = dict[str, Tensor]
 
@@ -58,10 +58,11 @@ class ClassificationTask:
         recipe: the checked recipe.
     """
 
-    monitor = "val/overall_accuracy"
-
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        # Adjusted logits are for classes that count alike.
+        kind = "mean_class" if recipe.optim.logit_adjustment else "overall"
+        self.monitor = f"val/{kind}_accuracy"
         self.num_points = recipe.data.num_points if recipe.data.point_choice == "random" else 0
         # Clouds of different sizes have a mask, which the drawing of points has to know.
         self.augmentation = replace(recipe.augmentation(), num_points=0)
@@ -90,6 +91,8 @@ class ClassificationTask:
             augmented |= {"other_label": batch["label"][partner], "share": share}
         # Points are left out of what was mixed: of both clouds by their shares, on average.
         mask = _drop(mask, kept)
+        if self.recipe.augment.normalize:
+            xyz = normalize_unit_sphere(xyz, mask)
         augmented["xyz"] = xyz
         return augmented if mask is None else {**augmented, "mask": mask}
 
