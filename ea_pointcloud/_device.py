@@ -61,11 +61,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let a process that trains on the CPU reuse its large buffers instead of returning them.
+    """Let a process that trains or measures on the CPU reuse its large buffers.
 
     glibc hands every buffer above 32 MB back to the system when it is freed and gets zeroed pages
     when it is wanted again, some 40,000 page faults a training step: a quarter of the CPU time of
-    the ``tiny`` classifier at batch 32 (0.69 s against 0.50 s a step, same run, one thread). The
+    the ``tiny`` classifier at batch 32 (0.69 s against 0.50 s a step, same run, one thread), half
+    of that of its inference at batch 64 (7.6 ms against 3.6 ms a cloud of 1,024 points). The
     process keeps its peak size until it ends. Does nothing where the C library is another.
     """
     if not sys.platform.startswith("linux"):

@@ -139,5 +139,5 @@ def test_wrong_arguments(change) -> None:
         change(xyz, 1)
     with pytest.raises(ValueError, match=r"mask must have shape \(B, N\) = \(2, 9\), got \(9,\)"):
         change(xyz, 0.1, mask=torch.ones(9).bool())
-    with pytest.raises(ValueError, match="prob must be at least 0 and at most 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"prob must be at least 0 and at most 1, got 1\.5"):
         random_view(xyz, 1.5)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud._device import keep_freed_memory
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
 from ea_pointcloud.models import Classifier, load_model
 from ea_pointcloud.robustness.corruptions import BENCHMARKS
@@ -76,6 +77,8 @@ def evaluate_run_corruptions(
         ValueError: if ``which`` or the reference does not fit.
     """
     check_corruptions(which, recipe)
+    if device.type == "cpu":
+        keep_freed_memory()
     folder = Path(run) / ("last" if recipe.data.train_split == "trainval" else "best")
     model = load_model(str(folder)).to(device).eval()
     assert isinstance(model, Classifier)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ea_pointcloud._device import generator_for
+from ea_pointcloud._device import generator_for, keep_freed_memory
 from ea_pointcloud.metrics import (
     CalibrationError,
     PartIoU,
@@ -201,6 +201,8 @@ def evaluate_run(
         ValueError: if the data has classes that the model does not know.
     """
     run, recipe = Path(run), _finished_recipe(run, data_root)
+    if device.type == "cpu":
+        keep_freed_memory()
     task = task_of(recipe)
     dataset = open_held_out(recipe, split)
     reports: list[Any] = []
