@@ -239,6 +239,8 @@ class Augmentation:
         cut: largest share of points beyond a plane, left out by the mask, see
             :func:`~ea_pointcloud.defects.random_cut`.
         drop: largest share of points left out by the mask.
+        spoiled: share of the clouds that ``stray``, ``view``, ``cut`` and ``drop`` apply to; the
+            others keep all of their points where they are.
     """
 
     num_points: int = 0
@@ -253,6 +255,7 @@ class Augmentation:
     view: float = 0.0
     cut: float = 0.0
     drop: float = 0.0
+    spoiled: float = 1.0
 
     def __post_init__(self) -> None:
         """Check what the functions would only find on the first batch."""
@@ -293,15 +296,25 @@ class Augmentation:
             xyz = random_shift(xyz, self.shift, generator=generator)
         if self.jitter:
             xyz = random_jitter(xyz, self.jitter, 5 * self.jitter, generator=generator)
+        spoiled, kept = self._spoil(xyz, mask, generator)
+        if self.spoiled == 1:
+            return spoiled, kept
+        whole = torch.rand(len(xyz), 1, generator=generator, device=xyz.device) >= self.spoiled
+        xyz = torch.where(whole[..., None], xyz, spoiled)
+        return xyz, None if kept is None else kept | whole
+
+    def _spoil(
+        self, xyz: Tensor, mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Coordinates and kept points as real sensors might give them."""
         if self.stray:
             xyz = random_stray(xyz, self.stray, mask=mask, generator=generator)
         kept = None
         if self.view:
             kept = random_view(xyz, self.view, mask=mask, generator=generator)
         if self.cut:
-            kept = random_cut(
-                xyz, self.cut, mask=mask if kept is None else kept, generator=generator
-            )
+            seen = mask if kept is None else kept
+            kept = random_cut(xyz, self.cut, mask=seen, generator=generator)
         if self.drop:
             dropped = random_drop(xyz, self.drop, generator=generator)
             kept = dropped if kept is None else left_in(kept, dropped)

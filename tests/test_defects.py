@@ -132,6 +132,24 @@ def test_augmentation_cuts_and_drops() -> None:
     assert torch.equal(kept, cut & random_drop(out, 0.5, generator=generator))
 
 
+def test_a_share_of_the_clouds_stays_whole() -> None:
+    xyz = cloud("surface", 80, batch=400)
+    mask = torch.rand(400, 80, generator=seeded(1)) < 0.9
+    spoiling = {"stray": 0.3, "view": 0.5, "cut": 0.4, "drop": 0.5}
+    out, kept = Augmentation(**spoiling, spoiled=0.25)(xyz, mask=mask, generator=seeded())
+    every, every_kept = Augmentation(**spoiling)(xyz, mask=mask, generator=seeded())
+    moved = (out != xyz).any(-1).any(-1)
+    assert float(moved.float().mean()) == pytest.approx(0.25, abs=0.06)
+    assert torch.equal(out[moved], every[moved])
+    assert torch.equal(kept[moved], every_kept[moved])
+    whole = (every != xyz).any(-1).any(-1) & ~moved
+    assert whole.sum() > 200
+    assert kept[whole].all()
+    out, kept = Augmentation(stray=0.3, spoiled=0.0)(xyz, generator=seeded())
+    assert torch.equal(out, xyz)
+    assert kept is None
+
+
 @pytest.mark.parametrize("change", [random_stray, random_cut])
 def test_wrong_arguments(change) -> None:
     xyz = cloud("surface", 9, batch=2)

@@ -103,6 +103,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
         ("augment.cut=1", "augment.cut must be at least 0 and below 1, got 1"),
         ("augment.stray=-0.1", "augment.stray must be at least 0 and below 1, got -0.1"),
+        ("augment.spoiled=-1", "augment.spoiled must be at least 0 and at most 1, got -1"),
         ("augment.view=2", "augment.view must be at least 0 and at most 1, got 2"),
         ("optim.logit_adjustment=-1", "optim.logit_adjustment must be at least 0, got -1"),
         ("augment.wolf=1.5", "augment.wolf must be at least 0 and at most 1, got 1.5"),

@@ -139,7 +139,7 @@ def _check_augment(recipe: Recipe) -> None:
             f"augment.stray must be 0 with task=segmentation, got {augment.stray}: points that "
             "were put anywhere belong to no part; take augment.jitter"
         )
-    for name in ("wolf", "view"):
+    for name in ("wolf", "view", "spoiled"):
         check_probability(f"augment.{name}", getattr(augment, name))
     if augment.normalize and recipe.task == "segmentation":
         raise ValueError(

@@ -116,6 +116,7 @@ class AugmentRecipe:
     view: float = 0.0
     cut: float = 0.0
     drop: float = 0.0
+    spoiled: float = 1.0
     mix: str = "none"
     mix_prob: float = 0.5
     mix_beta: float = 1.0
@@ -230,6 +231,7 @@ class Recipe:
             view=self.augment.view,
             cut=self.augment.cut,
             drop=self.augment.drop,
+            spoiled=self.augment.spoiled,
         )
 
     def mixing(self) -> Mix | None:
