@@ -24,7 +24,6 @@ from ea_pointcloud.models import (
     list_models,
     load_model,
 )
-from ea_pointcloud.models.folded import fold_batch_norm
 from ea_pointcloud.nn.blocks import ATTENTION
 from tests.oracles import cloud, seeded
 
@@ -216,30 +215,6 @@ def test_top_pooling_is_the_mean_of_the_largest_quarter(centers: int, kept: int)
     token = torch.randn(2, centers, 6, generator=seeded())
     expected = token.sort(1, descending=True).values[:, :kept].mean(1)
     assert torch.equal(small(pooling="top").pool(token, None), expected)
-
-
-def test_embeddings_may_see_where_their_neighbours_lie(tmp_path: Path) -> None:
-    model = lively(small(embed_xyz=True))
-    widths = [each.pair.in_features for each in model.encoder.embeddings]
-    assert widths == [2 * (16 + 3), 2 * (24 + 3)]
-    xyz = cloud("surface", 90, batch=2)
-    order = torch.randperm(90, generator=seeded())
-    close(model(xyz[:, order]), model(xyz), 1e-4)
-    mask = masked(False, [60, 90], 90)
-    close(model(xyz, mask=mask)[:1], model(xyz[0][mask[0]][None]), 1e-5)
-
-    # Level by level, the coordinates of the points below beside their features.
-    pyramid = model.build_pyramid(xyz)
-    points, middle, top = model.encoder.levels(xyz, None, pyramid)
-    first, second = model.encoder.embeddings
-    close(middle, first(torch.cat([points, xyz], dim=-1), pyramid[0]), 1e-6)
-    close(top, second(torch.cat([middle, pyramid[0].xyz], dim=-1), pyramid[1]), 1e-6)
-
-    model.save_pretrained(tmp_path / "weights")
-    close(EAClassifier.from_pretrained(tmp_path / "weights")(xyz), model(xyz), 1e-6)
-    close(fold_batch_norm(model)(xyz), model(xyz), 1e-4)
-    with pytest.raises(TypeError, match="embed_xyz must be true or false, got 1"):
-        small(embed_xyz=1)
 
 
 def test_encoder_returns_tokens() -> None:

@@ -38,13 +38,13 @@ class PlainClassifier(nn.Module):
         super().__init__()
         config = trained.config
         assert isinstance(config, ClassifierConfig)
-        kind = (config.attention, config.norm, config.feature_channels, config.embed_xyz)
-        if kind != ("external", "double", 0, False) or config.pooling not in POOLING:
+        kind = (config.attention, config.norm, config.feature_channels)
+        if kind != ("external", "double", 0) or config.pooling not in POOLING:
             raise ValueError(
                 "the plain network has external attention with norm='double', a maximum for "
                 f"pooling and no features, got attention={config.attention!r}, "
                 f"norm={config.norm!r}, pooling={config.pooling!r}, "
-                f"feature_channels={config.feature_channels}, embed_xyz={config.embed_xyz}"
+                f"feature_channels={config.feature_channels}"
             )
         encoder: Any = trained.encoder
         self.config = config

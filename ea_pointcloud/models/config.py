@@ -27,8 +27,6 @@ class ClassifierConfig:
         num_centers: points kept by each neighbour embedding.
         num_neighbors: neighbours each of them looks at.
         embed_channels: width of each; the last is the width of the attention blocks.
-        embed_xyz: whether they also see where neighbours and centre lie, which the published
-            network drops.
         input_layers: linear layers between the embeddings and the attention blocks.
         depth: attention blocks.
         heads: heads of ``"multihead_external"``.
@@ -48,7 +46,6 @@ class ClassifierConfig:
     num_centers: tuple[int, ...] = (512, 256)
     num_neighbors: tuple[int, ...] = (32, 32)
     embed_channels: tuple[int, ...] = (128, 256)
-    embed_xyz: bool = False
     input_layers: int = 2
     depth: int = 4
     heads: int = 8
@@ -86,8 +83,6 @@ class SegmenterConfig:
         num_centers: points kept by each neighbour embedding; none of them on all points.
         num_neighbors: neighbours each of them looks at.
         embed_channels: width of each; the last is the width of the attention blocks.
-        embed_xyz: whether they also see where neighbours and centre lie, which the published
-            network drops.
         input_layers: linear layers between the embeddings and the attention blocks.
         depth: attention blocks.
         heads: heads of ``"multihead_external"``.
@@ -107,7 +102,6 @@ class SegmenterConfig:
     num_centers: tuple[int, ...] = ()
     num_neighbors: tuple[int, ...] = ()
     embed_channels: tuple[int, ...] = ()
-    embed_xyz: bool = False
     input_layers: int = 0
     depth: int = 4
     heads: int = 8
@@ -135,10 +129,7 @@ def check_fields(config: Any, least: dict[str, int]) -> None:
         if isinstance(value, list):
             value = tuple(value)
             object.__setattr__(config, field.name, value)
-        if field.type is bool:
-            if not isinstance(value, bool):
-                raise TypeError(f"{field.name} must be true or false, got {value!r}")
-        elif field.type is int:
+        if field.type is int:
             check_count(field.name, value, least.get(field.name, 1))
         elif field.type is float:
             check_fraction(field.name, value)

@@ -32,10 +32,9 @@ class PointEncoder(nn.Module):
         self.stem_in = LinearNorm(3 + config.feature_channels, config.stem_channels)
         self.stem_out = LinearNorm(config.stem_channels, config.stem_channels)
         self.embeddings = nn.ModuleList()
-        self.embed_xyz = config.embed_xyz
         width = config.stem_channels
         for channels in config.embed_channels:
-            self.embeddings.append(NeighborEmbedding(width + 3 * config.embed_xyz, channels))
+            self.embeddings.append(NeighborEmbedding(width, channels))
             width = channels
         self.input = nn.Sequential(*[LinearNorm(width, width) for _ in range(config.input_layers)])
         self.position = nn.Linear(3, width, bias=False)
@@ -84,13 +83,9 @@ class PointEncoder(nn.Module):
                 f"pyramid must have {len(self.embeddings)} levels as the config, "
                 f"got {len(pyramid)}; build it with build_pyramid() of this model"
             )
-        levels, xyz = [self.stem_out(self.stem_in(points, mask), mask)], points[..., :3]
+        levels = [self.stem_out(self.stem_in(points, mask), mask)]
         for embedding, level in zip(self.embeddings, pyramid, strict=True):
-            below = levels[-1]
-            if self.embed_xyz:
-                below = torch.cat([below, xyz.to(below.dtype)], dim=-1)
-                xyz = level.xyz
-            levels.append(embedding(below, level))
+            levels.append(embedding(levels[-1], level))
         return levels
 
     def tokens(self, top: Tensor, pyramid: tuple[PyramidLevel, ...]) -> Tensor:
