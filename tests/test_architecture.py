@@ -21,6 +21,7 @@ RANK = {
     "defects": 1.05,
     "mixing": 1.05,
     "transforms": 1.1,
+    "augmentation": 1.15,
     "_formats": 1.1,
     "io": 1.2,
     "metrics": 1.2,

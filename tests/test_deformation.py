@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ea_pointcloud.augmentation import Augmentation
 from ea_pointcloud.deformation import random_wolf
 from ea_pointcloud.ops import gather_points, knn
-from ea_pointcloud.transforms import Augmentation, normalize_unit_sphere
+from ea_pointcloud.transforms import normalize_unit_sphere
 from tests.oracles import cloud, seeded
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ea_pointcloud.augmentation import Augmentation
 from ea_pointcloud.ops import gather_points, knn
 from ea_pointcloud.transforms import (
-    Augmentation,
     choose_points,
     normalize_unit_sphere,
     random_drop,

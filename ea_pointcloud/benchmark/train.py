@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import generator_for, keep_freed_memory
+from ea_pointcloud.augmentation import Augmentation
 from ea_pointcloud.benchmark._machine import describe_machine
 from ea_pointcloud.benchmark._measure import Contestant, current_device, race
 from ea_pointcloud.benchmark._step import matmul_rate, training_step
@@ -30,7 +31,6 @@ from ea_pointcloud.benchmark.scaling import SIZES, measure_scaling
 from ea_pointcloud.models import count_macs
 from ea_pointcloud.models.config import CLASSIFIER_SIZES
 from ea_pointcloud.nn.blocks import ATTENTION
-from ea_pointcloud.transforms import Augmentation
 
 TRAIN_CLOUDS, TEST_CLOUDS = 9_843, 2_468  # ModelNet40's
 BATCH, EVAL_BATCH = 32, 64

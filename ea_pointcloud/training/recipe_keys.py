@@ -5,11 +5,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from ea_pointcloud.augmentation import Augmentation
 from ea_pointcloud.mixing import Mix
 from ea_pointcloud.models.config import named_config
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
 from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
-from ea_pointcloud.transforms import Augmentation
 
 # Which data sets a task can be trained on.
 TASKS = {
@@ -87,7 +87,7 @@ class ModelRecipe:
 
 @dataclass
 class AugmentRecipe:
-    """See :class:`~ea_pointcloud.transforms.Augmentation`.
+    """See :class:`~ea_pointcloud.augmentation.Augmentation`.
 
     With ``variants`` so many copies of each shape are bent by ``warp`` and stretched by ``scale``
     before training, and described anew; batches are then not bent again. See
