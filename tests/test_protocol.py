@@ -15,8 +15,9 @@ from ea_pointcloud.report.protocol import RunFigures, markdown, protocol_table
 from ea_pointcloud.report.tables import LEGACY, Table
 from ea_pointcloud.training import protocol
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.evaluate import ClassificationReport, evaluate_run
+from ea_pointcloud.training.evaluate import evaluate_run
 from ea_pointcloud.training.fit import train
+from ea_pointcloud.training.measure import ClassificationReport
 from ea_pointcloud.training.protocol import Variant, parse_variants, plan
 from ea_pointcloud.training.survival import TrainingTerminatedError
 from tests.test_training import PARTS, QUICK, Crash

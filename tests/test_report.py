@@ -30,14 +30,9 @@ from ea_pointcloud.report import (
 )
 from ea_pointcloud.report.answers import PartShape, examples, worst_mistakes
 from ea_pointcloud.training.data import open_held_out
-from ea_pointcloud.training.evaluate import (
-    ClassificationReport,
-    Reliability,
-    RunReport,
-    SegmentationReport,
-    evaluate_run,
-)
+from ea_pointcloud.training.evaluate import RunReport, evaluate_run
 from ea_pointcloud.training.fit import train
+from ea_pointcloud.training.measure import ClassificationReport, Reliability, SegmentationReport
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_cli import call

@@ -13,13 +13,13 @@ from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
 from ea_pointcloud.models import EAClassifier, EASegmenter
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import BatchIndices, data_spec, open_held_out
-from ea_pointcloud.training.evaluate import (
+from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.fit import train
+from ea_pointcloud.training.measure import (
     SegmentationReport,
     evaluate_classifier,
-    evaluate_run,
     evaluate_segmenter,
 )
-from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.module import RecipeModule, learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe

@@ -277,7 +277,7 @@ def _print_table(table: "Table") -> None:
 def _print_run(report: "RunReport", run_folder: Path) -> None:
     from ea_pointcloud.cli._output import console
     from ea_pointcloud.report import tables
-    from ea_pointcloud.training.evaluate import SegmentationReport
+    from ea_pointcloud.training.measure import SegmentationReport
 
     first = report.reports[0]
     _print_table(tables.run_table(report, run_folder))
@@ -290,7 +290,7 @@ def _print_run(report: "RunReport", run_folder: Path) -> None:
 
 def _print_summary(reports: "list[RunReport]") -> None:
     from ea_pointcloud.report import tables
-    from ea_pointcloud.training.evaluate import SegmentationReport
+    from ea_pointcloud.training.measure import SegmentationReport
 
     _print_table(tables.seeds_table(reports))
     firsts = [report.reports[0] for report in reports]

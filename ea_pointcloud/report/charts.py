@@ -11,11 +11,7 @@ import numpy as np
 from plotly import graph_objects
 from plotly.graph_objects import Figure
 
-from ea_pointcloud.training.evaluate import (
-    ClassificationReport,
-    Reliability,
-    SegmentationReport,
-)
+from ea_pointcloud.training.measure import ClassificationReport, Reliability, SegmentationReport
 from ea_pointcloud.viz.colors import PART_PALETTE
 
 Rows = list[dict[str, str]]  # of a metrics.csv

@@ -20,7 +20,8 @@ from ea_pointcloud.report.card import CARD_FILE, FIGURES_FILE, card_text
 from ea_pointcloud.training.calibrate import own_logits
 from ea_pointcloud.training.callbacks import read_metrics, total_seconds
 from ea_pointcloud.training.data import open_held_out
-from ea_pointcloud.training.evaluate import evaluate_classifier, evaluate_run, evaluate_segmenter
+from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.measure import evaluate_classifier, evaluate_segmenter
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
@@ -161,7 +162,7 @@ def _word(value: Any) -> str:
 
 
 class _Labels:
-    """Keeps the labels that a network gives, see ``Observer`` in ``training/evaluate.py``."""
+    """Keeps the labels that a network gives, see ``Observer`` in ``training/measure.py``."""
 
     def __init__(self) -> None:
         self.found: list[Tensor] = []

@@ -6,12 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ea_pointcloud.report.answers import PartAnswers
-from ea_pointcloud.training.evaluate import (
-    VOTE_SIZES,
-    ClassificationReport,
-    RunReport,
-    SegmentationReport,
-)
+from ea_pointcloud.training.evaluate import RunReport
+from ea_pointcloud.training.measure import VOTE_SIZES, ClassificationReport, SegmentationReport
 from ea_pointcloud.training.recipe_keys import Recipe
 
 LEGACY = "test (legacy, as most papers)"

@@ -32,6 +32,8 @@ class RecipeModule(LightningModule):
         class_count: (classes,) training clouds of each, which ``optim.logit_adjustment`` needs.
     """
 
+    adjustment: Tensor | None  # (classes,) added to the logits in training
+
     def __init__(
         self, model: PretrainedModel, recipe: Recipe, class_count: Tensor | None = None
     ) -> None:
