@@ -331,6 +331,11 @@ def test_the_command_that_trained() -> None:
         "ea-pointcloud train psb_part model.overrides.dropout=0.5 augment.mirror=false "
         "'augment.scale=[1.0,2.0]'"
     )
+    begun = load_recipe("modelnet10_eamlp")
+    for folder in ("runs/a-seed1", "runs/a-seed1/best"):
+        begun.model.init = str(Path("/home/somebody/work") / folder)
+        command = train_command(begun)
+        assert command == "ea-pointcloud train modelnet10_eamlp model.init=runs/a-seed1"
 
 
 def test_the_script_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,9 +138,14 @@ def ship_weights(
 def train_command(recipe: Recipe) -> str:
     """The command line that trains by ``recipe``: a packaged recipe and what differs from it.
 
-    ``DATA`` stands for the folder of data sets.
+    ``DATA`` stands for the folder of data sets, and the run that weights were taken from is named
+    without the folders of the machine that it lies on.
     """
     values = recipe_values(recipe)
+    if values["model.init"] is not None and Path(values["model.init"]).is_absolute():
+        source = Path(values["model.init"])
+        run = source.parent if source.name in ("best", "last") else source
+        values["model.init"] = f"runs/{run.name}"
     words = ["ea-pointcloud", "train", recipe.name]
     if values["data.root"] is not None:
         words.append("data.root=DATA")
