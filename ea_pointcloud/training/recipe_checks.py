@@ -42,8 +42,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_optim(recipe.optim, recipe.trainer)
     if recipe.optim.logit_adjustment and recipe.task == "segmentation":
         raise ValueError(
-            "optim.logit_adjustment must be 0 with task=segmentation, whose metric counts all "
-            f"parts alike by optim.iou_weight, got {recipe.optim.logit_adjustment}"
+            "optim.logit_adjustment must be 0 with task=segmentation, got "
+            f"{recipe.optim.logit_adjustment}; take optim.iou_weight, which weighs parts alike"
         )
     _check_trainer(recipe.trainer)
     _check_processes(recipe.trainer, recipe.optim)
