@@ -1,10 +1,10 @@
 """Turn a finished run into weights that ship: half precision, checked, with figures and a card.
 
-    python scripts/ship_weights.py runs/modelnet10-seed0 ea-tiny-modelnet10
+    python scripts/ship_weights.py runs/modelnet10_eamlp-seed0 eamlp-small-modelnet10
     python scripts/ship_weights.py runs/a ea-base-modelnet40 --out hub --limit-mb 50
 
-The name is ea-SIZE-DATA. The weights are those that were selected on val, or the last of a run that
-was trained on val too. `models/shipped.py` says which are taken where nobody names any.
+The name is NETWORK-SIZE-DATA. The weights are those that were selected on val, or the last of a run
+that was trained on val too. `models/shipped.py` says which are taken where nobody names any.
 """
 
 import argparse

@@ -5,8 +5,10 @@ import hashlib
 import json
 import re
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from ea_pointcloud.models.shipped import (
 )
 from ea_pointcloud.report import card, shipping
 from ea_pointcloud.report.shipping import LIMIT, ship_weights, train_command
-from ea_pointcloud.training.recipe import load_recipe
+from ea_pointcloud.training.recipe import load_recipe, save_recipe
+from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_cli import call, run_folder  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -319,6 +322,29 @@ def test_several_seeds_are_summarised_in_the_card(
     text = (tmp_path / "w" / "README.md").read_text()
     rows = re.findall(r"\| validation \(primary\) \| (.+?) \| (.+?) \|", text)
     assert rows == [("0", "0.5000"), ("1", "0.7500"), ("mean ± std", "0.6250 ± 0.1768")]
+
+
+def test_a_card_of_weights_that_began_with_others_and_met_corruptions(
+    run_folder: Path,  # noqa: F811
+    figures: Path,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    recipe = load_run_recipe(run)
+    recipe.model.init, recipe.model.size = str(run_folder / "best"), None
+    save_recipe(recipe, run / "recipe.yaml")
+    (measured,) = json.loads(figures.read_text())
+    measured["recipe"] = asdict(load_run_recipe(run))
+    spoiled = {"benchmark": "modelnet-c (generated)", "clean_accuracy": 0.9, "mean_error_rate": 0.2}
+    measured["corruptions"] = [spoiled]
+    figures.write_text(json.dumps([measured]))
+    ship_weights(run, tmp_path / "w", CPU, figures=figures)
+    told, text = read(tmp_path / "w", "figures.json"), (tmp_path / "w" / "README.md").read_text()
+    assert told["evaluation"][0]["recipe"]["model"]["init"] == f"runs/{run_folder.name}"
+    assert f"begun with the weights `runs/{run_folder.name}`" in text
+    assert "| modelnet-c (generated) | 10.0 % | 20.0 % |" in text
+    assert str(run_folder) not in text + json.dumps(told)
 
 
 def test_the_command_that_trained() -> None:

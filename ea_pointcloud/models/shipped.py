@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-DEFAULT_CLASSIFIER = "ea-tiny-modelnet10"
+DEFAULT_CLASSIFIER = "eamlp-small-modelnet10-robust"
 DEFAULT_SEGMENTER = "ea-grouped-small-psb"
 SHIPPED_FOLDER = Path(str(resources.files("ea_pointcloud"))) / "weights"
 

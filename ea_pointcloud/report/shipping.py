@@ -142,10 +142,9 @@ def train_command(recipe: Recipe) -> str:
     without the folders of the machine that it lies on.
     """
     values = recipe_values(recipe)
-    if values["model.init"] is not None and Path(values["model.init"]).is_absolute():
-        source = Path(values["model.init"])
-        run = source.parent if source.name in ("best", "last") else source
-        values["model.init"] = f"runs/{run.name}"
+    values["model.init"] = _portable(values["model.init"])
+    if values["model.init"] is not None and values["model.size"] is None:
+        del values["model.size"], values["model.overrides"]  # those of the weights it began with
     words = ["ea-pointcloud", "train", recipe.name]
     if values["data.root"] is not None:
         words.append("data.root=DATA")
@@ -247,9 +246,20 @@ def _same_run(told: dict[str, Any], recipe: Recipe) -> bool:
 
 
 def _without_places(measured: dict[str, Any]) -> dict[str, Any]:
-    """Figures without where their data lay."""
+    """Figures without where their data, and the weights that training began with, lay."""
     told = measured["recipe"]
-    return {**measured, "recipe": {**told, "data": {**told["data"], "root": None}}}
+    data = {**told["data"], "root": None}
+    model = {**told["model"], "init": _portable(told["model"]["init"])}
+    return {**measured, "recipe": {**told, "data": data, "model": model}}
+
+
+def _portable(init: str | None) -> str | None:
+    """``model.init`` without the folders of one machine: the run's name alone, below ``runs``."""
+    if init is None or not Path(init).is_absolute():
+        return init
+    source = Path(init)
+    run = source.parent if source.name in ("best", "last") else source
+    return f"runs/{run.name}"
 
 
 def _training(run: Path, recipe: Recipe) -> dict[str, Any]:

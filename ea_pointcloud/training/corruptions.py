@@ -114,7 +114,7 @@ def read_figures(path: Path, recipe: Recipe, split: str) -> dict[str, Any]:
     try:
         first = json.loads(path.read_text(encoding="utf-8"))[0]
         data, measured = first["recipe"]["data"], first["reports"][0]["split"]
-        name = f"{first['recipe']['name']} ({first['recipe']['model']['size']}) in {path}"
+        name = f"{first['recipe']['name']} ({first['recipe']['model']['size']}) in {path.name}"
         of = f"{_data_name(data['dataset'], data['name'])}, {measured} split"
         figures = {each["benchmark"]: {**each, "name": name} for each in first["corruptions"]}
     except (ValueError, LookupError, TypeError) as error:
