@@ -53,7 +53,7 @@ def main() -> None:
     label = torch.stack([sample["label"] for sample in samples])
     known = every(model, open_split(data, "test", all_points=True))
     if arguments.unknown:
-        unknown = others(model, arguments.unknown, arguments.without)
+        unknown = others(model, arguments.unknown, arguments.without, data.root)
     elif data.classes:
         unknown = every(model, held_out(data))
     else:
@@ -79,11 +79,11 @@ def held_out(data: DataRecipe) -> Shapes:
     return open_split(replace(data, classes=rest), "test", all_points=True)
 
 
-def others(model: Classifier, name: str, without: list[str]) -> Answers:
+def others(model: Classifier, name: str, without: list[str], root: str | None) -> Answers:
     """The answers on a data set, all of its splits, but for some of its classes."""
     samples = []
     for split in ("trainval", "test"):
-        dataset = open_dataset(name, split=split)
+        dataset = open_dataset(name, split=split, data_root=root)
         parts = isinstance(dataset, ShapeNetPart)
         names = dataset.category_names if parts else dataset.class_names
         strange = sorted(set(without) - set(names))

@@ -105,6 +105,11 @@ def test_opens_a_set_by_its_name(
         assert isinstance(opened, ModelNet)
         assert opened.folder == modelnet_folder
     assert "train shapes: 200, official 9,840; test shapes: 40, official 2,468" in caplog.text
+    monkeypatch.setenv("EA_POINTCLOUD_DATA", str(root / "nowhere"))
+    opened = open_dataset("modelnet40", data_root=root)
+    assert isinstance(opened, ModelNet)
+    assert opened.folder == modelnet_folder
+    monkeypatch.setenv("EA_POINTCLOUD_DATA", str(root))
     parts_folder(root / "hdf5_data")
     parts_folder(root / "other_hdf5_data")
     for name in ("shapenetpart", "other"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud.datasets._files import data_root
+from ea_pointcloud.datasets._files import data_root as find_data_root
 from ea_pointcloud.datasets._part_files import PUBLISHED_LAYOUTS, PUBLISHED_NAME
 from ea_pointcloud.datasets._splits import SPLITS
 from ea_pointcloud.datasets.folder import FolderDataset
@@ -29,6 +29,7 @@ def open_dataset(
     split: str = "train",
     num_points: int = 0,
     point_choice: str = "first",
+    data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout; which one it was is logged and seen in its ``repr``.
 
@@ -38,11 +39,12 @@ def open_dataset(
     Args:
         root_or_name: the set's own folder; or its name, as ``ea-pointcloud data list`` has it, or
             ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_data`` or ``NAME_txt_normal``
-            below ``$EA_POINTCLOUD_DATA`` or ``./data``; or ``"procedural"``. ModelNet's meshes are
-            taken as z up, other folders of classes as y up: :class:`FolderDataset` has the choice.
+            below ``data_root``; or ``"procedural"``. ModelNet's meshes are taken as z up, other
+            folders of classes as y up: :class:`FolderDataset` has the choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
         point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
+        data_root: where names are looked for; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
 
     Raises:
         FileNotFoundError: if there is no such folder or name; says what there is.
@@ -51,7 +53,7 @@ def open_dataset(
     check_choice("split", split, SPLITS)
     if root_or_name == PROCEDURAL:
         return ProceduralShapes(split, num_points=num_points or 1024)
-    folder = _find(root_or_name)
+    folder = _find(root_or_name, data_root)
     source = source_of(folder.resolve().name)
     layout = recognize(folder) or "meshes"
     if layout == "meshes":
@@ -117,12 +119,12 @@ def _plain_name(folder: Path) -> str:
     return name
 
 
-def _find(root_or_name: str | Path) -> Path:
+def _find(root_or_name: str | Path, below_root: str | Path | None) -> Path:
     """The folder itself, or the folder of the set called so below the data root."""
     folder = Path(root_or_name).expanduser()
     if folder.is_dir():
         return folder
-    root, name = data_root(None), str(root_or_name)
+    root, name = find_data_root(below_root), str(root_or_name)
     source = SOURCES.get(name)
     # As training finds the set of that name: what is prepared comes before what it was made of.
     below = [*(f"{name}{suffix}" for suffix in _SUFFIXES), name]
