@@ -283,7 +283,7 @@ def test_the_command(
     arguments = ("evaluate", run_folder, "--corruptions", "modelnet-c", "--reference", reference)
     assert call(monkeypatch, *arguments, "--limit", 7, "--report", report) == 0
     text = capsys.readouterr().out
-    assert f"CE and RCE relative to procedural (tiny) in {reference}" in text
+    assert f"CE and RCE relative to procedural (tiny) in {reference.name}" in text
     assert text.count("1.000") > 7  # relative to itself
     page = (report / "index.html").read_text(encoding="utf-8")
     assert "<h2>Corruptions</h2>" in page
