@@ -115,7 +115,7 @@ def random_view(
     nearness, *picture = ((xyz - center) / radius @ frame).unbind(-1)  # 1 = nearest to the camera
     cells = (_CELLS * real.sum(1, keepdim=True).sqrt()).floor().clamp_min(1)  # (B, 1) across
     most = int(_CELLS * xyz.shape[1] ** 0.5) + 2
-    hidden = ~real
+    hidden = torch.zeros_like(real)
     for offset in (0.0, 0.5):  # two pictures, half a cell apart: fewer gaps in the front
         row, column = (((at + 1) / 2 * cells + offset).clamp_min(0) for at in picture)
         row, column = row.minimum(cells).floor(), column.minimum(cells).floor()

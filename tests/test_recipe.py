@@ -157,6 +157,14 @@ def test_what_a_segmenter_does_not_take() -> None:
         load_recipe("shapenetpart", ["data.features=local_shape", "augment.wolf=1"])
 
 
+def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:
+    recipe = load_recipe("modelnet10_robust")
+    assert (recipe.model.init, recipe.model.size) == ("eamlp-small-modelnet10", "small")
+    for nothing in ("model.init=null", "model.init=", "model.init=~"):
+        model = load_recipe("modelnet10_robust", [nothing]).model
+        assert (model.init, model.size) == (None, "small")
+
+
 def test_wolfmix_is_a_combination() -> None:
     recipe = load_recipe("modelnet40", ["augment.wolf=1", "augment.mix=rsmix"])
     assert recipe.augmentation().wolf == 1

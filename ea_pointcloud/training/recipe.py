@@ -38,7 +38,8 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     config = OmegaConf.structured(Recipe)
     try:
         config = OmegaConf.merge(config, OmegaConf.create(text))
-        if any(override.startswith("model.init=") for override in overrides or []):
+        inits = [each for each in overrides or [] if each.startswith("model.init=")]
+        if any(each.partition("=")[2] not in ("", "null", "~") for each in inits):
             # The network of the weights takes the place of the recipe's own.
             config.model.size, config.model.overrides = None, {}
         for override in overrides or []:

@@ -39,12 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_data(recipe.data, recipe.task)
     _check_model(recipe)
     _check_augment(recipe)
-    _check_optim(recipe.optim, recipe.trainer)
-    if recipe.optim.logit_adjustment and recipe.task == "segmentation":
-        raise ValueError(
-            "optim.logit_adjustment must be 0 with task=segmentation, got "
-            f"{recipe.optim.logit_adjustment}; take optim.iou_weight, which weighs parts alike"
-        )
+    _check_optim(recipe)
     _check_trainer(recipe.trainer)
     _check_processes(recipe.trainer, recipe.optim)
     _check_eval(recipe.eval, recipe.data)
@@ -180,12 +175,18 @@ def _check_mix(recipe: Recipe) -> None:
     check_positive("augment.mix_beta", augment.mix_beta)
 
 
-def _check_optim(optim: OptimRecipe, trainer: TrainerRecipe) -> None:
+def _check_optim(recipe: Recipe) -> None:
+    optim, trainer = recipe.optim, recipe.trainer
     check_choice("optim.name", optim.name, OPTIMIZERS)
     check_positive("optim.lr", optim.lr)
     check_positive("optim.clip_norm", optim.clip_norm)
     for name in ("min_lr", "weight_decay", "warmup_epochs", "iou_weight", "logit_adjustment"):
         check_at_least(f"optim.{name}", getattr(optim, name), 0)
+    if optim.logit_adjustment and recipe.task == "segmentation":
+        raise ValueError(
+            "optim.logit_adjustment must be 0 with task=segmentation, got "
+            f"{optim.logit_adjustment}; take optim.iou_weight, which weighs parts alike"
+        )
     if not math.isfinite(optim.lr) or optim.min_lr > optim.lr:
         raise ValueError(
             f"optim.lr must be finite and at least min_lr={optim.min_lr}, got {optim.lr}"
