@@ -331,7 +331,8 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "described": (lambda: described(), {"dynamic_points": True}),
     "eamlp": (lambda: eamlp("classifier", num_classes=4), {"dynamic_points": True}),
     "pointnet": (lambda: create_model("pointnet_classifier_tiny"), {"dynamic_points": True}),
-    "dgcnn": (lambda: baseline_of_graphs(), {"dynamic_points": True}),
+    "dgcnn": (lambda: of_graphs("dgcnn", edge_channels=(8, 8, 8)), {"dynamic_points": True}),
+    "eagraph": (lambda: of_graphs("eagraph", depth=2), {"dynamic_points": True}),
     "eamlp parts": (
         lambda: eamlp("segmenter", num_parts=4, num_categories=2),
         {"dynamic_points": True},
@@ -351,8 +352,8 @@ def eamlp(kind: str, **counts: int) -> Any:
     return model
 
 
-def baseline_of_graphs() -> Any:
-    model = create_model("dgcnn_classifier_tiny", edge_channels=(8, 8, 8))
+def of_graphs(name: str, **options: Any) -> Any:
+    model = create_model(f"{name}_classifier_tiny", **options)
     model.data_spec = replace(model.data_spec, num_points=NUM_POINTS)
     return model
 

@@ -27,6 +27,7 @@ from ea_pointcloud.nn import (
     LinearNorm,
     MultiHeadExternalAttention,
     NeighborEmbedding,
+    NeighborMax,
     PatchEmbedding,
     PointBatchNorm,
     PointwiseResidual,
@@ -82,6 +83,15 @@ def at_level(module: nn.Module, features: Tensor, _: Tensor | None) -> Tensor:
     return module(features, LEVEL)
 
 
+def in_ring(module: nn.Module, features: Tensor, mask: Tensor | None) -> Tensor:
+    """Each real point with itself and the two real points before it."""
+    real = torch.ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
+    order = real.byte().argsort(dim=1, descending=True, stable=True)
+    rank = (real.cumsum(1) - 1).clamp_min(0)[..., None] - torch.arange(3)
+    rank = rank % real.sum(1)[:, None, None]
+    return module(features, order.gather(1, rank.flatten(1)).view(rank.shape), mask)
+
+
 def transformed(module: nn.Module, features: Tensor, mask: Tensor | None) -> Tensor:
     return features @ module(features, mask).to(features.dtype)
 
@@ -108,6 +118,7 @@ CASES = [
         shape=(2, 16, 10),
         half=True,
     ),
+    Case("NeighborMax", lambda: NeighborMax(CHANNELS, 10), in_ring, shape=(2, 16, 10), half=True),
     *(
         case
         for norm in ("double", "softmax")

@@ -165,7 +165,7 @@ def attention_maps(
             slots=tuple(columns),
             xyz=centers,
             weights=torch.cat(collected[place % len(known)], dim=1),
-            mask=None if pyramid else mask,  # centres are always real points
+            mask=mask if centers is xyz else None,  # centres are always real points
         )
         for place in places
     ]

@@ -17,6 +17,8 @@ from ea_pointcloud.models.config import (
     segmenter_config,
 )
 from ea_pointcloud.models.cost import count_macs
+from ea_pointcloud.models.eagraph import EAGraphClassifier
+from ea_pointcloud.models.eagraph_config import EAGraphConfig
 from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
 from ea_pointcloud.models.eamlp_config import (
     EAMLPClassifierConfig,
@@ -38,6 +40,8 @@ __all__ = [
     "DGCNNConfig",
     "DataSpec",
     "EAClassifier",
+    "EAGraphClassifier",
+    "EAGraphConfig",
     "EAMLPClassifier",
     "EAMLPClassifierConfig",
     "EAMLPConfig",

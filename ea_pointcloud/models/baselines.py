@@ -5,31 +5,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud._checks import check_no_empty_cloud
 from ea_pointcloud.models.baselines_config import DGCNNConfig, PointNetConfig
-from ea_pointcloud.models.classifier import Classifier, classification_head
-from ea_pointcloud.models.encoder import stem_input
+from ea_pointcloud.models.classifier import classification_head
+from ea_pointcloud.models.every_point import (
+    AllPointsClassifier,
+    graph_of,
+    places,
+    real_points,
+    the_graph,
+    without_padding,
+)
 from ea_pointcloud.models.hub import DataSpec
 from ea_pointcloud.nn import EdgeConv, LinearNorm, TransformNet
-from ea_pointcloud.nn.edge_conv import at_most
-from ea_pointcloud.ops import PyramidLevel, gather_points, knn
-
-
-class AllPointsClassifier(Classifier):
-    """A classifier that pools over all points of a cloud, and so has to know which are real."""
-
-    def pool(self, token: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, C) of the tokens (B, N, C) of all points."""
-        if mask is None:
-            return super().pool(token, mask)
-        parts = []
-        for kind in self.config.pooling.split("_"):
-            if kind == "max":
-                parts.append(token.amax(1))  # padded points are -inf
-            else:
-                total = token.masked_fill(~mask[..., None], 0).sum(1)
-                parts.append(total / mask.sum(1, keepdim=True))
-        return torch.cat(parts, dim=-1)
+from ea_pointcloud.ops import PyramidLevel
 
 
 class PointNetEncoder(nn.Module):
@@ -63,7 +51,7 @@ class PointNetEncoder(nn.Module):
             xyz: (B, N, 3).
             mask: (B, N) bool, True = real point.
         """
-        own = _places(xyz)
+        own = places(xyz)
         return (PyramidLevel(xyz, own, own[..., None]),)
 
     def forward(
@@ -76,7 +64,7 @@ class PointNetEncoder(nn.Module):
     ) -> Tensor:
         """Encode; of ``pyramid`` nothing is needed."""
         del pyramid
-        points = _real_points(xyz, features, mask, self.config.feature_channels)
+        points = real_points(xyz, features, mask, self.config.feature_channels)
         points = points.to(self.turn_points.out.weight.dtype)
         turned = points[..., :3] @ self.turn_points(points[..., :3], mask)
         hidden = torch.cat([turned, points[..., 3:]], dim=-1)
@@ -88,7 +76,7 @@ class PointNetEncoder(nn.Module):
         hidden = hidden @ matrix.to(hidden.dtype)
         for layer in self.wide:
             hidden = layer(hidden, mask)
-        return _without_padding(hidden, mask)
+        return without_padding(hidden, mask)
 
 
 class PointNetClassifier(AllPointsClassifier):
@@ -153,16 +141,7 @@ class DGCNNEncoder(nn.Module):
             xyz: (B, N, 3).
             mask: (B, N) bool, True = real point.
         """
-        points = _real_points(xyz, None, mask, 0)
-        nearest = at_most(self.config.num_neighbors, xyz.shape[1])
-        if mask is None:
-            _, neighbor = knn(points, points, nearest)
-        else:  # the operator wants padding last
-            order = mask.byte().argsort(dim=1, descending=True, stable=True)
-            real_first = gather_points(points, order)
-            _, neighbor = knn(points, real_first, nearest, lengths=mask.sum(1))
-            neighbor = order.gather(1, neighbor.flatten(1)).view_as(neighbor)
-        return (PyramidLevel(xyz, _places(xyz), neighbor),)
+        return graph_of(xyz, mask, self.config.num_neighbors)
 
     def forward(
         self,
@@ -173,21 +152,15 @@ class DGCNNEncoder(nn.Module):
         pyramid: tuple[PyramidLevel, ...] | None = None,
     ) -> Tensor:
         """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
-        hidden = _real_points(xyz, features, mask, self.config.feature_channels)
-        if pyramid is None:
-            pyramid = self.build_pyramid(xyz, mask)
-        if len(pyramid) != 1:
-            raise ValueError(
-                f"pyramid must have 1 level, the first graph, got {len(pyramid)}; build it with "
-                "build_pyramid() of this model"
-            )
+        hidden = real_points(xyz, features, mask, self.config.feature_channels)
+        neighbor = the_graph(self.build_pyramid(xyz, mask) if pyramid is None else pyramid)
         hidden = hidden.to(self.fuse.linear.weight.dtype)
-        neighbor, outputs = pyramid[0].neighbor, []
+        outputs = []
         for edge in self.edges:
             hidden = edge(hidden, mask, neighbor=neighbor)
             outputs.append(hidden)
             neighbor = None  # from here on it follows from the features
-        return _without_padding(self.fuse(torch.cat(outputs, dim=-1), mask), mask)
+        return without_padding(self.fuse(torch.cat(outputs, dim=-1), mask), mask)
 
 
 class DGCNNClassifier(AllPointsClassifier):
@@ -220,24 +193,3 @@ def deviation_from_orthogonal(matrix: Tensor) -> Tensor:
 
 def _layers(widths: tuple[int, ...]) -> nn.ModuleList:
     return nn.ModuleList(LinearNorm(one, two) for one, two in pairwise(widths))
-
-
-def _places(xyz: Tensor) -> Tensor:
-    """(B, N) int64, the place of each point."""
-    return torch.arange(xyz.shape[1], device=xyz.device).expand(xyz.shape[:2])
-
-
-def _real_points(
-    xyz: Tensor, features: Tensor | None, mask: Tensor | None, feature_channels: int
-) -> Tensor:
-    """(B, N, 3 + F) checked points, padded ones zero whatever they were."""
-    points = stem_input(xyz, features, mask, feature_channels)
-    if mask is None:
-        return points
-    check_no_empty_cloud(mask)
-    return points.masked_fill(~mask[..., None], 0)
-
-
-def _without_padding(token: Tensor, mask: Tensor | None) -> Tensor:
-    """Tokens that no padded point wins the maximum of."""
-    return token if mask is None else token.masked_fill(~mask[..., None], -torch.inf)

@@ -1,4 +1,4 @@
-"""Edge convolution: what a point and each of its neighbours say together, the strongest kept."""
+"""Edge convolutions: what a point and each of its neighbours say together, the strongest kept."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.nn.blocks import linear_of_pairs
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import feature_neighbors, max_over_neighbors
+from ea_pointcloud.ops import feature_neighbors, max_of_points, max_over_neighbors
 
 
 class EdgeConv(nn.Module):
@@ -51,6 +51,37 @@ class EdgeConv(nn.Module):
         pairs = self.norm(pairs.flatten(1, 2), flat).view(pairs.shape)  # (B, N, K, C)
         # The activation rises, so it commutes with the maximum and touches K times fewer values.
         return F.leaky_relu(max_over_neighbors(pairs), 0.2)
+
+
+class NeighborMax(nn.Module):
+    """An edge convolution whose normalisation stands after the maximum over the neighbours.
+
+    ``relu(norm(max_j W [x_j - x_i; x_i]))``. The linear layer runs on the points as in
+    :class:`EdgeConv`, and all that is left to do for each of the N * K pairs is one comparison.
+    Where the scale of the normalisation is positive it commutes with the maximum, so that both
+    layers can be the same function; the statistics here are those of the strongest neighbours.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C after it.
+
+    Shape:
+        features (B, N, C_in), neighbor (B, N, K) int64, mask (B, N) bool or None, True = real point
+        -> (B, N, C_out). Rows of padded points are finite and mean nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = PointBatchNorm(out_channels)
+
+    def forward(self, features: Tensor, neighbor: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the features of the points; ``neighbor`` are real points of each real point."""
+        if mask is not None:
+            features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
+        to_neighbor, to_point = self.pair.weight.chunk(2, dim=1)  # A, B
+        strongest = max_of_points(F.linear(features, to_neighbor), neighbor)
+        return F.relu(self.norm(strongest + F.linear(features, to_point - to_neighbor), mask))
 
 
 def at_most(wanted: int, available: int) -> int:

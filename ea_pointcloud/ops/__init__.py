@@ -5,7 +5,7 @@ from ea_pointcloud.ops.attention import attention_map, external_attention, slot_
 from ea_pointcloud.ops.descriptors import local_shape, surface_shape, whole_shape
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, feature_neighbors, knn
-from ea_pointcloud.ops.pooling import max_over_neighbors
+from ea_pointcloud.ops.pooling import max_of_points, max_over_neighbors
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
 from ea_pointcloud.ops.sampling import (
     farthest_point_sample,
@@ -27,6 +27,7 @@ __all__ = [
     "interpolate_features",
     "knn",
     "local_shape",
+    "max_of_points",
     "max_over_neighbors",
     "outermost_point",
     "random_point_sample",

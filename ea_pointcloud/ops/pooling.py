@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.ops import _backend
+from ea_pointcloud.ops.gather import gather_points
 
 
 def max_over_neighbors(features: Tensor) -> Tensor:
@@ -34,3 +35,32 @@ def max_over_neighbors(features: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # compilers fuse it with what stands before
         return features.max(2).values
     return _backend.operators().max_pool(features)[0]
+
+
+def max_of_points(features: Tensor, idx: Tensor) -> Tensor:
+    """Keep the greatest value of each channel among the points in ``idx``; differentiable.
+
+    The same as :func:`max_over_neighbors` of what :func:`gather_points` reads, with its gradient.
+    The winners are found first and read after that, so that what is kept for the way back is one
+    row for each centre and not one for each neighbour.
+
+    Args:
+        features: (B, N, C) floating point.
+        idx: (B, S, K) int64, each in 0..N-1, K >= 1.
+
+    Returns:
+        (B, S, C), ``out[b, s] = max_k features[b, idx[b, s, k]]``.
+
+    Raises:
+        ValueError: if a shape is another.
+        TypeError: if ``idx`` is not int64 or the features are not floating point.
+    """
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and features.requires_grad):
+        return max_over_neighbors(gather_points(features, idx))
+    with torch.no_grad():
+        pairs = gather_points(features, idx)
+        if pairs.ndim != 4 or not pairs.is_floating_point():
+            return max_over_neighbors(pairs)  # raises
+        _, winner = _backend.operators().max_pool(pairs)
+        place = idx.gather(2, winner.long())  # (B, S, C)
+    return features.gather(1, place)

@@ -1,4 +1,4 @@
-"""PointNet and DGCNN, the graphs of features, and everything of the package that takes them."""
+"""Networks that keep every point, their layers, and everything of the package that takes them."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from ea_pointcloud.models import (
     DataSpec,
     DGCNNClassifier,
     DGCNNConfig,
+    EAGraphClassifier,
+    EAGraphConfig,
     PointNetClassifier,
     PointNetConfig,
     count_macs,
@@ -24,7 +26,7 @@ from ea_pointcloud.models import (
     start_from,
 )
 from ea_pointcloud.models.baselines import deviation_from_orthogonal
-from ea_pointcloud.nn import EdgeConv, TransformNet
+from ea_pointcloud.nn import EdgeConv, NeighborMax, TransformNet
 from ea_pointcloud.ops import feature_neighbors
 from ea_pointcloud.training.evaluate import evaluate_run
 from ea_pointcloud.training.fit import train
@@ -46,16 +48,30 @@ DGCNN: dict[str, Any] = {
     "fuse_channels": 20,
     "head_channels": (16,),
 }
-NAMES = ["pointnet", "dgcnn"]
+EAGRAPH: dict[str, Any] = {
+    "num_neighbors": 6,
+    "channels": 8,
+    "depth": 2,
+    "heads": 2,
+    "memory_size": 5,
+    "expansion": 2,
+    "drop_path": 0.0,
+    "fuse_channels": 20,
+    "head_channels": (16,),
+}
+SIZES = {"pointnet": POINTNET, "dgcnn": DGCNN, "eagraph": EAGRAPH}
+NETWORKS: dict[str, Any] = {
+    "pointnet": (PointNetClassifier, PointNetConfig),
+    "dgcnn": (DGCNNClassifier, DGCNNConfig),
+    "eagraph": (EAGraphClassifier, EAGraphConfig),
+}
+NAMES = list(NETWORKS)
 
 
 def network(name: str, num_classes: int = 3, **options: Any) -> Classifier:
     torch.manual_seed(0)
-    if name == "pointnet":
-        return PointNetClassifier(
-            PointNetConfig(num_classes=num_classes, **{**POINTNET, **options})
-        )
-    return DGCNNClassifier(DGCNNConfig(num_classes=num_classes, **{**DGCNN, **options}))
+    kind, config = NETWORKS[name]
+    return kind(config(num_classes=num_classes, **{**SIZES[name], **options}))
 
 
 def lively(model: Classifier) -> Classifier:
@@ -165,7 +181,7 @@ def test_the_base_sizes_are_the_published_ones(name: str, parameters: int) -> No
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["pointnet", "dgcnn"])
 def test_tiny_has_the_budget_of_the_point_transformers_tiny(name: str) -> None:
     ours = count_macs(create_model("ea_classifier_tiny"), 512)
     assert count_macs(create_model(f"{name}_classifier_tiny"), 512) == pytest.approx(ours, rel=0.1)
@@ -270,10 +286,54 @@ def test_autocast_is_close(name: str) -> None:
     assert (out.float() - model(xyz)).abs().max() < 0.1
 
 
+def test_eagraph_is_its_formula() -> None:
+    model, xyz = lively(network("eagraph")), cloud("surface", 60, batch=2)
+    encoder: Any = model.encoder
+    near = (xyz[:, :, None].double() - xyz[:, None]).square().sum(-1).topk(6, largest=False).indices
+    rows = torch.arange(2)[:, None, None]
+
+    def strongest(layer: NeighborMax, hidden: Tensor) -> Tensor:
+        own = hidden[:, :, None].expand(-1, -1, 6, -1)
+        pairs = layer.pair(torch.cat([hidden[rows, near] - own, own], dim=-1))
+        return F.relu(layer.norm(pairs.amax(2)))
+
+    hidden = strongest(encoder.stem, xyz)
+    outputs = [hidden]
+    for block in encoder.blocks:
+        hidden = hidden + strongest(block.local, hidden)
+        hidden = hidden + block.attention(block.attention_norm(hidden))
+        outputs.append(hidden)
+    token = encoder.fuse(torch.cat(outputs, dim=-1))
+    close(model(xyz), model.head(torch.cat([token.amax(1), token.mean(1)], dim=-1)), 1e-4)
+
+
+def test_without_attention_no_point_knows_of_those_far_away() -> None:
+    far = torch.cat([cloud("surface", 40), cloud("surface", 40) + 100], dim=1)
+    moved = far.clone()
+    moved[:, 40:] = moved[:, 40:].flip(1) * 1.5
+    for attention, alone in (("none", True), ("multihead_external", False)):
+        encoder = lively(network("eagraph", attention=attention)).encoder
+        one, two = encoder(far)[:, :40], encoder(moved)[:, :40]
+        assert torch.allclose(one, two, atol=1e-5) == alone
+
+
+def test_what_eagraph_attends_to_can_be_shown() -> None:
+    model, xyz = lively(network("eagraph")), cloud("surface", 50, batch=2)
+    mask = some_mask([50, 20], 50)
+    first, second = attention_maps(model, xyz, mask=mask)
+    assert first.weights.shape == second.weights.shape == (2, 50, 5)
+    assert second.xyz is xyz
+    assert second.mask is not None
+    assert (second.weights[~mask] == 0).all()
+    close(second.weights[mask].sum(-1), torch.ones(70), 1e-4)
+
+
 def test_the_networks_compile_without_a_graph_break() -> None:
     torch.compiler.reset()
     model, xyz = lively(network("dgcnn", edge_channels=(8, 8))), cloud("surface", 64, batch=2)
     close(torch.compile(model, fullgraph=True, backend="eager")(xyz), model(xyz))
+    model = network("eagraph", depth=1).train()
+    torch.compile(model, fullgraph=True, backend="aot_eager")(xyz).sum().backward()
     model = network("pointnet")  # in training it keeps what its transform adds to the loss
     torch.compile(model, fullgraph=True, backend="eager")(xyz)
     assert model.auxiliary_loss() is not None
@@ -347,6 +407,10 @@ def test_a_training_step_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
         ("dgcnn", {"num_neighbors": 0}, "num_neighbors must be at least 1, got 0"),
         ("dgcnn", {"edge_channels": ()}, "edge_channels must name at least one width, got none"),
         ("dgcnn", {"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ("eagraph", {"attention": "self"}, "attention must be one of 'multihead_external', 'none'"),
+        ("eagraph", {"norm": "none"}, "norm must be one of 'double', 'softmax', got 'none'"),
+        ("eagraph", {"channels": 9}, "channels must be a multiple of heads=2, got 9"),
+        ("eagraph", {"depth": 0}, "depth must be at least 1, got 0"),
     ],
 )
 def test_wrong_configs(name: str, wrong: dict[str, Any], words: str) -> None:
@@ -418,15 +482,14 @@ def test_critical_points(name: str) -> None:
 
 
 def test_there_is_no_attention_to_show() -> None:
-    for name in NAMES:
+    for name in ("pointnet", "dgcnn"):
         with pytest.raises(ValueError, match=f"{type(network(name)).__name__} has none"):
             attention_maps(network(name).eval(), cloud("surface", 40))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run(name: str, tmp_path: Path) -> None:
-    sizes = POINTNET if name == "pointnet" else DGCNN
-    options = [f"model.overrides.{key}={value}" for key, value in sizes.items()]
+    options = [f"model.overrides.{key}={value}" for key, value in SIZES[name].items()]
     options = [option.replace("(", "[").replace(",)", "]").replace(")", "]") for option in options]
     small = ["data.num_points=48", "data.shapes=[28,14,14]", "trainer.epochs=1", "eval.votes=2"]
     choice = [f"model.name={name}", "model.size=tiny", *options]
@@ -435,7 +498,8 @@ def test_a_run(name: str, tmp_path: Path) -> None:
     report = evaluate_run(run, "test", torch.device("cpu"))
     assert [one.selection for one in report.reports] == ["validation (primary)", "last epoch"]
     weights = load_model(str(run / "best"))
-    assert isinstance(weights, PointNetClassifier | DGCNNClassifier)
+    assert isinstance(weights, Classifier)
+    assert type(weights) is NETWORKS[name][0]
     assert weights.calibration is not None
     assert weights.calibration.familiarity is not None
     again = load_recipe("procedural", [*small, f"model.init={run}"])

@@ -1,0 +1,132 @@
+"""External attention on a graph: every point knows its neighbours, and the cloud by two memories.
+
+DGCNN finds what is far away by comparing all points in the space of features, at a cost that is
+quadratic in their number. Here the graph is one of coordinates, found once, and external attention
+is the way from one end of the cloud to the other: the whole is linear but for that one search.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ea_pointcloud.models.classifier import classification_head
+from ea_pointcloud.models.eagraph_config import EAGraphConfig
+from ea_pointcloud.models.every_point import (
+    AllPointsClassifier,
+    graph_of,
+    real_points,
+    the_graph,
+    without_padding,
+)
+from ea_pointcloud.models.hub import DataSpec
+from ea_pointcloud.nn import DropPath, LinearNorm, MultiHeadExternalAttention, NeighborMax
+from ea_pointcloud.ops import PyramidLevel
+
+
+class EAGraphEncoder(nn.Module):
+    """All points through blocks of neighbourhood and external attention; one layer fuses them.
+
+    Args:
+        config: the architecture; the head's entries are not read.
+
+    Shape:
+        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None
+        -> (B, N, ``config.fuse_channels``); -inf at padded points.
+    """
+
+    def __init__(self, config: EAGraphConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.stem = NeighborMax(3 + config.feature_channels, channels)
+        self.blocks = nn.ModuleList(
+            EAGraphBlock(config, config.drop_path * place / max(1, config.depth - 1))
+            for place in range(config.depth)
+        )
+        self.fuse = LinearNorm(
+            channels * (config.depth + 1), config.fuse_channels, activation=nn.LeakyReLU(0.2)
+        )
+
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
+        """The graph, which follows from the coordinates: all points and their neighbours.
+
+        Args:
+            xyz: (B, N, 3).
+            mask: (B, N) bool, True = real point.
+        """
+        return graph_of(xyz, mask, self.config.num_neighbors)
+
+    def forward(
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: tuple[PyramidLevel, ...] | None = None,
+    ) -> Tensor:
+        """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
+        points = real_points(xyz, features, mask, self.config.feature_channels)
+        neighbor = the_graph(self.build_pyramid(xyz, mask) if pyramid is None else pyramid)
+        hidden = self.stem(points.to(self.fuse.linear.weight.dtype), neighbor, mask)
+        outputs = [hidden]
+        for block in self.blocks:
+            hidden = block(hidden, neighbor, mask)
+            outputs.append(hidden)
+        return without_padding(self.fuse(torch.cat(outputs, dim=-1), mask), mask)
+
+
+class EAGraphBlock(nn.Module):
+    """What the neighbours say, then what the whole cloud says, each added under drop path.
+
+    Args:
+        config: the architecture.
+        drop_path: rate of both branches.
+
+    Shape:
+        features (B, N, C), neighbor (B, N, K) int64, mask (B, N) bool or None -> (B, N, C).
+    """
+
+    def __init__(self, config: EAGraphConfig, drop_path: float) -> None:
+        super().__init__()
+        channels = config.channels
+        self.local = NeighborMax(channels, channels)
+        self.drop_path = DropPath(drop_path)
+        self.attention = None
+        if config.attention != "none":
+            self.attention_norm = nn.LayerNorm(channels)
+            self.attention = MultiHeadExternalAttention(
+                channels,
+                heads=config.heads,
+                memory_size=config.memory_size,
+                expansion=config.expansion,
+                norm=config.norm,
+            )
+
+    def forward(self, features: Tensor, neighbor: Tensor, mask: Tensor | None) -> Tensor:
+        """Look around, then attend."""
+        features = features + self.drop_path(self.local(features, neighbor, mask))
+        if self.attention is None:
+            return features
+        attended = self.attention(self.attention_norm(features), mask)
+        return features + self.drop_path(attended)
+
+
+class EAGraphClassifier(AllPointsClassifier):
+    """Name the class of each cloud, see :class:`~ea_pointcloud.models.Classifier`.
+
+    Args:
+        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
+        data_spec: class names and the form of the input; placeholders without it.
+
+    Shape:
+        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
+
+    Reference:
+        Guo et al. 2021, arXiv 2105.02358 (external attention); Wang et al., Dynamic graph CNN for
+        learning on point clouds, ACM TOG 2019 (edge convolutions, and pooling over all points).
+    """
+
+    config_class = EAGraphConfig
+
+    def __init__(self, config: EAGraphConfig, data_spec: DataSpec | None = None) -> None:
+        head = classification_head(config, config.fuse_channels)
+        super().__init__(config, data_spec, EAGraphEncoder(config), head)

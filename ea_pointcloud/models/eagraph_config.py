@@ -1,0 +1,64 @@
+"""Configuration of the graph network with external attention, and its sizes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.models.config import POOLING, check_fields
+from ea_pointcloud.ops.attention import NORMS
+
+GRAPH_ATTENTION = ("multihead_external", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EAGraphConfig:
+    """Everything that fixes :class:`~ea_pointcloud.models.EAGraphClassifier`.
+
+    Args:
+        num_classes: classes told apart, >= 2.
+        feature_channels: per-point features beside xyz (normals = 3), 0 without; the graph is one
+            of coordinates all the same.
+        num_neighbors: neighbours of a point in the graph, itself among them.
+        channels: width of the blocks, a multiple of ``heads``.
+        depth: blocks.
+        attention: ``"multihead_external"``, or ``"none"``, the control in which points know their
+            neighbours alone.
+        heads: H of the attention.
+        memory_size: slots M of its memories.
+        expansion: of the attention.
+        norm: normalisation of the attention, ``"double"`` or ``"softmax"``.
+        drop_path: rate of the last block's stochastic depth; grows linearly from 0.
+        fuse_channels: width after the concatenation of what all blocks say.
+        pooling: ``"max"`` or ``"max_mean"`` over the points.
+        head_channels: widths of the layers before the logits.
+        dropout: dropout after each of them.
+    """
+
+    num_classes: int
+    feature_channels: int = 0
+    num_neighbors: int = 20
+    channels: int = 128
+    depth: int = 4
+    attention: str = "multihead_external"
+    heads: int = 4
+    memory_size: int = 64
+    expansion: int = 1
+    norm: str = "double"
+    drop_path: float = 0.1
+    fuse_channels: int = 512
+    pooling: str = "max_mean"
+    head_channels: tuple[int, ...] = (256,)
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the values; lists (from JSON or YAML) become tuples."""
+        check_fields(self, {"num_classes": 2, "feature_channels": 0})
+        check_choice("attention", self.attention, GRAPH_ATTENTION)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("pooling", self.pooling, POOLING)
+
+
+EAGRAPH_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"channels": 64, "fuse_channels": 256},
+    "base": {},
+}
