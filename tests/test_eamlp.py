@@ -475,7 +475,7 @@ def test_the_architecture_is_one_key() -> None:
     [
         (
             "model.name=pct",
-            "model.name must be one of 'ea', 'eamlp', 'pointnet', 'dgcnn', got",
+            "model.name must be one of 'ea', 'eamlp', 'eagraph', 'pointnet', 'dgcnn', got",
         ),
         ("model.size=tiny", "model.size must be one of 'small', 'base', 'large', got 'tiny'"),
         ("model.overrides.fuse_channels=3", "model override must be one of 'channels', 'depth', "),
