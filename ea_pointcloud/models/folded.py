@@ -18,6 +18,7 @@ from ea_pointcloud.nn import (
     PointwiseResidual,
     SelfAttention,
 )
+from ea_pointcloud.nn.blocks import parts_of_pairs
 from ea_pointcloud.ops import PyramidLevel, gather_points
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -69,9 +70,9 @@ class FoldedNeighborEmbedding(nn.Module):
     def __init__(self, trained: NeighborEmbedding) -> None:
         super().__init__()
         pair = fuse_linear_bn_eval(trained.pair, trained.pair_norm)
-        to_neighbor, to_center = pair.weight.chunk(2, dim=1)
+        to_neighbor, to_center = parts_of_pairs(pair)
         self.to_neighbor = _constant(to_neighbor.clone())
-        self.to_center = _constant(to_center - to_neighbor)
+        self.to_center = _constant(to_center)
         self.pair_bias = _constant(pair.bias)
         mix = fuse_linear_bn_eval(trained.mix, trained.mix_norm)
         self.mix, self.mix_bias = _constant(mix.weight), _constant(mix.bias)

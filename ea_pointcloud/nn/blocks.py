@@ -191,6 +191,12 @@ def linear_of_pairs(
     Returns:
         (B, S, K, C').
     """
-    to_neighbor, to_center = layer.weight.chunk(2, dim=1)  # A, B
-    own = F.linear(centers, to_center - to_neighbor, layer.bias)
+    to_neighbor, to_center = parts_of_pairs(layer)
+    own = F.linear(centers, to_center, layer.bias)
     return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
+
+
+def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
+    to_neighbor, to_center = layer.weight.chunk(2, dim=1)
+    return to_neighbor, to_center - to_neighbor

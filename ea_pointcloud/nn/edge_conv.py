@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count
-from ea_pointcloud.nn.blocks import linear_of_pairs
+from ea_pointcloud.nn.blocks import linear_of_pairs, parts_of_pairs
 from ea_pointcloud.nn.norm import PointBatchNorm
 from ea_pointcloud.ops import feature_neighbors, max_of_points, max_over_neighbors
 
@@ -79,9 +79,9 @@ class NeighborMax(nn.Module):
         """Return the features of the points; ``neighbor`` are real points of each real point."""
         if mask is not None:
             features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
-        to_neighbor, to_point = self.pair.weight.chunk(2, dim=1)  # A, B
+        to_neighbor, to_point = parts_of_pairs(self.pair)
         strongest = max_of_points(F.linear(features, to_neighbor), neighbor)
-        return F.relu(self.norm(strongest + F.linear(features, to_point - to_neighbor), mask))
+        return F.relu(self.norm(strongest + F.linear(features, to_point), mask))
 
 
 def at_most(wanted: int, available: int) -> int:
