@@ -17,7 +17,7 @@ from ea_pointcloud.models import (
     DGCNNClassifier,
     DGCNNConfig,
     EAGraphClassifier,
-    EAGraphConfig,
+    EAGraphClassifierConfig,
     PointNetClassifier,
     PointNetConfig,
     count_macs,
@@ -63,7 +63,7 @@ SIZES = {"pointnet": POINTNET, "dgcnn": DGCNN, "eagraph": EAGRAPH}
 NETWORKS: dict[str, Any] = {
     "pointnet": (PointNetClassifier, PointNetConfig),
     "dgcnn": (DGCNNClassifier, DGCNNConfig),
-    "eagraph": (EAGraphClassifier, EAGraphConfig),
+    "eagraph": (EAGraphClassifier, EAGraphClassifierConfig),
 }
 NAMES = list(NETWORKS)
 

@@ -17,8 +17,12 @@ from ea_pointcloud.models.config import (
     segmenter_config,
 )
 from ea_pointcloud.models.cost import count_macs
-from ea_pointcloud.models.eagraph import EAGraphClassifier
-from ea_pointcloud.models.eagraph_config import EAGraphConfig
+from ea_pointcloud.models.eagraph import EAGraphClassifier, EAGraphSegmenter
+from ea_pointcloud.models.eagraph_config import (
+    EAGraphClassifierConfig,
+    EAGraphConfig,
+    EAGraphSegmenterConfig,
+)
 from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
 from ea_pointcloud.models.eamlp_config import (
     EAMLPClassifierConfig,
@@ -41,7 +45,10 @@ __all__ = [
     "DataSpec",
     "EAClassifier",
     "EAGraphClassifier",
+    "EAGraphClassifierConfig",
     "EAGraphConfig",
+    "EAGraphSegmenter",
+    "EAGraphSegmenterConfig",
     "EAMLPClassifier",
     "EAMLPClassifierConfig",
     "EAMLPConfig",

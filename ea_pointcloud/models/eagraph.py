@@ -8,8 +8,13 @@ is the way from one end of the cloud to the other: the whole is linear but for t
 import torch
 from torch import Tensor, nn
 
+from ea_pointcloud.models.base_segmenter import Segmenter, TrunkContext, part_of
 from ea_pointcloud.models.classifier import classification_head
-from ea_pointcloud.models.eagraph_config import EAGraphConfig
+from ea_pointcloud.models.eagraph_config import (
+    EAGraphClassifierConfig,
+    EAGraphConfig,
+    EAGraphSegmenterConfig,
+)
 from ea_pointcloud.models.every_point import (
     AllPointsClassifier,
     graph_of,
@@ -26,7 +31,7 @@ class EAGraphEncoder(nn.Module):
     """All points through blocks of neighbourhood and external attention; one layer fuses them.
 
     Args:
-        config: the architecture; the head's entries are not read.
+        config: the architecture.
 
     Shape:
         xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None
@@ -65,13 +70,24 @@ class EAGraphEncoder(nn.Module):
     ) -> Tensor:
         """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
         points = real_points(xyz, features, mask, self.config.feature_channels)
-        neighbor = the_graph(self.build_pyramid(xyz, mask) if pyramid is None else pyramid)
-        hidden = self.stem(points.to(self.fuse.linear.weight.dtype), neighbor, mask)
+        outputs = self.outputs(
+            points.to(self.fuse.linear.weight.dtype),
+            self.build_pyramid(xyz, mask) if pyramid is None else pyramid,
+            mask,
+        )
+        return without_padding(self.fuse(torch.cat(outputs, dim=-1), mask), mask)
+
+    def outputs(
+        self, points: Tensor, pyramid: tuple[PyramidLevel, ...], mask: Tensor | None
+    ) -> list[Tensor]:
+        """What the stem and each block say of points (B, N, 3 + F): (B, N, C) each, not fused."""
+        neighbor = the_graph(pyramid)
+        hidden = self.stem(points, neighbor, mask)
         outputs = [hidden]
         for block in self.blocks:
             hidden = block(hidden, neighbor, mask)
             outputs.append(hidden)
-        return without_padding(self.fuse(torch.cat(outputs, dim=-1), mask), mask)
+        return outputs
 
 
 class EAGraphBlock(nn.Module):
@@ -125,8 +141,70 @@ class EAGraphClassifier(AllPointsClassifier):
         learning on point clouds, ACM TOG 2019 (edge convolutions, and pooling over all points).
     """
 
-    config_class = EAGraphConfig
+    config_class = EAGraphClassifierConfig
 
-    def __init__(self, config: EAGraphConfig, data_spec: DataSpec | None = None) -> None:
+    def __init__(self, config: EAGraphClassifierConfig, data_spec: DataSpec | None = None) -> None:
         head = classification_head(config, config.fuse_channels)
         super().__init__(config, data_spec, EAGraphEncoder(config), head)
+
+
+class EAGraphSegmenter(Segmenter):
+    """Label every point on the graph, see :class:`~ea_pointcloud.models.Segmenter`.
+
+    No point is ever left out, so that nothing has to be interpolated.
+
+    Args:
+        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
+        data_spec: part names, categories and the form of the input; placeholders without it.
+
+    Shape:
+        xyz (B, N, 3), features (B, N, F) or None, category (B,) int64 or None, mask (B, N) bool or
+        None -> logits (B, N, P); rows of padded points are meaningless.
+
+    Reference:
+        See :class:`EAGraphClassifier`.
+    """
+
+    config_class = EAGraphSegmenterConfig
+
+    def __init__(self, config: EAGraphSegmenterConfig, data_spec: DataSpec | None = None) -> None:
+        super().__init__(config, data_spec, EAGraphTrunk(config))
+
+
+class EAGraphTrunk(nn.Module):
+    """The encoder below the head of a segmenter.
+
+    Args:
+        config: the architecture.
+
+    Shape:
+        (B, N, 3 + F) -> (B, N, ``fuse_channels``).
+    """
+
+    def __init__(self, config: EAGraphSegmenterConfig) -> None:
+        super().__init__()
+        self.out_channels = config.fuse_channels
+        self.encoder = EAGraphEncoder(config)
+
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None) -> tuple[PyramidLevel, ...]:
+        """See :meth:`EAGraphEncoder.build_pyramid`."""
+        return self.encoder.build_pyramid(xyz, mask)
+
+    def prepare(
+        self,
+        points: Tensor,
+        xyz: Tensor,
+        mask: Tensor | None,
+        pyramid: tuple[PyramidLevel, ...] | None,
+        chunk: int | None,
+    ) -> TrunkContext:
+        """Run the blocks; what is kept for all points is narrow."""
+        del chunk
+        if pyramid is None:
+            pyramid = self.build_pyramid(xyz, mask)
+        return TrunkContext(xyz, mask, self.encoder.outputs(points, pyramid, mask), pyramid)
+
+    def rows(self, context: TrunkContext, part: slice) -> Tensor:
+        """(B, n, C) of the points in ``part``."""
+        joined = torch.cat([output[:, part] for output in context.outputs], dim=-1)
+        return self.encoder.fuse(joined, part_of(context.mask, part))

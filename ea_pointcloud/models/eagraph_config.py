@@ -1,4 +1,4 @@
-"""Configuration of the graph network with external attention, and its sizes."""
+"""Configurations of EAGraph: what its classifier and its segmenter share, and their sizes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,9 @@ GRAPH_ATTENTION = ("multihead_external", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class EAGraphConfig:
-    """Everything that fixes :class:`~ea_pointcloud.models.EAGraphClassifier`.
+    """What fixes the encoder of EAGraph; the defaults are the size ``base``.
 
     Args:
-        num_classes: classes told apart, >= 2.
         feature_channels: per-point features beside xyz (normals = 3), 0 without; the graph is one
             of coordinates all the same.
         num_neighbors: neighbours of a point in the graph, itself among them.
@@ -29,12 +28,8 @@ class EAGraphConfig:
         norm: normalisation of the attention, ``"double"`` or ``"softmax"``.
         drop_path: rate of the last block's stochastic depth; grows linearly from 0.
         fuse_channels: width after the concatenation of what all blocks say.
-        pooling: ``"max"`` or ``"max_mean"`` over the points.
-        head_channels: widths of the layers before the logits.
-        dropout: dropout after each of them.
     """
 
-    num_classes: int
     feature_channels: int = 0
     num_neighbors: int = 20
     channels: int = 128
@@ -46,19 +41,67 @@ class EAGraphConfig:
     norm: str = "double"
     drop_path: float = 0.1
     fuse_channels: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the values; lists (from JSON or YAML) become tuples."""
+        least = {"num_classes": 2, "num_parts": 2, "num_categories": 0, "feature_channels": 0}
+        check_fields(self, least)
+        check_choice("attention", self.attention, GRAPH_ATTENTION)
+        check_choice("norm", self.norm, NORMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EAGraphClassifierConfig(EAGraphConfig):
+    """Everything that fixes :class:`~ea_pointcloud.models.EAGraphClassifier`.
+
+    Args:
+        num_classes: classes told apart, >= 2.
+        pooling: ``"max"`` or ``"max_mean"`` over the points.
+        head_channels: widths of the layers before the logits.
+        dropout: dropout after each of them.
+    """
+
+    num_classes: int
     pooling: str = "max_mean"
     head_channels: tuple[int, ...] = (256,)
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the values; lists (from JSON or YAML) become tuples."""
-        check_fields(self, {"num_classes": 2, "feature_channels": 0})
-        check_choice("attention", self.attention, GRAPH_ATTENTION)
-        check_choice("norm", self.norm, NORMS)
+        """Check the values."""
+        super().__post_init__()
         check_choice("pooling", self.pooling, POOLING)
 
 
-EAGRAPH_SIZES: dict[str, dict[str, Any]] = {
+@dataclass(frozen=True, kw_only=True)
+class EAGraphSegmenterConfig(EAGraphConfig):
+    """Everything that fixes :class:`~ea_pointcloud.models.EAGraphSegmenter`.
+
+    Args:
+        num_parts: part labels told apart, over all categories, >= 2.
+        num_categories: shape categories; 0 for a network that is not told the category.
+        category_channels: width of the category's embedding.
+        head_channels: widths of the layers before the logits.
+        dropout: dropout after the first of them.
+    """
+
+    num_parts: int
+    num_categories: int = 0
+    category_channels: int = 64
+    head_channels: tuple[int, ...] = (256, 128)
+    dropout: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if not self.head_channels:
+            raise ValueError("head_channels must name at least one width, got none")
+
+
+EAGRAPH_CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"channels": 64, "fuse_channels": 256},
+    "base": {},
+}
+EAGRAPH_SEGMENTER_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"channels": 64, "fuse_channels": 256, "head_channels": (128, 64)},
     "base": {},
 }

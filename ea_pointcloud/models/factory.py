@@ -7,8 +7,8 @@ from ea_pointcloud.models.baselines import DGCNNClassifier, PointNetClassifier
 from ea_pointcloud.models.baselines_config import DGCNN_SIZES, POINTNET_SIZES
 from ea_pointcloud.models.classifier import EAClassifier
 from ea_pointcloud.models.config import CLASSIFIER_SIZES, SEGMENTER_SIZES, named_config
-from ea_pointcloud.models.eagraph import EAGraphClassifier
-from ea_pointcloud.models.eagraph_config import EAGRAPH_SIZES
+from ea_pointcloud.models.eagraph import EAGraphClassifier, EAGraphSegmenter
+from ea_pointcloud.models.eagraph_config import EAGRAPH_CLASSIFIER_SIZES, EAGRAPH_SEGMENTER_SIZES
 from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
 from ea_pointcloud.models.eamlp_config import EAMLP_CLASSIFIER_SIZES, EAMLP_SEGMENTER_SIZES
 from ea_pointcloud.models.hub import (
@@ -33,13 +33,14 @@ ARCHITECTURES: dict[str, dict[str, Architecture]] = {
     "classification": {
         "ea": Architecture(EAClassifier, CLASSIFIER_SIZES),
         "eamlp": Architecture(EAMLPClassifier, EAMLP_CLASSIFIER_SIZES),
-        "eagraph": Architecture(EAGraphClassifier, EAGRAPH_SIZES),
+        "eagraph": Architecture(EAGraphClassifier, EAGRAPH_CLASSIFIER_SIZES),
         "pointnet": Architecture(PointNetClassifier, POINTNET_SIZES),
         "dgcnn": Architecture(DGCNNClassifier, DGCNN_SIZES),
     },
     "segmentation": {
         "ea": Architecture(EASegmenter, SEGMENTER_SIZES),
         "eamlp": Architecture(EAMLPSegmenter, EAMLP_SEGMENTER_SIZES),
+        "eagraph": Architecture(EAGraphSegmenter, EAGRAPH_SEGMENTER_SIZES),
     },
 }
 _KINDS = {"classification": "classifier", "segmentation": "segmenter"}
