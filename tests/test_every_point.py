@@ -26,7 +26,7 @@ from ea_pointcloud.models import (
     start_from,
 )
 from ea_pointcloud.models.baselines import deviation_from_orthogonal
-from ea_pointcloud.nn import EdgeConv, NeighborMax, TransformNet
+from ea_pointcloud.nn import EdgeConv, TransformNet
 from ea_pointcloud.ops import feature_neighbors
 from ea_pointcloud.training.evaluate import evaluate_run
 from ea_pointcloud.training.fit import train
@@ -286,48 +286,6 @@ def test_autocast_is_close(name: str) -> None:
     assert (out.float() - model(xyz)).abs().max() < 0.1
 
 
-def test_eagraph_is_its_formula() -> None:
-    model, xyz = lively(network("eagraph")), cloud("surface", 60, batch=2)
-    encoder: Any = model.encoder
-    near = (xyz[:, :, None].double() - xyz[:, None]).square().sum(-1).topk(6, largest=False).indices
-    rows = torch.arange(2)[:, None, None]
-
-    def strongest(layer: NeighborMax, hidden: Tensor) -> Tensor:
-        own = hidden[:, :, None].expand(-1, -1, 6, -1)
-        pairs = layer.pair(torch.cat([hidden[rows, near] - own, own], dim=-1))
-        return F.relu(layer.norm(pairs.amax(2)))
-
-    hidden = strongest(encoder.stem, xyz)
-    outputs = [hidden]
-    for block in encoder.blocks:
-        hidden = hidden + strongest(block.local, hidden)
-        hidden = hidden + block.attention(block.attention_norm(hidden))
-        outputs.append(hidden)
-    token = encoder.fuse(torch.cat(outputs, dim=-1))
-    close(model(xyz), model.head(torch.cat([token.amax(1), token.mean(1)], dim=-1)), 1e-4)
-
-
-def test_without_attention_no_point_knows_of_those_far_away() -> None:
-    far = torch.cat([cloud("surface", 40), cloud("surface", 40) + 100], dim=1)
-    moved = far.clone()
-    moved[:, 40:] = moved[:, 40:].flip(1) * 1.5
-    for attention, alone in (("none", True), ("multihead_external", False)):
-        encoder = lively(network("eagraph", attention=attention)).encoder
-        one, two = encoder(far)[:, :40], encoder(moved)[:, :40]
-        assert torch.allclose(one, two, atol=1e-5) == alone
-
-
-def test_what_eagraph_attends_to_can_be_shown() -> None:
-    model, xyz = lively(network("eagraph")), cloud("surface", 50, batch=2)
-    mask = some_mask([50, 20], 50)
-    first, second = attention_maps(model, xyz, mask=mask)
-    assert first.weights.shape == second.weights.shape == (2, 50, 5)
-    assert second.xyz is xyz
-    assert second.mask is not None
-    assert (second.weights[~mask] == 0).all()
-    close(second.weights[mask].sum(-1), torch.ones(70), 1e-4)
-
-
 def test_the_networks_compile_without_a_graph_break() -> None:
     torch.compiler.reset()
     model, xyz = lively(network("dgcnn", edge_channels=(8, 8))), cloud("surface", 64, batch=2)
@@ -424,7 +382,9 @@ def test_lists_become_tuples() -> None:
 
 
 def test_a_baseline_has_no_segmenter() -> None:
-    with pytest.raises(ValueError, match=r"model.name must be one of 'ea', 'eamlp', got 'dgcnn'"):
+    with pytest.raises(
+        ValueError, match=r"model.name must be one of 'ea', 'eamlp', 'eagraph', got"
+    ):
         load_recipe("psb_part", ["data.root=data", "model.name=dgcnn"])
 
 
