@@ -71,8 +71,8 @@ class DataRecipe:
 class ModelRecipe:
     """Which network: an architecture, a named size of it, and fields of its config to replace.
 
-    ``name`` is ``"ea"``, the point transformer with external attention, or ``"eamlp"``; of a
-    classifier also ``"eagraph"``, or the baselines ``"pointnet"`` and ``"dgcnn"``.
+    ``name`` is ``"ea"``, the point transformer with external attention, ``"eamlp"`` or
+    ``"eagraph"``; of a classifier also one of the baselines ``"pointnet"`` and ``"dgcnn"``.
     ``init`` names trained weights to start from; without a ``size`` of one's own the network is
     theirs, which ``overrides`` then spell out. ``category`` tells a segmenter the category of each
     shape; without it, it has to do without.
