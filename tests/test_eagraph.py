@@ -8,24 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_pointcloud import Predictor
 from ea_pointcloud.insight import attention_maps
 from ea_pointcloud.models import (
+    DataSpec,
     EAGraphSegmenter,
     EAGraphSegmenterConfig,
     count_macs,
     create_model,
     load_model,
 )
+from ea_pointcloud.models.eagraph import EAGraphTrunk
 from ea_pointcloud.nn import NeighborMax
 from tests.oracles import cloud, randomise, seeded
 from tests.test_eamlp import CATEGORY, close, some_mask
 from tests.test_every_point import EAGRAPH, drawn, lively, network
 
 
-def segmenter(**options: Any) -> EAGraphSegmenter:
+def segmenter(data_spec: DataSpec | None = None, **options: Any) -> EAGraphSegmenter:
     torch.manual_seed(0)
     config = {**EAGRAPH, "num_parts": 6, "num_categories": 3, "head_channels": (12, 8), **options}
-    return EAGraphSegmenter(EAGraphSegmenterConfig(**config))
+    return EAGraphSegmenter(EAGraphSegmenterConfig(**config), data_spec)
 
 
 def shaken(model: EAGraphSegmenter) -> EAGraphSegmenter:
@@ -153,6 +156,32 @@ def test_a_segmenter_on_disk(tmp_path: Path) -> None:
     assert type(again) is EAGraphSegmenter
     assert again.config == model.config
     assert torch.equal(again(xyz, category=CATEGORY), model(xyz, category=CATEGORY))
+
+
+def test_predictor_labels_every_point_of_a_dense_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(f"{category}/{part}" for category in "abc" for part in "xy")
+    parts = ((0, 1), (2, 3), (4, 5))
+    spec = DataSpec(names, num_points=64, category_names=tuple("abc"), parts=parts)
+    predictor = Predictor(shaken(segmenter(data_spec=spec)), "cpu")
+    xyz = cloud("surface", 300)[0].numpy()
+    seen: list[int] = []
+    prepare = EAGraphTrunk.prepare
+
+    def watched(trunk: EAGraphTrunk, points: Tensor, *others: Any) -> Any:
+        seen.append(points.shape[1])
+        return prepare(trunk, points, *others)
+
+    monkeypatch.setattr(EAGraphTrunk, "prepare", watched)
+    answer = predictor.segment(xyz, category="b")
+    assert answer.labels.shape == (300,)
+    assert set(answer.labels.tolist()) <= {2, 3}
+    assert seen == [64]  # its graph is as dense as in training
+
+
+def test_what_a_segmenter_attends_to_can_be_shown() -> None:
+    [last] = attention_maps(shaken(segmenter()), cloud("surface", 80, batch=2), layers=[-1])
+    assert last.weights.shape == (2, 80, 5)
+    close(last.weights.sum(-1), torch.ones(2, 80), 1e-4)
 
 
 @pytest.mark.parametrize(

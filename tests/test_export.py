@@ -337,6 +337,10 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         lambda: eamlp("segmenter", num_parts=4, num_categories=2),
         {"dynamic_points": True},
     ),
+    "eagraph parts": (
+        lambda: of_graphs("eagraph", "segmenter", depth=2, num_parts=4, num_categories=2),
+        {"dynamic_points": True},
+    ),
 }
 
 
@@ -352,8 +356,8 @@ def eamlp(kind: str, **counts: int) -> Any:
     return model
 
 
-def of_graphs(name: str, **options: Any) -> Any:
-    model = create_model(f"{name}_classifier_tiny", **options)
+def of_graphs(name: str, kind: str = "classifier", **options: Any) -> Any:
+    model = create_model(f"{name}_{kind}_tiny", **options)
     model.data_spec = replace(model.data_spec, num_points=NUM_POINTS)
     return model
 

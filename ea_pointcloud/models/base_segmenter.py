@@ -30,6 +30,7 @@ class Trunk(Protocol):
     """What a segmenter asks of the network below its head."""
 
     out_channels: int  # of the rows
+    has_neighborhoods: bool  # whose scale follows from how dense the points are
 
     def build_pyramid(self, xyz: Tensor, mask: Tensor | None) -> tuple[PyramidLevel, ...]:
         """Compute ahead what depends on the coordinates alone; () where nothing is grouped."""
@@ -101,6 +102,11 @@ class Segmenter(PretrainedModel):
         widths = config.head_channels
         self.head = nn.ModuleList(LinearNorm(one, two) for one, two in pairwise(widths))
         self.out = nn.Linear(widths[-1], config.num_parts)
+
+    @property
+    def has_neighborhoods(self) -> bool:
+        """Whether points know their neighbours: clouds must be as dense as in training then."""
+        return self.trunk.has_neighborhoods
 
     @property
     def streams(self) -> bool:

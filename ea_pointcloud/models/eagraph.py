@@ -181,6 +181,8 @@ class EAGraphTrunk(nn.Module):
         (B, N, 3 + F) -> (B, N, ``fuse_channels``).
     """
 
+    has_neighborhoods = True
+
     def __init__(self, config: EAGraphSegmenterConfig) -> None:
         super().__init__()
         self.out_channels = config.fuse_channels

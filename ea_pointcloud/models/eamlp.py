@@ -148,6 +148,8 @@ class EAMLPTrunk(nn.Module):
         (B, N, 3 + F) -> (B, N, ``fuse_channels``).
     """
 
+    has_neighborhoods = True
+
     def __init__(self, config: EAMLPSegmenterConfig) -> None:
         super().__init__()
         self.out_channels = config.fuse_channels

@@ -63,12 +63,12 @@ def network_input(
 
     Returns:
         seen: (1, n, 3) the farthest points, as many as in training, or ``xyz`` itself where the
-            cloud has no more or the network groups nothing.
+            cloud has no more or the network knows no neighbourhoods.
         features: (1, n, F) of those, or None.
     """
     spec, seen = model.data_spec, xyz
-    groups = isinstance(model, Classifier) or model.config.num_centers
-    if groups and xyz.shape[1] > spec.num_points:
+    dense = isinstance(model, Classifier) or model.has_neighborhoods
+    if dense and xyz.shape[1] > spec.num_points:
         # Of more points than in training, neighbourhoods would be of another scale.
         idx = farthest_points(xyz, spec.num_points)
         seen = gather_points(xyz, idx)
@@ -149,9 +149,9 @@ def label_points(
 ) -> PointLabels:
     """Label every point of one cloud.
 
-    A network on all points sees them all. The grouped form sees the farthest ones, as many as in
-    training, and its probabilities are carried to all points. Where the weights know how small the
-    parts of training were, the probabilities are refined first, see
+    A network without neighbourhoods sees them all. Others see the farthest ones, as many as in
+    training, and their probabilities are carried to all points. Where the weights know how small
+    the parts of training were, the probabilities are refined first, see
     :func:`~ea_pointcloud.models.part_labels.refine`.
 
     Args:

@@ -52,6 +52,8 @@ class PointwiseTrunk(nn.Module):
         (B, N, 3 + F) -> (B, N, ``fuse_channels``).
     """
 
+    has_neighborhoods = False
+
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         width = config.stem_channels
@@ -145,6 +147,8 @@ class GroupedTrunk(nn.Module):
     Reference:
         Qi et al., PointNet++, NeurIPS 2017, section 3.4.
     """
+
+    has_neighborhoods = True
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
