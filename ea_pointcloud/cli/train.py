@@ -26,7 +26,8 @@ def run(
         typer.Argument(
             metavar="RECIPE",
             help="procedural, modelnet10, modelnet40, folder (classes of your own), psb_part or "
-            "shapenetpart, or the path of a .yaml file of your own.",
+            "shapenetpart, their forms for other networks, such as psb_part_eagraph "
+            "('ea-pointcloud info' lists all), or the path of a .yaml file of your own.",
         ),
     ],
     overrides: Annotated[
