@@ -4,9 +4,11 @@ r"""Train recipes over several seeds, evaluate them by the protocol, and print o
     python scripts/reproduce.py modelnet10 modelnet10:model.overrides.attention=self \
         modelnet10:model.name=dgcnn data.root=DATA --out results
     python scripts/reproduce.py modelnet10 data.root=DATA --evaluate-only
+    python scripts/reproduce.py 'modelnet10_robust:model.init=runs/modelnet10_eamlp-seed{seed}'
 
-A row is a RECIPE or RECIPE:key=value:key=value; key=value alone is for all rows. What is there is
-not trained or measured again, so the same command goes on where it was stopped.
+A row is a RECIPE or RECIPE:key=value:key=value; key=value alone is for all rows, and {seed} in a
+value stands for the seed. What is there is not trained or measured again, so the same command goes
+on where it was stopped.
 """
 
 import argparse

@@ -150,6 +150,18 @@ def test_weights_to_start_from_are_named_as_the_run_names_them(
     assert planned.recipe.model.name == "pointnet"
 
 
+def test_every_seed_goes_on_from_weights_of_its_own(made: Path) -> None:
+    first = next(path for path in (made / "runs").iterdir() if path.name.endswith("seed0"))
+    init = f"model.init={str(first)[:-1]}{{seed}}"
+    variants = parse_variants([f"procedural:{init}", *SMALL])
+    one, two = plan(variants, 2, "new")
+    assert one.variant == two.variant  # one row
+    assert one.recipe.model.init == str(first)
+    assert two.recipe.model.init == f"{str(first)[:-1]}1"
+    assert one.run != two.run
+    assert f"{init[:-6]}1" in two.command
+
+
 # --- going on
 
 

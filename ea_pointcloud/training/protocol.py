@@ -26,6 +26,9 @@ _LONGEST = 120  # letters of a folder's name that say what was replaced
 class Variant:
     """A recipe with values replaced: one row of a table, whatever the seed.
 
+    ``{seed}`` in a value stands for the seed: with ``model.init=runs/a-seed{seed}`` every training
+    begins with weights of its own.
+
     Args:
         recipe: name of a packaged recipe, or path of a YAML file.
         own: ``key=value`` of this row.
@@ -43,11 +46,15 @@ class Variant:
 
     def load(self, seed: int) -> Recipe:
         """The checked recipe with this seed; raises as ``load_recipe`` does."""
-        recipe = load_recipe(self.recipe, [*self.shared, *self.own, f"trainer.seed={seed}"])
+        recipe = load_recipe(self.recipe, [*self.overrides(seed), f"trainer.seed={seed}"])
         if recipe.model.init is None or not Path(recipe.model.init).exists():
             return recipe
         source = str(Path(recipe.model.init).resolve())  # as the run itself writes it down
         return replace(recipe, model=replace(recipe.model, init=source))
+
+    def overrides(self, seed: int) -> list[str]:
+        """Every ``key=value``, those of all rows first."""
+        return [each.replace("{seed}", str(seed)) for each in (*self.shared, *self.own)]
 
     def folder(self, recipe: Recipe) -> str:
         """The name of the run folder of a recipe from :meth:`load`.
@@ -56,8 +63,10 @@ class Variant:
         values that may change within a run are left out.
         """
         replaced = []
-        for override in (*self.shared, *self.own):
+        for override in self.overrides(recipe.trainer.seed):
             key, _, value = override.partition("=")
+            if key == "model.init":
+                value = Path(value).name
             if key not in MAY_CHANGE:
                 replaced.append(re.sub(r"[^\w.,=+-]+", "", f"{key.rpartition('.')[2]}={value}"))
         words = "-".join(replaced)
@@ -88,9 +97,9 @@ class PlannedRun:
     @property
     def command(self) -> str:
         """The command that trains it alone."""
-        variant, seed = self.variant, f"trainer.seed={self.recipe.trainer.seed}"
-        words = ["ea-pointcloud", "train", variant.recipe, *variant.shared, *variant.own, seed]
-        return shlex.join([*words, "--run", str(self.run)])
+        seed = self.recipe.trainer.seed
+        words = ["ea-pointcloud", "train", self.variant.recipe, *self.variant.overrides(seed)]
+        return shlex.join([*words, f"trainer.seed={seed}", "--run", str(self.run)])
 
     def complete(self) -> None:
         """Train it from the start, from where it stopped, or not at all; see :func:`train`."""
