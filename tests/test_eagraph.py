@@ -20,6 +20,7 @@ from ea_pointcloud.models import (
 )
 from ea_pointcloud.models.eagraph import EAGraphTrunk
 from ea_pointcloud.nn import NeighborMax
+from ea_pointcloud.training.recipe import load_recipe, recipe_values
 from tests.oracles import cloud, randomise, seeded
 from tests.test_eamlp import CATEGORY, close, some_mask
 from tests.test_every_point import EAGRAPH, drawn, lively, network
@@ -195,3 +196,33 @@ def test_what_a_segmenter_attends_to_can_be_shown() -> None:
 def test_wrong_configs_of_a_segmenter(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         segmenter(**wrong)
+
+
+# --- recipes
+
+
+def test_parts_are_learned_by_the_recipe_of_the_point_transformer() -> None:
+    ours, other = (recipe_values(load_recipe(n)) for n in ("psb_part_eagraph", "psb_part"))
+    assert {key for key in ours if ours[key] != other[key]} == {
+        "name",
+        "data.train_split",
+        "data.val_fraction",
+        "model.name",
+        "model.size",
+        "model.overrides",
+        "trainer.precision",
+    }
+
+
+def test_more_points_are_learned_on_by_trained_weights() -> None:
+    ours, other = (
+        recipe_values(load_recipe(f"modelnet10_eagraph{form}")) for form in ("_1024", "")
+    )
+    assert {key for key in ours if ours[key] != other[key]} == {
+        "name",
+        "data.num_points",
+        "model.init",
+        "optim.lr",
+        "optim.warmup_epochs",
+        "trainer.epochs",
+    }
