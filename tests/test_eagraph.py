@@ -212,17 +212,3 @@ def test_parts_are_learned_by_the_recipe_of_the_point_transformer() -> None:
         "model.overrides",
         "trainer.precision",
     }
-
-
-def test_more_points_are_learned_on_by_trained_weights() -> None:
-    ours, other = (
-        recipe_values(load_recipe(f"modelnet10_eagraph{form}")) for form in ("_1024", "")
-    )
-    assert {key for key in ours if ours[key] != other[key]} == {
-        "name",
-        "data.num_points",
-        "model.init",
-        "optim.lr",
-        "optim.warmup_epochs",
-        "trainer.epochs",
-    }
