@@ -102,6 +102,6 @@ EAGRAPH_CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {
     "base": {},
 }
 EAGRAPH_SEGMENTER_SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"channels": 64, "fuse_channels": 256, "head_channels": (128, 64)},
+    "tiny": {**EAGRAPH_CLASSIFIER_SIZES["tiny"], "head_channels": (128, 64)},
     "base": {},
 }

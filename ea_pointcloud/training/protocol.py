@@ -65,8 +65,6 @@ class Variant:
         replaced = []
         for override in self.overrides(recipe.trainer.seed):
             key, _, value = override.partition("=")
-            if key == "model.init":
-                value = Path(value).name
             if key not in MAY_CHANGE:
                 replaced.append(re.sub(r"[^\w.,=+-]+", "", f"{key.rpartition('.')[2]}={value}"))
         words = "-".join(replaced)
