@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 DEFAULT_CLASSIFIER = "eamlp-small-modelnet10-robust"
-DEFAULT_SEGMENTER = "ea-grouped-small-psb"
+DEFAULT_SEGMENTER = "eagraph-tiny-psb"
 SHIPPED_FOLDER = Path(str(resources.files("ea_pointcloud"))) / "weights"
 
 
