@@ -26,6 +26,8 @@ ea-pointcloud evaluate runs/modelnet10-seed0 runs/modelnet10-seed1
 
 ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
 
+ea-pointcloud evaluate runs/modelnet10_eagraph-seed0 --farthest-of 1024
+
 ea-pointcloud evaluate runs/modelnet10-seed0 --report report
 
 ea-pointcloud evaluate runs/modelnet10-seed0 --corruptions all --report robust
@@ -75,6 +77,15 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Let the report replace an existing one.")
     ] = False,
+    farthest_of: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Of the first N stored points of each cloud (0: of all) a classifier sees the "
+            "farthest, as many as in training, as classify chooses them.",
+        ),
+    ] = None,
     corruptions: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +148,9 @@ def run(
             calibrate_run(run, chosen, data_root=data_root)
     kept = [None if report is None else answers_for(load_run_recipe(run)) for run in run_folders]
     measured = [
-        evaluate_run(run, split, chosen, data_root=data_root, observe=answers)
+        evaluate_run(
+            run, split, chosen, data_root=data_root, observe=answers, farthest_of=farthest_of
+        )
         for run, answers in zip(run_folders, kept, strict=True)
     ]
     robust = []

@@ -64,7 +64,10 @@ def figures_table(reports: Sequence[RunReport], title: str) -> Table:
 def run_table(report: RunReport, run: str | Path) -> Table:
     """The figures of one run."""
     first = report.reports[0]
-    return figures_table([report], f"{run}: {first.split} split, {first.shapes} shapes")
+    title = f"{run}: {first.split} split, {first.shapes} shapes"
+    if report.farthest_of is not None:
+        title += f", farthest of {report.farthest_of or 'all'} points"
+    return figures_table([report], title)
 
 
 def seeds_table(reports: Sequence[RunReport]) -> Table:

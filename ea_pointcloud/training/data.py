@@ -19,14 +19,18 @@ from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.datasets.variants import with_variants
 from ea_pointcloud.models import DataSpec
+from ea_pointcloud.models.inference import farthest_points
 from ea_pointcloud.models.part_labels import least_shares
+from ea_pointcloud.ops import gather_points
 from ea_pointcloud.training.recipe_keys import DataRecipe, Recipe
+from ea_pointcloud.transforms import normalize_unit_sphere
 
 Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
 Loader = DataLoader[dict[str, Tensor]] | BatchStream
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 _VARIANTS = 7  # tells their draws from all others of the seed
 _HELD = 3  # times the size of its files: one split is read, and joined, beside another
+_CHOSEN_AT_ONCE = 256  # clouds, of which farthest points are chosen
 _DEVICE_SHARE = 0.5  # of the free memory of a GPU; the network needs some too
 
 
@@ -151,9 +155,39 @@ def put_on(dataset: Shapes, device: torch.device) -> tuple[Shapes, str]:
     return placed, f"{count}, {size / 1e6:,.0f} MB on {device}"
 
 
-def open_held_out(recipe: Recipe, split: str) -> Shapes:
-    """A split to measure on: parts are asked of every point there is, whatever training saw."""
-    return open_split(recipe.data, split, all_points=recipe.task == "segmentation")
+def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None) -> Shapes:
+    """A split to measure on: parts are asked of every point there is, whatever training saw.
+
+    Args:
+        recipe: of the run.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        farthest_of: of so many points of each cloud, the first that are stored (0: of all), the
+            farthest are kept, as many as in training, and as ``classify`` chooses them.
+
+    Raises:
+        ValueError: if ``farthest_of`` is asked of parts or of clouds that are not in memory whole,
+            or is less than the points that are kept.
+    """
+    if farthest_of is None:
+        return open_split(recipe.data, split, all_points=recipe.task == "segmentation")
+    first = replace(recipe.data, num_points=farthest_of, point_choice="first")
+    given = open_split(first, split, all_points=farthest_of == 0)
+    if not isinstance(given, ModelNet):
+        raise ValueError(
+            "farthest points are for classifiers of clouds in ModelNet's layout, held in memory "
+            f"(data.resident=true), got {recipe.data.dataset} for {recipe.task}"
+        )
+    if given.xyz.shape[1] < recipe.data.num_points:
+        raise ValueError(
+            f"farthest points must be chosen among at least the data.num_points="
+            f"{recipe.data.num_points} of training, got {given.xyz.shape[1]}"
+        )
+    seen = copy(given)
+    clouds = [normalize_unit_sphere(some) for some in given.xyz.split(_CHOSEN_AT_ONCE)]
+    seen.xyz = torch.cat(
+        [gather_points(some, farthest_points(some, recipe.data.num_points)) for some in clouds]
+    )
+    return seen
 
 
 def open_training(recipe: Recipe) -> Shapes:

@@ -46,6 +46,8 @@ class RunReport:
         macs: multiply-accumulates of one cloud.
         device: where it was measured.
         batch_size: of the evaluation.
+        farthest_of: of how many points of a cloud the network saw the farthest, 0 for all; None if
+            it saw those of the recipe.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class RunReport:
     macs: int
     device: str
     batch_size: int
+    farthest_of: int | None = None
 
 
 def evaluate_run(
@@ -65,6 +68,7 @@ def evaluate_run(
     *,
     data_root: str | Path | None = None,
     observe: Observer | None = None,
+    farthest_of: int | None = None,
 ) -> RunReport:
     """Evaluate the weights of a run folder on a split of its data.
 
@@ -74,6 +78,7 @@ def evaluate_run(
         device: where to compute.
         data_root: where the data lies, if no longer where the run found it.
         observe: is called with every batch of the weights that are reported first.
+        farthest_of: see :func:`~ea_pointcloud.training.data.open_held_out`.
 
     Raises:
         FileNotFoundError: if the run folder or its data is incomplete.
@@ -83,7 +88,7 @@ def evaluate_run(
     if device.type == "cpu":
         keep_freed_memory()
     task = task_of(recipe)
-    dataset = open_held_out(recipe, split)
+    dataset = open_held_out(recipe, split, farthest_of=farthest_of)
     reports: list[Any] = []
     selections = [("validation (primary)", "best"), ("last epoch", "last")]
     if recipe.data.train_split == "trainval":
@@ -115,6 +120,7 @@ def evaluate_run(
         macs=count_macs(model, recipe.data.num_points),
         device=str(device),
         batch_size=recipe.eval.batch_size,
+        farthest_of=farthest_of,
     )
 
 
