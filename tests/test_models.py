@@ -341,7 +341,7 @@ def test_a_named_size_with_overrides() -> None:
 
 
 def test_wrong_names_list_the_known_ones() -> None:
-    words = "name must be one of 'ea_classifier_tiny', .*'eamlp_segmenter_large', got 'pointnet'"
+    words = "name must be one of 'ea_classifier_tiny', .*'eagraph_segmenter_base', got 'pointnet'"
     with pytest.raises(ValueError, match=words):
         create_model("pointnet")
     with pytest.raises(ValueError, match="size must be one of 'tiny', 'small', 'base', got 'huge'"):
