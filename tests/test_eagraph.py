@@ -23,7 +23,7 @@ from ea_pointcloud.nn import NeighborMax
 from ea_pointcloud.training.recipe import load_recipe, recipe_values
 from tests.oracles import cloud, randomise, seeded
 from tests.test_eamlp import CATEGORY, close, some_mask
-from tests.test_every_point import EAGRAPH, drawn, lively, network
+from tests.test_every_point import EAGRAPH, lively, network
 
 
 def segmenter(data_spec: DataSpec | None = None, **options: Any) -> EAGraphSegmenter:
@@ -98,33 +98,6 @@ def test_a_row_is_what_the_encoder_says_of_the_point() -> None:
     for layer in model.head:
         hidden = layer(hidden)
     close(model(xyz, category=CATEGORY), model.out(hidden), 1e-4)
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 70, 1000])
-def test_the_streamed_form_is_that_of_the_whole_cloud(chunk: int) -> None:
-    model = shaken(segmenter(feature_channels=2))
-    xyz, features = cloud("surface", 70, batch=2), drawn(2, 70, 2)
-    mask = some_mask([70, 9], 70)
-    whole = model(xyz, features, category=CATEGORY, mask=mask)
-    parts = model(xyz, features, category=CATEGORY, mask=mask, chunk=chunk)
-    close(parts[mask], whole[mask])
-
-
-@pytest.mark.parametrize("padding", [0.0, 1e3, float("nan")])
-def test_padding_of_a_segmenter(padding: float) -> None:
-    model, mask = shaken(segmenter()), some_mask([60, 7], 70)
-    xyz = cloud("surface", 70, batch=2).masked_fill(~mask[..., None], padding)
-    out = model(xyz, category=CATEGORY, mask=mask)
-    for place, real in enumerate(mask):
-        alone = model(xyz[place : place + 1, real], category=CATEGORY[place : place + 1])
-        close(out[place, real], alone[0])
-
-
-def test_labels_follow_a_permutation_of_the_points() -> None:
-    model, xyz = shaken(segmenter()), cloud("surface", 70, batch=2)
-    order = torch.randperm(70, generator=seeded())
-    one, other = model(xyz[:, order], category=CATEGORY), model(xyz, category=CATEGORY)
-    close(one, other[:, order], 1e-4)
 
 
 def test_a_segmenter_learns_everywhere() -> None:

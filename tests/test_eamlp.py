@@ -280,33 +280,6 @@ def test_rows_are_one_layer_over_carried_tokens_and_the_point() -> None:
     close(trunk.rows(context, slice(None)), expected, 1e-4)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 70, 1000])
-def test_the_streamed_form_is_that_of_the_whole_cloud(chunk: int) -> None:
-    model = lively(segmenter(feature_channels=2))
-    xyz, features = cloud("surface", 70, batch=2), torch.randn(2, 70, 2)
-    mask = some_mask([70, 9], 70)
-    whole = model(xyz, features, category=CATEGORY, mask=mask)
-    parts = model(xyz, features, category=CATEGORY, mask=mask, chunk=chunk)
-    close(parts[mask], whole[mask])
-
-
-@pytest.mark.parametrize("padding", [0.0, 1e3, float("nan")])
-def test_padding_of_a_segmenter(padding: float) -> None:
-    model, mask = lively(segmenter()), some_mask([60, 7], 70)
-    xyz = cloud("surface", 70, batch=2).masked_fill(~mask[..., None], padding)
-    out = model(xyz, category=CATEGORY, mask=mask)
-    for place, real in enumerate(mask):
-        alone = model(xyz[place : place + 1, real], category=CATEGORY[place : place + 1])
-        close(out[place, real], alone[0])
-
-
-def test_labels_follow_a_permutation_of_the_points() -> None:
-    model, xyz = lively(segmenter()), cloud("surface", 70, batch=2)
-    order = torch.randperm(70, generator=seeded())
-    one, other = model(xyz[:, order], category=CATEGORY), model(xyz, category=CATEGORY)
-    close(one, other[:, order], 1e-4)
-
-
 def test_a_segmenter_learns_everywhere() -> None:
     model, xyz = segmenter(), cloud("surface", 64, batch=2)
     label = torch.randint(6, (2 * 64,), generator=seeded())
