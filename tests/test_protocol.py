@@ -127,7 +127,10 @@ def test_the_first_seed_of_all_rows_comes_first(tmp_path: Path) -> None:
             ["procedural", "trainer.devices=2"],
             r"several processes, which a table does not start; train it with 'ea-pointcloud train ",
         ),
-        (["procedural:model.name=pct"], r"model.name must be one of 'ea', 'eamlp', 'eagraph', "),
+        (
+            ["procedural:model.name=pct"],
+            r"model.name must be one of 'ea', 'eamlp', 'eagraph', 'pointnet', 'd",
+        ),
     ],
 )
 def test_wrong_plans(words: list[str], message: str) -> None:

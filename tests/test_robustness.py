@@ -325,6 +325,7 @@ def test_several_runs_are_summed_up(objects: Generated) -> None:
     [
         (["--corruptions", "fog"], "--corruptions must be one of 'modelnet40-c', 'modelnet-c'"),
         (["--limit", "3"], "--limit belongs to corruptions; add --corruptions all"),
+        (["--corruptions", "all", "--farthest-of", "9"], "its own points; leave out --farthest-of"),
         (["--reference", "x.json"], "--reference belongs to corruptions"),
         (["--corruptions", "all", "--reference", "x.json"], "no x.json; make it by"),
         (["--corruptions", "all", "--reference", "recipe.yaml"], "must be what 'evaluate RUN"),

@@ -86,6 +86,8 @@ def test_a_card_tells_what_its_figures_say(name: str) -> None:
     figure = report["instance_miou" if segments else "overall_accuracy"]
     rows = [line for line in text.splitlines() if line.startswith(f"| {report['selection']} | ")]
     assert f" {figure:.4f} " in rows[0]  # other seeds and their mean follow
+    seeds = len(told["evaluation"])
+    assert len(rows) == seeds + (seeds > 1)
     assert told["training"]["command"] in text
     weights = (folder / "model.safetensors").read_bytes()
     assert told["sha256"] == hashlib.sha256(weights).hexdigest()
@@ -293,6 +295,7 @@ def test_figures_of_something_else_are_refused(
             [other],
             r"must have the figures of this run \(seed 0\) once, got 0 times among seeds \[5\]",
         ),
+        ([{**own, "farthest_of": 64}], r"figures of other points than the run's"),
         ([own, own], r"got 2 times among seeds \[0, 0\]; evaluate the run that is shipped"),
         ({"reports": []}, r"is not what 'ea-pointcloud evaluate RUN --json' prints \(TypeError"),
     ):

@@ -141,6 +141,8 @@ def run(
     _check_report(report, worst, force=force)
     options = _corruption_options(corruptions, rotations, adapt, denoise=denoise)
     _check_corruptions(run_folders, split, corruptions, reference, limit)
+    if corruptions is not None and farthest_of is not None:
+        raise ValueError("--corruptions chooses its own points; leave out --farthest-of")
     check_same_recipe(run_folders)
     chosen = resolve_device(device)
     if calibrate:

@@ -224,6 +224,11 @@ def _read_figures(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
             f"{path} is not what 'ea-pointcloud evaluate RUN --json' prints ({error!r}); "
             "write it anew"
         ) from error
+    if any(one.get("farthest_of") is not None for one in measured):
+        raise ValueError(
+            f"{path} has figures of other points than the run's, which a card does not tell; "
+            "evaluate without --farthest-of"
+        )
     if len(own) != 1:
         seeds = [one["recipe"]["trainer"]["seed"] for one in measured]
         raise ValueError(

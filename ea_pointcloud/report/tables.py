@@ -48,7 +48,9 @@ def mean_and_std(values: Sequence[float | None], digits: int = 4) -> str:
 
 def figures_table(reports: Sequence[RunReport], title: str) -> Table:
     """A row for each way of choosing weights; means and deviations where there are several runs."""
-    recipe = reports[0].recipe
+    recipe, farthest_of = reports[0].recipe, reports[0].farthest_of
+    if farthest_of is not None:
+        title += f", farthest of {farthest_of or 'all'} points"
     headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.copies)
     rows = []
     for same in zip(*(report.reports for report in reports), strict=True):
@@ -64,10 +66,7 @@ def figures_table(reports: Sequence[RunReport], title: str) -> Table:
 def run_table(report: RunReport, run: str | Path) -> Table:
     """The figures of one run."""
     first = report.reports[0]
-    title = f"{run}: {first.split} split, {first.shapes} shapes"
-    if report.farthest_of is not None:
-        title += f", farthest of {report.farthest_of or 'all'} points"
-    return figures_table([report], title)
+    return figures_table([report], f"{run}: {first.split} split, {first.shapes} shapes")
 
 
 def seeds_table(reports: Sequence[RunReport]) -> Table:
