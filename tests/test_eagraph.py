@@ -19,7 +19,7 @@ from ea_pointcloud.models import (
     load_model,
 )
 from ea_pointcloud.models.eagraph import EAGraphTrunk
-from ea_pointcloud.nn import NeighborMax
+from ea_pointcloud.nn import MaxEdgeConv
 from ea_pointcloud.training.recipe import load_recipe, recipe_values
 from tests.oracles import cloud, randomise, seeded
 from tests.test_eamlp import CATEGORY, close, some_mask
@@ -46,7 +46,7 @@ def test_eagraph_is_its_formula() -> None:
     near = (xyz[:, :, None].double() - xyz[:, None]).square().sum(-1).topk(6, largest=False).indices
     rows = torch.arange(2)[:, None, None]
 
-    def strongest(layer: NeighborMax, hidden: Tensor) -> Tensor:
+    def strongest(layer: MaxEdgeConv, hidden: Tensor) -> Tensor:
         own = hidden[:, :, None].expand(-1, -1, 6, -1)
         pairs = layer.pair(torch.cat([hidden[rows, near] - own, own], dim=-1))
         return F.relu(layer.norm(pairs.amax(2)))

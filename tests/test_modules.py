@@ -27,7 +27,7 @@ from ea_pointcloud.nn import (
     LinearNorm,
     MultiHeadExternalAttention,
     NeighborEmbedding,
-    NeighborMax,
+    MaxEdgeConv,
     PatchEmbedding,
     PointBatchNorm,
     PointwiseResidual,
@@ -118,7 +118,7 @@ CASES = [
         shape=(2, 16, 10),
         half=True,
     ),
-    Case("NeighborMax", lambda: NeighborMax(CHANNELS, 10), in_ring, shape=(2, 16, 10), half=True),
+    Case("MaxEdgeConv", lambda: MaxEdgeConv(CHANNELS, 10), in_ring, shape=(2, 16, 10), half=True),
     *(
         case
         for norm in ("double", "softmax")

@@ -253,7 +253,7 @@ def test_without_attention_no_point_learns_of_another() -> None:
     features, position = draw(2, 16, 16).float(), draw(2, 16, 16).float() * 0.3
     alone = [block(features[:, [i]], position[:, [i]]) for i in range(16)]
     torch.testing.assert_close(block(features, position), torch.cat(alone, dim=1))
-    assert block.over_points(features, position) is None
+    assert block.slot_state(features, position) is None
 
 
 def test_the_control_is_external_attention_with_a_relu_for_memories() -> None:

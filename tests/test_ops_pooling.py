@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.ops import gather_points, max_of_points, max_over_neighbors
+from ea_pointcloud.ops import gather_points, gather_max, max_over_neighbors
 from tests.oracles import RUNS, running, seeded
 
 
@@ -140,15 +140,37 @@ def test_of_points_is_the_maximum_of_what_is_gathered(dtype: torch.dtype, device
     idx = torch.randint(9, (2, 7, 4), generator=seeded(1)).to(device)
     weight = torch.randn(2, 7, 5, generator=seeded(2)).to(device, dtype)
     plain = max_over_neighbors(gather_points(features, idx))
-    out = max_of_points(features, idx)
+    out = gather_max(features, idx)
     assert out.dtype == dtype
     assert torch.equal(out, plain)
-    assert torch.equal(max_of_points(features.detach(), idx), plain)
+    assert torch.equal(gather_max(features.detach(), idx), plain)
     (gradient,) = torch.autograd.grad(out, features, weight)
-    (expected,) = torch.autograd.grad(plain, features, weight)
+    (expected,) = torch.autograd.grad(plain.double(), features, weight.double())
     torch.testing.assert_close(gradient, expected)
-    compiled = torch.compile(max_of_points, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(gather_max, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(features, idx), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_one_point_are_summed_in_float32(dtype: torch.dtype, device: str) -> None:
+    # 600 additions of 1 end at 256 where each is rounded to bfloat16; in any order 600 is exact.
+    features = torch.zeros(2, 3, 4, device=device, dtype=dtype)
+    features[:, 1] = 1
+    features.requires_grad_()
+    idx = torch.arange(3, device=device).expand(2, 600, 3)
+    (gradient,) = torch.autograd.grad(gather_max(features, idx).sum(), features)
+    assert (gradient[:, 1] == 600).all()
+    assert (gradient[:, [0, 2]] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_of_points_nan_is_passed_on(place: int, dtype: torch.dtype, device: str) -> None:
+    features = torch.randn(2, 9, 5, generator=seeded()).to(device, dtype)
+    features[1, place, 3] = float("nan")
+    idx = torch.arange(4, device=device).expand(2, 3, 4)
+    out = gather_max(features, idx)
+    assert out.isnan().nonzero().tolist() == [[1, s, 3] for s in range(3)]
 
 
 def test_of_points_keeps_no_pairs(device: str) -> None:
@@ -161,21 +183,21 @@ def test_of_points_keeps_no_pairs(device: str) -> None:
 
     idx = torch.randint(50, (1, 50, 20), generator=seeded(1)).to(device)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        max_of_points(features, idx)
+        gather_max(features, idx)
     assert sum(kept) <= 2 * 50 * 4  # who won, and the features; of the pairs there are 50 * 20 * 4
 
 
 def test_of_points_derivatives(device: str) -> None:
     features = torch.randn(1, 6, 2, generator=seeded(), dtype=torch.float64).to(device)
     idx = torch.randint(6, (1, 5, 3), generator=seeded(1)).to(device)
-    assert torch.autograd.gradcheck(lambda x: max_of_points(x, idx), features.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: gather_max(x, idx), features.requires_grad_())
 
 
 def test_of_points_names_wrong_input(device: str) -> None:
     features = torch.zeros(2, 3, 4, device=device, requires_grad=True)
-    with pytest.raises(ValueError, match=r"with K >= 1, got \(2, 5, 4\)"):
-        max_of_points(features, torch.zeros(2, 5, dtype=torch.long, device=device))
+    with pytest.raises(ValueError, match=r"with K >= 1, got \(2, 5\)"):
+        gather_max(features, torch.zeros(2, 5, dtype=torch.long, device=device))
     with pytest.raises(ValueError, match="idx must be between 0 and N-1=2, got 3"):
-        max_of_points(features, torch.full((2, 5, 1), 3, device=device))
+        gather_max(features, torch.full((2, 5, 1), 3, device=device))
     with pytest.raises(TypeError, match=r"floating point, got torch.int64"):
-        max_of_points(features.long(), torch.zeros(2, 5, 1, dtype=torch.long, device=device))
+        gather_max(features.long(), torch.zeros(2, 5, 1, dtype=torch.long, device=device))

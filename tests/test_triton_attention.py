@@ -14,7 +14,7 @@ from torch.library import opcheck
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from ea_pointcloud.ops import _backend, external_attention
+from ea_pointcloud.ops import SlotState, _backend, external_attention
 from ea_pointcloud.ops._triton import attention
 from tests.oracles import RUNS, running, seeded
 
@@ -30,7 +30,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes and options; ``norm`` is that of the function, or ``given`` with ``over_points``."""
+    """Sizes and options; ``norm`` is that of the function, or ``given`` with ``slot_lse``."""
 
     batch: int
     num_points: int
@@ -68,7 +68,7 @@ class Inputs:
     key_memory: Tensor
     value_memory: Tensor
     key_bias: Tensor | None
-    over_points: Tensor | None
+    slot_lse: Tensor | None
 
     def of(self, dtype: torch.dtype | None, device: str) -> "Inputs":
         return Inputs(*[
@@ -112,7 +112,7 @@ def derive(
         mask=mask,
         norm="softmax" if case.norm == "softmax" else "double",
         key_bias=inputs.key_bias,
-        over_points=inputs.over_points,
+        state=None if inputs.slot_lse is None else SlotState(inputs.slot_lse),
     )
     return out.detach(), list(torch.autograd.grad(out, inputs.leaves(), gradient))
 
@@ -158,11 +158,11 @@ def test_equals_the_plain_form_in_large(device: str, case: Case) -> None:
 def test_registration_passes_the_checks_of_torch(device: str, norm: str) -> None:
     inputs, mask, _ = draw(Case(1, 5, 1, 3, 2, masked=True, bias=True))
     there = inputs.of(None, device)
-    over_points = None if norm == "double" else torch.zeros(1, 1, 2, device=device)
+    slot_lse = None if norm == "double" else torch.zeros(1, 1, 2, device=device)
     assert mask is not None
     arguments = (
         there.features, there.key_memory, there.value_memory, there.key_bias, mask.to(device),
-        over_points,
+        slot_lse,
     )  # fmt: skip
     opcheck(torch.ops.ea_pointcloud.attend.default, arguments)
 

@@ -66,14 +66,14 @@ def measure_growth(
 def stream_block(block: ExternalAttention, features: Tensor, chunk: int) -> None:
     """Replace the (B, N, C) features by the block's result, ``chunk`` points at a time."""
     parts = features.split(chunk, dim=1)
-    total = block.over_points(parts[0])
+    total = block.slot_state(parts[0])
     assert total is not None  # the double normalisation has one
     for part in parts[1:]:
-        further = block.over_points(part)
+        further = block.slot_state(part)
         assert further is not None
-        total = total.logaddexp(further)
+        total = total.merge(further)
     for part in parts:
-        part.copy_(block(part, over_points=total))
+        part.copy_(block(part, state=total))
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from ea_pointcloud.models.every_point import (
     without_padding,
 )
 from ea_pointcloud.models.hub import DataSpec
-from ea_pointcloud.nn import DropPath, LinearNorm, MultiHeadExternalAttention, NeighborMax
+from ea_pointcloud.nn import DropPath, LinearNorm, MultiHeadExternalAttention, MaxEdgeConv
 from ea_pointcloud.ops import PyramidLevel
 
 
@@ -42,7 +42,7 @@ class EAGraphEncoder(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.stem = NeighborMax(3 + config.feature_channels, channels)
+        self.stem = MaxEdgeConv(3 + config.feature_channels, channels)
         self.blocks = nn.ModuleList(
             EAGraphBlock(config, config.drop_path * place / max(1, config.depth - 1))
             for place in range(config.depth)
@@ -104,7 +104,7 @@ class EAGraphBlock(nn.Module):
     def __init__(self, config: EAGraphConfig, drop_path: float) -> None:
         super().__init__()
         channels = config.channels
-        self.local = NeighborMax(channels, channels)
+        self.local = MaxEdgeConv(channels, channels)
         self.drop_path = DropPath(drop_path)
         self.attention = None
         if config.attention != "none":

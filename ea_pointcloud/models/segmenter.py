@@ -123,12 +123,12 @@ class PointwiseTrunk(nn.Module):
         total = None
         for part in parts:
             position = self.position(xyz[:, part])
-            one = block.over_points(hidden[:, part], position, part_of(mask, part))
-            total = one if total is None or one is None else total.logaddexp(one)
+            one = block.slot_state(hidden[:, part], position, part_of(mask, part))
+            total = one if total is None or one is None else total.merge(one)
         out = torch.empty_like(hidden)
         for part in parts:
             position = self.position(xyz[:, part])
-            out[:, part] = block(hidden[:, part], position, part_of(mask, part), over_points=total)
+            out[:, part] = block(hidden[:, part], position, part_of(mask, part), state=total)
         return out
 
 

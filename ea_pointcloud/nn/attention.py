@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice, check_count, check_features, check_mask
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
-from ea_pointcloud.ops import attention_map, external_attention, slot_logsumexp
+from ea_pointcloud.ops import SlotState, attention_map, external_attention, slot_state
 from ea_pointcloud.ops.attention import NORMS
 
 
@@ -20,23 +20,27 @@ class _MemoryAttention(nn.Module):
     norm_kind: str
     key_memory: nn.Parameter
     key_bias: nn.Parameter | None
+    reads = False  # whether the slots read the cloud
 
     def queries(self, features: Tensor) -> Tensor:
         """(B, N, C), or (B, N, heads, width of a head), of features (B, N, C)."""
         raise NotImplementedError
 
-    def over_points(self, features: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """What the points of a part of a cloud add up to; parts join by ``logaddexp``."""
+    def slot_state(self, features: Tensor, mask: Tensor | None = None) -> SlotState | None:
+        """What :meth:`forward` needs of all points of a cloud; of its parts, to be merged.
+
+        None where it needs nothing.
+        """
         if self.norm_kind == "softmax":
             return None
-        return slot_logsumexp(self.queries(features), self.key_memory, mask=mask)
+        return slot_state(self.queries(features), self.key_memory, mask=mask, read=self.reads)
 
     def attention_map(
         self,
         features: Tensor,
         mask: Tensor | None = None,
         *,
-        over_points: Tensor | None = None,
+        state: SlotState | None = None,
         norm: str | None = None,
     ) -> Tensor:
         """(B, N, M) weights that :meth:`forward` mixes the values by, or those of another norm.
@@ -49,7 +53,7 @@ class _MemoryAttention(nn.Module):
             mask=mask,
             norm=norm or self.norm_kind,
             key_bias=self.key_bias,
-            over_points=over_points,
+            state=state,
         )
 
 
@@ -111,7 +115,7 @@ class ExternalAttention(_MemoryAttention):
         mask: Tensor | None = None,
         *,
         chunk: int | None = None,
-        over_points: Tensor | None = None,
+        state: SlotState | None = None,
     ) -> Tensor:
         """Attend; options as in :func:`ea_pointcloud.ops.external_attention`."""
         check_features("features", features)
@@ -122,7 +126,7 @@ class ExternalAttention(_MemoryAttention):
             mask=mask,
             chunk=chunk,
             norm=self.norm_kind,
-            over_points=over_points,
+            state=state,
         )
         return F.relu(features + self.norm(self.output(attended), mask))
 
@@ -206,7 +210,7 @@ class MultiHeadExternalAttention(_MemoryAttention):
         mask: Tensor | None = None,
         *,
         chunk: int | None = None,
-        over_points: Tensor | None = None,
+        state: SlotState | None = None,
     ) -> Tensor:
         """Attend; options as in :func:`ea_pointcloud.ops.external_attention`."""
         check_features("features", features)
@@ -218,7 +222,7 @@ class MultiHeadExternalAttention(_MemoryAttention):
             chunk=chunk,
             norm=self.norm_kind,
             key_bias=self.key_bias,
-            over_points=over_points,
+            state=state,
         )
         return self.output((attended + self.value_bias).flatten(2))
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_choice, check_features
 from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention, SelfAttention
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
-from ea_pointcloud.ops import PyramidLevel, gather_points, max_over_neighbors
+from ea_pointcloud.ops import PyramidLevel, SlotState, gather_points, max_over_neighbors
 
 ATTENTION = ("external", "multihead_external", "self", "offset", "none")
 
@@ -53,14 +53,14 @@ class AttentionBlock(nn.Module):
         else:
             self.attention = SelfAttention(channels, offset=attention == "offset")
 
-    def over_points(
+    def slot_state(
         self, features: Tensor, position: Tensor, mask: Tensor | None = None
-    ) -> Tensor | None:
+    ) -> SlotState | None:
         """What :meth:`forward` needs of a whole cloud when it is given a part of one.
 
-        Compute it for every part, join by ``logaddexp``, hand it to :meth:`forward` of each part;
-        None where nothing is needed. In evaluation mode the parts are then exactly those of the
-        whole.
+        Compute it for every part, merge the states, and pass the result to :meth:`forward` of each
+        part; None where nothing is needed. In evaluation mode the parts are then exactly those of
+        the whole.
 
         Raises:
             ValueError: if the attention is of a kind that compares all points with each other.
@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
             )
         if isinstance(self.attention, PointwiseResidual):
             return None
-        return self.attention.over_points(features + position, mask)
+        return self.attention.slot_state(features + position, mask)
 
     def forward(
         self,
@@ -80,14 +80,14 @@ class AttentionBlock(nn.Module):
         position: Tensor,
         mask: Tensor | None = None,
         *,
-        over_points: Tensor | None = None,
+        state: SlotState | None = None,
     ) -> Tensor:
         """Add the position embedding, attend, close the residual."""
         features = features + position
         if isinstance(self.attention, (SelfAttention, PointwiseResidual)):
             attended = self.attention(features, mask)
         else:
-            attended = self.attention(features, mask, over_points=over_points)
+            attended = self.attention(features, mask, state=state)
         if self.outer_norm is None:
             return attended
         return F.relu(features + self.outer_norm(attended, mask))

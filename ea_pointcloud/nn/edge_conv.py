@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.nn.blocks import linear_of_pairs, parts_of_pairs
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import feature_neighbors, max_of_points, max_over_neighbors
+from ea_pointcloud.ops import feature_neighbors, gather_max, max_over_neighbors
 
 
 class EdgeConv(nn.Module):
@@ -53,7 +53,7 @@ class EdgeConv(nn.Module):
         return F.leaky_relu(max_over_neighbors(pairs), 0.2)
 
 
-class NeighborMax(nn.Module):
+class MaxEdgeConv(nn.Module):
     """An edge convolution whose normalisation stands after the maximum over the neighbours.
 
     ``relu(norm(max_j W [x_j - x_i; x_i]))``. The linear layer runs on the points as in
@@ -80,7 +80,7 @@ class NeighborMax(nn.Module):
         if mask is not None:
             features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
         to_neighbor, to_point = parts_of_pairs(self.pair)
-        strongest = max_of_points(F.linear(features, to_neighbor), neighbor)
+        strongest = gather_max(F.linear(features, to_neighbor), neighbor)
         return F.relu(self.norm(strongest + F.linear(features, to_point), mask))
 
 

@@ -1,11 +1,16 @@
 """Functions on tensors of points: sampling, neighbours, gathering, external attention."""
 
 from ea_pointcloud.ops import _library as _library  # registers the operators
-from ea_pointcloud.ops.attention import attention_map, external_attention, slot_logsumexp
+from ea_pointcloud.ops.attention import (
+    SlotState,
+    attention_map,
+    external_attention,
+    slot_state,
+)
 from ea_pointcloud.ops.descriptors import local_shape, surface_shape, whole_shape
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, feature_neighbors, knn
-from ea_pointcloud.ops.pooling import max_of_points, max_over_neighbors
+from ea_pointcloud.ops.pooling import gather_max, max_over_neighbors
 from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
 from ea_pointcloud.ops.sampling import (
     farthest_point_sample,
@@ -17,6 +22,7 @@ from ea_pointcloud.ops.sampling import (
 
 __all__ = [
     "PyramidLevel",
+    "SlotState",
     "attention_map",
     "ball_query",
     "build_pyramid",
@@ -27,12 +33,12 @@ __all__ = [
     "interpolate_features",
     "knn",
     "local_shape",
-    "max_of_points",
+    "gather_max",
     "max_over_neighbors",
     "outermost_point",
     "random_point_sample",
     "sample_surface",
-    "slot_logsumexp",
+    "slot_state",
     "surface_shape",
     "voxel_sample",
     "whole_shape",

@@ -76,6 +76,20 @@ class Implementation(Protocol):
         """(B, S, C) -> (B, S, K, C), each value at the neighbour ``winner`` says, 0 elsewhere."""
         ...
 
+    def gather_max(self, features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, C), (B, S, K) -> :meth:`max_pool` of what ``idx`` gathers: values and the points.
+
+        The second (B, S, C), int32, is the index of the point that has each value.
+        """
+        ...
+
+    def scatter_max(self, values: Tensor, winner: Tensor, num_points: int) -> Tensor:
+        """(B, S, C) -> (B, N, C), ``out[b, n, c]`` the sum of values whose ``winner`` is n.
+
+        In float32 or wider, rounded once, in an order that does not change from run to run.
+        """
+        ...
+
 
 class _Fast(NamedTuple):
     module: str

@@ -25,8 +25,10 @@ _SCHEMAS = (
     "scatter(Tensor values, Tensor idx, SymInt num_points, Tensor? weight) -> Tensor",
     "max_pool(Tensor features) -> (Tensor, Tensor)",
     "max_unpool(Tensor values, Tensor winner, SymInt num_neighbors) -> Tensor",
+    "gather_max(Tensor features, Tensor idx) -> (Tensor, Tensor)",
+    "scatter_max(Tensor values, Tensor winner, SymInt num_points) -> Tensor",
     "attend(Tensor features, Tensor key_memory, Tensor value_memory, Tensor? key_bias,"
-    " Tensor? mask, Tensor? over_points) -> (Tensor, Tensor)",
+    " Tensor? mask, Tensor? slot_lse) -> (Tensor, Tensor)",
     "attend_backward(Tensor grad, Tensor features, Tensor key_memory, Tensor value_memory,"
     " Tensor? key_bias, Tensor? mask, Tensor total, bool coupled, bool to_total)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -99,6 +101,17 @@ def _(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
     return values.new_empty(*values.shape[:2], num_neighbors, values.shape[-1])
 
 
+@torch.library.register_fake("ea_pointcloud::gather_max", lib=_LIBRARY)
+def _(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (*idx.shape[:2], features.shape[-1])
+    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
+
+
+@torch.library.register_fake("ea_pointcloud::scatter_max", lib=_LIBRARY)
+def _(values: Tensor, winner: Tensor, num_points: int) -> Tensor:
+    return values.new_empty(values.shape[0], num_points, values.shape[-1])
+
+
 @torch.library.register_fake("ea_pointcloud::attend", lib=_LIBRARY)
 def _(
     features: Tensor,
@@ -106,7 +119,7 @@ def _(
     value_memory: Tensor,
     key_bias: Tensor | None,
     mask: Tensor | None,
-    over_points: Tensor | None,
+    slot_lse: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     batch, _, heads, _ = features.shape
     total = features.new_empty((batch, heads, key_memory.shape[0]), dtype=torch.float32)
@@ -199,10 +212,30 @@ def _max_unpool_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad.gather(2, winner.long()[:, :, None])[:, :, 0], None, None
 
 
+def _gather_max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.num_points = inputs[0].shape[1]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gather_max_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    (winner,) = ctx.saved_tensors
+    return torch.ops.ea_pointcloud.scatter_max(grad, winner, ctx.num_points), None
+
+
+def _scatter_max_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _scatter_max_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (winner,) = ctx.saved_tensors
+    return grad.gather(1, winner.long()), None, None
+
+
 def _attend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *saved, over_points = inputs
+    *saved, slot_lse = inputs
     ctx.save_for_backward(*saved, output[1])
-    ctx.coupled = over_points is None
+    ctx.coupled = slot_lse is None
     ctx.mark_non_differentiable(output[1])
 
 
@@ -239,6 +272,8 @@ for _name, _backward, _setup in (
     ("scatter", _scatter_backward, _scatter_setup),
     ("max_pool", _max_pool_backward, _max_pool_setup),
     ("max_unpool", _max_unpool_backward, _max_unpool_setup),
+    ("gather_max", _gather_max_backward, _gather_max_setup),
+    ("scatter_max", _scatter_max_backward, _scatter_max_setup),
     ("attend", _attend_backward, _attend_setup),
     ("attend_backward", _no_second_derivative, _no_setup),
 ):

@@ -150,6 +150,19 @@ def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
     return placed.scatter_(2, winner.long()[:, :, None], values[:, :, None])
 
 
+def gather_max(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, C), (B, S, K) -> greatest gathered values (B, S, C), and whose they are, int32."""
+    values, winner = max_pool(gather(features, idx, None))
+    return values, idx.gather(2, winner.long()).to(torch.int32)
+
+
+def scatter_max(values: Tensor, winner: Tensor, num_points: int) -> Tensor:
+    """(B, S, C) -> (B, N, C), the sum of the values of each winner."""
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    total = wide.new_zeros(len(values), num_points, values.shape[-1])
+    return total.scatter_add_(1, winner.long(), wide).to(values.dtype)
+
+
 def _flat(idx: Tensor, num_points: int) -> Tensor:
     """(B * S * K,) rows of the (B * N, C) view that ``idx`` (B, S, K) means."""
     offset = torch.arange(idx.shape[0], device=idx.device) * num_points

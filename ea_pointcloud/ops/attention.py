@@ -1,4 +1,6 @@
-"""External attention as a function: double normalisation, masked, streamed, linear in N."""
+"""External attention as a function: double normalisation, masked, in chunks, linear in N."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,31 @@ _KERNEL_VALUES = 32768  # of a memory, 64 x 512
 _KERNEL_EXACT_CHANNELS = 128
 
 
+class SlotState(NamedTuple):
+    """What the slots of an external memory know of a cloud, or of a part of it.
+
+    It is all that the attention of a point needs of the other points: with the state of the whole
+    cloud, its points can be handled in parts. States of parts combine by :meth:`merge`.
+
+    Args:
+        lse: (B, 1, M), with heads (B, 1, H, M): the logsumexp of the logits over the points.
+        content: (B, M, C), with heads (B, H, M, C): the mean of the features under the softmax of
+            the logits over the points; None where it was not asked for.
+    """
+
+    lse: Tensor
+    content: Tensor | None = None
+
+    def merge(self, other: "SlotState") -> "SlotState":
+        """The state of both parts together."""
+        lse = self.lse.logaddexp(other.lse)
+        if self.content is None or other.content is None:
+            return SlotState(lse)
+        one, two = ((part.lse - lse).exp().movedim(1, -1) for part in (self, other))
+        total = one * self.content + two * other.content
+        return SlotState(lse, total.to(self.content.dtype))
+
+
 def external_attention(
     features: Tensor,
     key_memory: Tensor,
@@ -25,7 +52,8 @@ def external_attention(
     chunk: int | None = None,
     norm: str = "double",
     key_bias: Tensor | None = None,
-    over_points: Tensor | None = None,
+    read: bool = False,
+    state: SlotState | None = None,
 ) -> Tensor:
     """Attend from each point to two small learned memories instead of to the other points.
 
@@ -34,10 +62,14 @@ def external_attention(
     ``softmax_over_slots(L - logsumexp_over_points(L))``, which needs no epsilon, leaves padded
     points out, and streams. Normalised in float32 whatever the input dtype. Cost is O(N * M * C).
 
+    In the published form points learn of one another through the normaliser alone. With ``read``
+    each slot also reads the cloud: with ``P``, the softmax of ``L`` over the points, the values
+    become ``V + P^T F``, the learned ones and what the slot attends to in this cloud.
+
     On CUDA from compute capability 8.0, and for memories of up to 32,768 values and 256 slots in
     one dtype up to float32 (of 128 channels at most, where it may not take TF32), kernels read the
     features twice and write once, and never store the (N, M) weights; ``chunk`` then has nothing
-    to bound. They have no second derivative.
+    to bound. They have no second derivative. With ``read`` it is plain PyTorch on every device.
 
     Args:
         features: (B, N, C), or (B, N, H, C) for heads that share the memories.
@@ -48,14 +80,15 @@ def external_attention(
             beside input and output; all N without it. The result is that of the whole cloud.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
         key_bias: (M,) added to the logits; it cancels in the double normalisation.
-        over_points: what :func:`slot_logsumexp` gave for the whole cloud, where ``features`` are
-            a part of it.
+        read: let the slots read the cloud, with the double normalisation only.
+        state: of the whole cloud, see :func:`slot_state`, where ``features`` are a part of it.
 
     Returns:
         Same shape as ``features``, ``out[b, i] = sum_m A[b, i, m] value_memory[m]``.
 
     Raises:
-        ValueError: if the shapes do not agree, ``chunk`` < 1, or ``norm`` is unknown.
+        ValueError: if the shapes do not agree, ``chunk`` < 1, ``norm`` is unknown, or ``read`` is
+            asked for without the double normalisation or a state that was read.
 
     Reference:
         Guo et al., Beyond Self-attention: External Attention using Two Linear Layers for Visual
@@ -63,23 +96,29 @@ def external_attention(
     """
     _check(features, key_memory, value_memory, mask, key_bias, chunk)
     check_choice("norm", norm, NORMS)
-    if _backend.has_attention(features.device.type) and not torch.compiler.is_exporting():
+    if read:
+        _check_read(norm, state)
+    elif _backend.has_attention(features.device.type) and not torch.compiler.is_exporting():
+        lse = None if state is None else state.lse
         dtype = _common_dtype(features, key_memory, value_memory, key_bias)
         if dtype is not None and _kernels_serve(key_memory, dtype) and features.numel():
-            return _in_kernels(
-                features, key_memory, value_memory, mask, norm, key_bias, over_points, dtype
-            )
+            return _in_kernels(features, key_memory, value_memory, mask, norm, key_bias, lse, dtype)
     size = None if chunk is None or chunk >= features.shape[1] else chunk
-    if norm == "double" and over_points is None and size is not None:
-        over_points = slot_logsumexp(features, key_memory, mask=mask, chunk=size, key_bias=key_bias)
+    if norm == "double" and state is None and size is not None:
+        state = slot_state(
+            features, key_memory, mask=mask, chunk=size, key_bias=key_bias, read=read
+        )
     outputs = []
     for part, padding in _parts(features, mask, size):
-        logits = _logits(part, key_memory, key_bias)
+        logits, values = _logits(part, key_memory, key_bias), value_memory
         if norm == "double":  # of one part the logits serve both sums
-            total = _logsumexp(logits, padding) if over_points is None else over_points
+            total = _logsumexp(logits, padding) if state is None else state.lse
             # What nothing is derived from is overwritten: a fresh map costs the CPU as much again.
             logits = logits - total if logits.requires_grad else logits.sub_(total)
-        outputs.append(_attend(logits, value_memory, padding).to(features.dtype))
+        if read:
+            content = _read(logits, part, padding) if state is None else state.content
+            values = value_memory + content
+        outputs.append(_attend(logits, values, padding).to(features.dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
@@ -90,7 +129,7 @@ def attention_map(
     mask: Tensor | None = None,
     norm: str = "double",
     key_bias: Tensor | None = None,
-    over_points: Tensor | None = None,
+    state: SlotState | None = None,
 ) -> Tensor:
     """The weight of every point in every memory slot: what :func:`external_attention` mixes by.
 
@@ -102,8 +141,7 @@ def attention_map(
             the double normalisation before its second step, a softmax over the points whose
             columns sum to 1 over the points.
         key_bias: (M,) added to the logits.
-        over_points: what :func:`slot_logsumexp` gave for the whole cloud, where ``features`` are
-            a part of it.
+        state: of the whole cloud, see :func:`slot_state`, where ``features`` are a part of it.
 
     Returns:
         (B, N, M) or (B, N, H, M), float32 or wider.
@@ -116,22 +154,21 @@ def attention_map(
     [(_, padding)] = _parts(features, mask, None)
     logits = _logits(features, key_memory, key_bias)
     if norm != "softmax":
-        logits = logits - (_logsumexp(logits, padding) if over_points is None else over_points)
+        logits = logits - (_logsumexp(logits, padding) if state is None else state.lse)
     weights = logits.exp() if norm == "points" else _over_slots(logits, padding)
     return weights if padding is None else weights.masked_fill(padding, 0.0)
 
 
-def slot_logsumexp(
+def slot_state(
     features: Tensor,
     key_memory: Tensor,
     *,
     mask: Tensor | None = None,
     chunk: int | None = None,
     key_bias: Tensor | None = None,
-) -> Tensor:
-    """The one sum over the points that the double normalisation needs, for each memory slot.
-
-    Sums of parts of a cloud join by ``logaddexp``.
+    read: bool = False,
+) -> SlotState:
+    """What the double normalisation needs of all points, for each memory slot; differentiable.
 
     Args:
         features: (B, N, C) or (B, N, H, C).
@@ -139,9 +176,11 @@ def slot_logsumexp(
         mask: (B, N) bool, True = real point.
         chunk: points handled at a time; all N without it.
         key_bias: (M,) added to the logits.
+        read: gather the content of the slots too.
 
     Returns:
-        (B, 1, M) or (B, 1, H, M), ``log sum_i exp(features[b, i] . key_memory[m])``.
+        ``lse[b, 0, m] = log sum_i exp(L[b, i, m])`` with ``L[b, i, m] = features[b, i] .
+        key_memory[m]``, and ``content[b, m] = sum_i exp(L[b, i, m] - lse[b, 0, m]) features[b, i]``.
 
     Raises:
         ValueError: if the shapes do not agree or ``chunk`` < 1.
@@ -149,8 +188,10 @@ def slot_logsumexp(
     _check(features, key_memory, key_memory, mask, key_bias, chunk)
     total = None
     for part, padding in _parts(features, mask, chunk):
-        partial = _logsumexp(_logits(part, key_memory, key_bias), padding)
-        total = partial if total is None else total.logaddexp(partial)
+        logits = _logits(part, key_memory, key_bias)
+        lse = _logsumexp(logits, padding)
+        state = SlotState(lse, _read(logits - lse, part, padding) if read else None)
+        total = state if total is None else total.merge(state)
     assert total is not None
     return total
 
@@ -180,23 +221,22 @@ def _in_kernels(
     mask: Tensor | None,
     norm: str,
     key_bias: Tensor | None,
-    over_points: Tensor | None,
+    lse: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
     by_head = features if features.ndim == 4 else features[:, :, None]  # (B, N, H, C)
     shape = (len(features), by_head.shape[2], len(key_memory))
     if norm == "softmax":  # the double normalisation that subtracts nothing
-        over_points = features.new_zeros(shape, dtype=torch.float32)
-    elif over_points is not None:
-        over_points = over_points.float().expand(len(features), *over_points.shape[1:])
-        over_points = over_points.reshape(shape)
+        lse = features.new_zeros(shape, dtype=torch.float32)
+    elif lse is not None:
+        lse = lse.float().expand(len(features), *lse.shape[1:]).reshape(shape)
     out, _ = torch.ops.ea_pointcloud.attend(
         by_head.to(dtype),
         key_memory.to(dtype),
         value_memory.to(dtype),
         None if key_bias is None else key_bias.to(dtype),
         mask,
-        over_points,
+        lse,
     )
     return out.reshape(features.shape).to(features.dtype)
 
@@ -229,6 +269,13 @@ def _check(
         check_count("chunk", chunk)
 
 
+def _check_read(norm: str, state: SlotState | None) -> None:
+    if norm != "double":
+        raise ValueError(f"norm must be 'double' with read=True, got {norm!r}")
+    if state is not None and state.content is None:
+        raise ValueError("state must have content with read=True; use slot_state(..., read=True)")
+
+
 def _parts(
     features: Tensor, mask: Tensor | None, size: int | None
 ) -> list[tuple[Tensor, Tensor | None]]:
@@ -255,6 +302,16 @@ def _logsumexp(logits: Tensor, padding: Tensor | None) -> Tensor:
     return logits.logsumexp(dim=1, keepdim=True)
 
 
+def _read(logits: Tensor, features: Tensor, padding: Tensor | None) -> Tensor:
+    """(B, M, C) or (B, H, M, C): features (B, n, ..., C) under logits less their logsumexp."""
+    weights = logits.exp().to(features.dtype)
+    if padding is not None:  # whatever it holds, NaN included, must not count
+        weights, features = weights.masked_fill(padding, 0.0), features.masked_fill(padding, 0.0)
+    if features.ndim == 4:
+        weights, features = weights.transpose(1, 2), features.transpose(1, 2)
+    return weights.transpose(-1, -2) @ features
+
+
 def _over_slots(logits: Tensor, padding: Tensor | None) -> Tensor:
     """Softmax over the slots; rows of padded points are finite and meaningless."""
     if padding is not None:  # a cloud of padding only has infinite logits, and NaN gradients
@@ -262,7 +319,11 @@ def _over_slots(logits: Tensor, padding: Tensor | None) -> Tensor:
     return logits.softmax(dim=-1)
 
 
-def _attend(logits: Tensor, value_memory: Tensor, padding: Tensor | None) -> Tensor:
+def _attend(logits: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
     # Leaving autocast's or the caller's dtype aside, the product runs in the memory's dtype.
-    out = _over_slots(logits, padding).to(value_memory.dtype) @ value_memory
+    weights = _over_slots(logits, padding).to(values.dtype)
+    if values.ndim == 4:  # weights (B, n, H, M), values (B, H, M, C)
+        out = (weights.transpose(1, 2) @ values).transpose(1, 2)
+    else:
+        out = weights @ values
     return out if padding is None else out.masked_fill(padding, 0.0)

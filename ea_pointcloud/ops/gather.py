@@ -32,8 +32,27 @@ def gather_points(features: Tensor, idx: Tensor, *, offset: Tensor | None = None
         ValueError: if the shapes do not agree.
         TypeError: if ``idx`` is not int64 or ``offset`` has another dtype than ``features``.
     """
+    check_gather(features, idx)
+    if offset is not None:
+        expected = (len(idx), idx.shape[1], features.shape[-1])
+        if offset.shape != expected:
+            raise ValueError(
+                f"offset must have shape (B, S, C) = {expected}, got {tuple(offset.shape)}"
+            )
+        if offset.dtype != features.dtype:
+            raise TypeError(
+                f"offset must have the dtype of features, {features.dtype}, got {offset.dtype}"
+            )
+        check_device("offset", offset, features)
+    if idx.ndim == 2:
+        return _backend.operators().gather(features, idx[..., None], offset)[:, :, 0]
+    return _backend.operators().gather(features, idx, offset)
+
+
+def check_gather(features: Tensor, idx: Tensor) -> None:
+    """Raise unless ``idx`` (B, S) or (B, S, K) are points of ``features`` (B, N, C)."""
     check_features("features", features)
-    batch, num_points, channels = features.shape
+    batch, num_points = features.shape[:2]
     if idx.ndim not in (2, 3) or idx.shape[0] != batch:
         raise ValueError(
             f"idx must have shape (B, S) or (B, S, K) with B={batch}, got {tuple(idx.shape)}"
@@ -50,20 +69,6 @@ def gather_points(features: Tensor, idx: Tensor, *, offset: Tensor | None = None
             f"idx must be between 0 and N-1={num_points - 1}, "
             f"got {int(idx.min())}..{int(idx.max())}"
         )
-    if offset is not None:
-        expected = (batch, idx.shape[1], channels)
-        if offset.shape != expected:
-            raise ValueError(
-                f"offset must have shape (B, S, C) = {expected}, got {tuple(offset.shape)}"
-            )
-        if offset.dtype != features.dtype:
-            raise TypeError(
-                f"offset must have the dtype of features, {features.dtype}, got {offset.dtype}"
-            )
-        check_device("offset", offset, features)
-    if idx.ndim == 2:
-        return _backend.operators().gather(features, idx[..., None], offset)[:, :, 0]
-    return _backend.operators().gather(features, idx, offset)
 
 
 def interpolate_features(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.ops import _backend
-from ea_pointcloud.ops.gather import gather_points
+from ea_pointcloud.ops.gather import check_gather, gather_points
 
 
 def max_over_neighbors(features: Tensor) -> Tensor:
@@ -37,12 +37,12 @@ def max_over_neighbors(features: Tensor) -> Tensor:
     return _backend.operators().max_pool(features)[0]
 
 
-def max_of_points(features: Tensor, idx: Tensor) -> Tensor:
+def gather_max(features: Tensor, idx: Tensor) -> Tensor:
     """Keep the greatest value of each channel among the points in ``idx``; differentiable.
 
-    The same as :func:`max_over_neighbors` of what :func:`gather_points` reads, with its gradient.
-    The winners are found first and read after that, so that what is kept for the way back is one
-    row for each centre and not one for each neighbour.
+    The same as :func:`max_over_neighbors` of what :func:`gather_points` reads, with its gradient,
+    without ever storing the (B, S, K, C) pairs on a CPU. The gradient is summed in float32 in a
+    fixed order.
 
     Args:
         features: (B, N, C) floating point.
@@ -55,12 +55,11 @@ def max_of_points(features: Tensor, idx: Tensor) -> Tensor:
         ValueError: if a shape is another.
         TypeError: if ``idx`` is not int64 or the features are not floating point.
     """
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and features.requires_grad):
+    if torch.compiler.is_compiling():  # compilers fuse the gather with the maximum
         return max_over_neighbors(gather_points(features, idx))
-    with torch.no_grad():
-        pairs = gather_points(features, idx)
-        if pairs.ndim != 4 or not pairs.is_floating_point():
-            return max_over_neighbors(pairs)  # raises
-        _, winner = _backend.operators().max_pool(pairs)
-        place = idx.gather(2, winner.long())  # (B, S, C)
-    return features.gather(1, place)
+    check_gather(features, idx)
+    if idx.ndim != 3 or idx.shape[2] == 0:
+        raise ValueError(f"idx must have shape (B, S, K) with K >= 1, got {tuple(idx.shape)}")
+    if not features.is_floating_point():
+        raise TypeError(f"features must be floating point, got {features.dtype}; use .float()")
+    return _backend.operators().gather_max(features, idx)[0]

@@ -9,7 +9,7 @@ import torch
 from ea_pointcloud.ops._cpu import _ball, _neighbors, _sampling
 from ea_pointcloud.ops._cpu._ball import ball_query
 from ea_pointcloud.ops._cpu._neighbors import knn
-from ea_pointcloud.ops._cpu._pooling import max_pool, max_unpool
+from ea_pointcloud.ops._cpu._pooling import gather_max, max_pool, max_unpool, scatter_max
 from ea_pointcloud.ops._cpu._sampling import farthest_point_sample
 from ea_pointcloud.ops._cpu._scatter import scatter
 from ea_pointcloud.ops._reference import gather, interpolate
@@ -18,11 +18,13 @@ __all__ = [
     "ball_query",
     "farthest_point_sample",
     "gather",
+    "gather_max",
     "interpolate",
     "knn",
     "max_pool",
     "max_unpool",
     "scatter",
+    "scatter_max",
     "warm_up",
 ]
 
@@ -41,3 +43,5 @@ def warm_up() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         values, winner = max_pool(torch.zeros(1, 1, 2, 1, dtype=dtype))
         max_unpool(values, winner, 2)
+        values, winner = gather_max(values, torch.zeros(1, 1, 1, dtype=torch.long))
+        scatter_max(values, winner, 1)

@@ -1,4 +1,4 @@
-"""The maximum over neighbours and the way back, each in one pass over the features."""
+"""The maximum over neighbours, gathered before or as it is found, and the way back."""
 
 from typing import Any
 
@@ -40,6 +40,32 @@ def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
     return placed.view(values.dtype).view(batch, centers, num_neighbors, channels)
 
 
+def gather_max(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, C), (B, S, K) -> greatest gathered values (B, S, C), and whose they are, int32."""
+    if features.dtype not in _STORED:
+        return _reference.gather_max(features, idx)
+    batch, centers, neighbors = idx.shape
+    channels = features.shape[-1]
+    stored = features.contiguous().view(_STORED[features.dtype])
+    values = stored.new_empty(batch * centers, channels)
+    winner = stored.new_empty(batch * centers, channels, dtype=torch.int32)
+    places = idx.contiguous().view(batch * centers, neighbors)
+    _over_rows(_find_gathered, neighbors * channels, places, stored, values, winner)
+    shape = (batch, centers, channels)
+    return values.view(features.dtype).view(shape), winner.view(shape)
+
+
+def scatter_max(values: Tensor, winner: Tensor, num_points: int) -> Tensor:
+    """(B, S, C) -> (B, N, C), the sum of the values of each winner, in float32."""
+    if values.dtype not in _STORED:
+        return _reference.scatter_max(values, winner, num_points)
+    batch, centers, channels = values.shape
+    total = values.new_zeros(batch, num_points, channels, dtype=torch.float32)
+    stored = values.contiguous().view(_STORED[values.dtype])
+    _over_rows(_add_to_winners, centers * channels, total, stored, winner.contiguous())
+    return total.to(values.dtype)
+
+
 def _over_rows(function: Any, steps: int, *tensors: Tensor) -> None:
     arrays = [tensor.numpy() for tensor in tensors]
     jobs = [(first, last, *arrays) for first, last in _pool.parts(len(arrays[0]), steps)]
@@ -60,6 +86,35 @@ def _find(first, last, rows, values, winner):
                 wins = (value > unbits(best)) | (value != value)  # NaN is passed on
                 values[row, channel] = pattern if wins else best
                 winner[row, channel] = numba.int32(neighbor) if wins else winner[row, channel]
+
+
+@kernel
+def _find_gathered(first, last, idx, features, values, winner):
+    neighbors, channels = idx.shape[1], features.shape[2]
+    centers = len(idx) // len(features)
+    for row in range(first, last):
+        cloud, point = row // centers, idx[row, 0]
+        for channel in range(channels):
+            values[row, channel] = features[cloud, point, channel]
+            winner[row, channel] = point
+        for neighbor in range(1, neighbors):
+            point = idx[row, neighbor]
+            for channel in range(channels):
+                pattern, best = features[cloud, point, channel], values[row, channel]
+                value = unbits(pattern)
+                wins = (value > unbits(best)) | (value != value)  # NaN is passed on
+                values[row, channel] = pattern if wins else best
+                winner[row, channel] = numba.int32(point) if wins else winner[row, channel]
+
+
+@kernel
+def _add_to_winners(first, last, total, values, winner):
+    _, centers, channels = values.shape
+    for cloud in range(first, last):
+        for center in range(centers):
+            for channel in range(channels):
+                value = unbits(values[cloud, center, channel])
+                total[cloud, winner[cloud, center, channel], channel] += value
 
 
 @kernel

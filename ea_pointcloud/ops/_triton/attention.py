@@ -44,7 +44,7 @@ def attend(
     value_memory: Tensor,
     key_bias: Tensor | None,
     mask: Tensor | None,
-    over_points: Tensor | None,
+    slot_lse: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(B, N, H, C) features -> their attention, and the (B, H, M) logarithms it subtracted.
 
@@ -54,17 +54,17 @@ def attend(
         value_memory: (M, C).
         key_bias: (M,).
         mask: (B, N) bool, True = real point.
-        over_points: (B, H, M) float32 to subtract from the logits before the softmax over the
+        slot_lse: (B, H, M) float32 to subtract from the logits before the softmax over the
             slots; the logsumexp over the points without it.
     """
     batch, num_points, heads, _ = features.shape
     features = features.contiguous()
     shared = shared_arguments(features, key_memory, key_bias, mask)
     with torch.cuda.device_of(features):
-        if over_points is None:
-            total = _over_points(features, len(key_memory), shared)
+        if slot_lse is None:
+            total = _slot_lse(features, len(key_memory), shared)
         else:
-            total = over_points.clone()
+            total = slot_lse.clone()
         out = torch.empty_like(features)
         points = _tile_points(len(key_memory))
         mix_values[(batch * parts_of(num_points, points) * heads,)](
@@ -123,7 +123,7 @@ def _tile_points(slots: int) -> int:
     return min(64, _TILE // slots_width(slots))
 
 
-def _over_points(features: Tensor, slots: int, shared: dict[str, object]) -> Tensor:
+def _slot_lse(features: Tensor, slots: int, shared: dict[str, object]) -> Tensor:
     """(B, H, M) float32, the logsumexp over the points."""
     batch, _, heads, _ = features.shape
     tiles = share_out(features, _tile_points(slots))
