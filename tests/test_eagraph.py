@@ -163,7 +163,7 @@ def test_what_a_segmenter_attends_to_can_be_shown() -> None:
     [
         ({"num_parts": 1}, "num_parts must be at least 2, got 1"),
         ({"head_channels": ()}, "head_channels must name at least one width, got none"),
-        ({"attention": "self"}, "attention must be one of 'multihead_external', 'none'"),
+        ({"attention": "self"}, "attention must be one of 'multihead_external', 'multihead_dyn"),
     ],
 )
 def test_wrong_configs_of_a_segmenter(wrong: dict[str, Any], words: str) -> None:

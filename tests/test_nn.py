@@ -22,6 +22,7 @@ from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops import (
     PyramidLevel,
     build_pyramid,
+    external_attention,
     farthest_point_sample,
     gather_points,
     knn,
@@ -222,6 +223,35 @@ def test_self_attention_is_that_of_pct(offset: bool, training: bool) -> None:
     expected = official_self_attention(layer, features)
     # Energies are normalised in float32.
     torch.testing.assert_close(layer(features), expected, atol=1e-5, rtol=1e-5)
+
+
+# --- dynamic external attention
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_dynamic_layers_are_the_published_ones_with_dynamic_values(heads: int) -> None:
+    if heads:
+        layer = MultiHeadExternalAttention(12, heads=heads, memory_size=7, dynamic=True)
+    else:
+        layer = ExternalAttention(12, memory_size=7, dynamic=True)
+    layer = randomise(layer).double().eval()
+    features = draw(2, 20, 12)
+    queries = layer.queries(features)
+    attended = external_attention(queries, layer.key_memory, layer.value_memory, dynamic=True)
+    if heads:
+        expected = layer.output((attended + layer.value_bias).flatten(2))
+    else:
+        expected = F.relu(features + layer.norm(layer.output(attended)))
+    torch.testing.assert_close(layer(features), expected)
+    published = type(layer)(12, memory_size=7, **({"heads": heads} if heads else {})).double()
+    published.load_state_dict(layer.state_dict())  # the same parameters
+    assert not torch.allclose(published.eval()(features), expected)
+
+
+def test_dynamic_attention_needs_the_double_norm() -> None:
+    for build in (ExternalAttention, MultiHeadExternalAttention):
+        with pytest.raises(ValueError, match="norm must be 'double' with dynamic=True"):
+            build(16, norm="softmax", dynamic=True)
 
 
 # --- every attention

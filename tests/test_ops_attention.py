@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.ops import external_attention
+from ea_pointcloud.ops import external_attention, slot_state
 from tests.oracles import seeded
 
 
@@ -235,3 +235,115 @@ def test_wrong_norm() -> None:
 def test_wrong_chunk() -> None:
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         external_attention(draw(2, 11, 8), *memories(8), chunk=0)
+
+
+# --- dynamic: the slots read the cloud
+
+
+def by_steps(features: Tensor, key_memory: Tensor, value_memory: Tensor) -> Tensor:
+    """The definition, one cloud after another."""
+    out = []
+    for cloud in features:
+        logits = cloud @ key_memory.T  # (N, M)
+        over_points = logits.softmax(0)
+        content = over_points.T @ cloud  # (M, C)
+        weights = over_points / over_points.sum(1, keepdim=True)
+        out.append(weights @ (value_memory + content))
+    return torch.stack(out)
+
+
+def test_dynamic_is_its_definition() -> None:
+    features = draw(3, 20, 8)
+    out = external_attention(features, *memories(8), dynamic=True)
+    torch.testing.assert_close(out, by_steps(features, *memories(8)), atol=1e-12, rtol=0)
+
+
+def test_dynamic_heads_share_the_memories_and_read_for_themselves() -> None:
+    features = draw(2, 20, 3, 8)
+    out = external_attention(features, *memories(8), dynamic=True)
+    for head in range(3):
+        alone = external_attention(features[:, :, head], *memories(8), dynamic=True)
+        torch.testing.assert_close(out[:, :, head], alone, atol=1e-12, rtol=0)
+
+
+def test_dynamic_by_hand() -> None:
+    # The two points of test_by_hand: the slots read 3/4 and 1/2 of the second point's feature, 1.
+    features = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64)
+    key = torch.tensor([[3.0], [1.0]], dtype=torch.float64).log()
+    value = torch.tensor([[15.0], [0.0]], dtype=torch.float64)
+    out = external_attention(features, key, value, dynamic=True)
+    expected = [[5 + 0.75 / 3 + 0.5 * 2 / 3], [9 + 0.75 * 3 / 5 + 0.5 * 2 / 5]]
+    torch.testing.assert_close(out, torch.tensor([expected], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("chunk", [None, 3, 5])
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("padding", [0.0, 100.0, float("nan"), float("inf")])
+def test_a_masked_dynamic_batch_is_its_cropped_clouds(
+    padding: float, heads: bool, chunk: int | None
+) -> None:
+    features = draw(2, 11, 2, 8) if heads else draw(2, 11, 8)
+    features[~MASK] = padding
+    out = external_attention(features, *memories(8), mask=MASK, dynamic=True, chunk=chunk)
+    for cloud, mask, row in zip(features, MASK, out, strict=True):
+        alone = external_attention(cloud[None, mask], *memories(8), dynamic=True)[0]
+        torch.testing.assert_close(row[mask], alone, atol=1e-12, rtol=0)
+        assert (row[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_dynamic_in_chunks_is_whole(chunk: int, heads: bool, masked: bool) -> None:
+    features = draw(2, 11, 2, 8) if heads else draw(2, 11, 8)
+    mask = MASK if masked else None
+    whole = external_attention(features, *memories(8), mask=mask, dynamic=True)
+    parts = external_attention(features, *memories(8), mask=mask, dynamic=True, chunk=chunk)
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_parts_of_a_cloud_with_the_state_of_the_whole(dynamic: bool) -> None:
+    features, (key, value) = draw(2, 30, 2, 8), memories(8)
+    parts = features.split(11, dim=1)
+    state = slot_state(parts[0], key, dynamic=dynamic)
+    for part in parts[1:]:
+        state = state.merge(slot_state(part, key, dynamic=dynamic))
+    whole = slot_state(features, key, dynamic=dynamic)
+    torch.testing.assert_close(state.lse, whole.lse, atol=1e-12, rtol=0)
+    assert (state.content is not None) == dynamic
+    out = [external_attention(part, key, value, dynamic=dynamic, state=state) for part in parts]
+    expected = external_attention(features, key, value, dynamic=dynamic)
+    torch.testing.assert_close(torch.cat(out, 1), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_dynamic(masked: bool, chunk: int | None) -> None:
+    features, (key, value) = draw(2, 11, 3).requires_grad_(), memories(3, slots=4)
+    mask = MASK if masked else None
+    assert torch.autograd.gradcheck(
+        lambda *tensors: external_attention(*tensors, mask=mask, dynamic=True, chunk=chunk),
+        (features, key.requires_grad_(), value.requires_grad_()),
+    )
+
+
+def test_dynamic_in_low_precision() -> None:
+    features, (key, value) = draw(1, 4000, 32), memories(32, slots=16)
+    expected = external_attention(features, key, value, dynamic=True)
+    half = (tensor.bfloat16() for tensor in (features, key, value))
+    out = external_attention(*half, dynamic=True)
+    assert out.dtype == torch.bfloat16
+    assert float((out.double() - expected).abs().mean()) < 0.03
+    large = 60 * features.bfloat16()  # logits of thousands
+    assert (
+        external_attention(large, key.bfloat16(), value.bfloat16(), dynamic=True).isfinite().all()
+    )
+
+
+def test_dynamic_needs_the_double_norm_and_a_state_with_content() -> None:
+    features, (key, value) = draw(1, 5, 8), memories(8)
+    with pytest.raises(ValueError, match="norm must be 'double' with dynamic=True, got 'softmax'"):
+        external_attention(features, key, value, norm="softmax", dynamic=True)
+    with pytest.raises(ValueError, match="state must have content with dynamic=True"):
+        external_attention(features, key, value, dynamic=True, state=slot_state(features, key))

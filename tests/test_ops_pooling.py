@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.ops import gather_points, gather_max, max_over_neighbors
+from ea_pointcloud.ops import gather_max, gather_points, max_over_neighbors
 from tests.oracles import RUNS, running, seeded
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from ea_pointcloud._checks import check_choice, check_count, check_fraction
 from ea_pointcloud.nn.blocks import ATTENTION
-from ea_pointcloud.ops.attention import NORMS
+from ea_pointcloud.ops.attention import check_norm
 
 POOLING = ("max", "max_mean")
 CENTER_POOLING = (*POOLING, "top")  # of networks whose centres are all real points
@@ -21,7 +21,7 @@ class ClassifierConfig:
     Args:
         num_classes: classes told apart, >= 2.
         feature_channels: per-point features beside xyz (normals = 3), 0 without.
-        attention: ``"external"``, ``"multihead_external"``, ``"self"``, ``"offset"`` or ``"none"``.
+        attention: see :class:`~ea_pointcloud.nn.AttentionBlock`.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
         stem_channels: width of the two per-point layers.
         num_centers: points kept by each neighbour embedding.
@@ -29,7 +29,7 @@ class ClassifierConfig:
         embed_channels: width of each; the last is the width of the attention blocks.
         input_layers: linear layers between the embeddings and the attention blocks.
         depth: attention blocks.
-        heads: heads of ``"multihead_external"``.
+        heads: heads of the multi-head kinds.
         memory_size: slots M of the external memories.
         fuse_channels: width after the concatenation of all blocks.
         pooling: ``"max"`` or ``"max_mean"`` over the points, or ``"top"``, the mean of the largest
@@ -77,7 +77,7 @@ class SegmenterConfig:
         num_parts: part labels told apart, over all categories, >= 2.
         num_categories: shape categories; 0 for a network that is not told the category.
         feature_channels: per-point features beside xyz (normals = 3), 0 without.
-        attention: ``"external"``, ``"multihead_external"``, ``"self"``, ``"offset"`` or ``"none"``.
+        attention: see :class:`~ea_pointcloud.nn.AttentionBlock`.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
         stem_channels: width of the two per-point layers; on all points also of the attention.
         num_centers: points kept by each neighbour embedding; none of them on all points.
@@ -85,7 +85,7 @@ class SegmenterConfig:
         embed_channels: width of each; the last is the width of the attention blocks.
         input_layers: linear layers between the embeddings and the attention blocks.
         depth: attention blocks.
-        heads: heads of ``"multihead_external"``.
+        heads: heads of the multi-head kinds.
         memory_size: slots M of the external memories.
         fuse_channels: width after the concatenation of all blocks.
         category_channels: width of the category's embedding.
@@ -143,7 +143,7 @@ def check_fields(config: Any, least: dict[str, int]) -> None:
 def _check(config: ClassifierConfig | SegmenterConfig, least: dict[str, int]) -> None:
     check_fields(config, least)
     check_choice("attention", config.attention, ATTENTION)
-    check_choice("norm", config.norm, NORMS)
+    check_norm(config.norm, dynamic="dynamic" in config.attention)
     if isinstance(config, ClassifierConfig):
         check_choice("pooling", config.pooling, CENTER_POOLING)
     stages = {len(config.num_centers), len(config.num_neighbors), len(config.embed_channels)}

@@ -23,7 +23,7 @@ from ea_pointcloud.models.every_point import (
     without_padding,
 )
 from ea_pointcloud.models.hub import DataSpec
-from ea_pointcloud.nn import DropPath, LinearNorm, MultiHeadExternalAttention, MaxEdgeConv
+from ea_pointcloud.nn import DropPath, LinearNorm, MaxEdgeConv, MultiHeadExternalAttention
 from ea_pointcloud.ops import PyramidLevel
 
 
@@ -115,6 +115,7 @@ class EAGraphBlock(nn.Module):
                 memory_size=config.memory_size,
                 expansion=config.expansion,
                 norm=config.norm,
+                dynamic="dynamic" in config.attention,
             )
 
     def forward(self, features: Tensor, neighbor: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,9 +5,9 @@ from typing import Any
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.models.config import POOLING, check_fields
-from ea_pointcloud.ops.attention import NORMS
+from ea_pointcloud.ops.attention import check_norm
 
-GRAPH_ATTENTION = ("multihead_external", "none")
+GRAPH_ATTENTION = ("multihead_external", "multihead_dynamic_external", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class EAGraphConfig:
         num_neighbors: neighbours of a point in the graph, itself among them.
         channels: width of the blocks, a multiple of ``heads``.
         depth: blocks.
-        attention: ``"multihead_external"``, or ``"none"``, the control in which points know their
+        attention: ``"multihead_external"``, ``"multihead_dynamic_external"``, whose slots read the
+            cloud, or ``"none"``, the control in which points know their
             neighbours alone.
         heads: H of the attention.
         memory_size: slots M of its memories.
@@ -47,7 +48,7 @@ class EAGraphConfig:
         least = {"num_classes": 2, "num_parts": 2, "num_categories": 0, "feature_channels": 0}
         check_fields(self, least)
         check_choice("attention", self.attention, GRAPH_ATTENTION)
-        check_choice("norm", self.norm, NORMS)
+        check_norm(self.norm, dynamic="dynamic" in self.attention)
 
 
 @dataclass(frozen=True, kw_only=True)

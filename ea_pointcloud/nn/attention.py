@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_choice, check_count, check_features, check_mask
+from ea_pointcloud._checks import check_count, check_features, check_mask
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
 from ea_pointcloud.ops import SlotState, attention_map, external_attention, slot_state
-from ea_pointcloud.ops.attention import NORMS
+from ea_pointcloud.ops.attention import check_norm
 
 
 class _MemoryAttention(nn.Module):
@@ -20,7 +20,7 @@ class _MemoryAttention(nn.Module):
     norm_kind: str
     key_memory: nn.Parameter
     key_bias: nn.Parameter | None
-    reads = False  # whether the slots read the cloud
+    dynamic: bool
 
     def queries(self, features: Tensor) -> Tensor:
         """(B, N, C), or (B, N, heads, width of a head), of features (B, N, C)."""
@@ -33,7 +33,7 @@ class _MemoryAttention(nn.Module):
         """
         if self.norm_kind == "softmax":
             return None
-        return slot_state(self.queries(features), self.key_memory, mask=mask, read=self.reads)
+        return slot_state(self.queries(features), self.key_memory, mask=mask, dynamic=self.dynamic)
 
     def attention_map(
         self,
@@ -67,6 +67,8 @@ class ExternalAttention(_MemoryAttention):
         channels: C.
         memory_size: M, slots of each memory; 64 as published.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
+        dynamic: let the values take in what each slot attends to in the cloud, see
+            :func:`ea_pointcloud.ops.external_attention`; not published.
 
     Shape:
         features: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point; rows of padded
@@ -76,11 +78,19 @@ class ExternalAttention(_MemoryAttention):
         Guo et al. 2021, arXiv 2105.02358; github.com/MenghaoGuo/EANet.
     """
 
-    def __init__(self, channels: int, *, memory_size: int = 64, norm: str = "double") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        memory_size: int = 64,
+        norm: str = "double",
+        dynamic: bool = False,
+    ) -> None:
         super().__init__()
         check_count("memory_size", memory_size)
-        check_choice("norm", norm, NORMS)
+        check_norm(norm, dynamic=dynamic)
         self.norm_kind = norm
+        self.dynamic = dynamic
         self.input = nn.Linear(channels, channels)
         self.key_memory = nn.Parameter(torch.empty(memory_size, channels))
         self.key_bias = None  # it would cancel in the double normalisation
@@ -126,6 +136,7 @@ class ExternalAttention(_MemoryAttention):
             mask=mask,
             chunk=chunk,
             norm=self.norm_kind,
+            dynamic=self.dynamic,
             state=state,
         )
         return F.relu(features + self.norm(self.output(attended), mask))
@@ -149,6 +160,8 @@ class MultiHeadExternalAttention(_MemoryAttention):
         memory_size: M, slots of the shared memories; 64 as published.
         expansion: 4 as published.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
+        dynamic: let the values take in what each slot attends to in the cloud, see
+            :func:`ea_pointcloud.ops.external_attention`; not published.
 
     Shape:
         features: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point.
@@ -165,15 +178,17 @@ class MultiHeadExternalAttention(_MemoryAttention):
         memory_size: int = 64,
         expansion: int = 4,
         norm: str = "double",
+        dynamic: bool = False,
     ) -> None:
         super().__init__()
         check_count("heads", heads)
         check_count("memory_size", memory_size)
         check_count("expansion", expansion)
-        check_choice("norm", norm, NORMS)
+        check_norm(norm, dynamic=dynamic)
         if channels % heads:
             raise ValueError(f"channels must be a multiple of heads={heads}, got {channels}")
         self.norm_kind = norm
+        self.dynamic = dynamic
         self.head_channels = channels // heads
         self.input = nn.Linear(channels, channels * expansion)
         self.key_memory = nn.Parameter(torch.empty(memory_size, self.head_channels))
@@ -222,6 +237,7 @@ class MultiHeadExternalAttention(_MemoryAttention):
             chunk=chunk,
             norm=self.norm_kind,
             key_bias=self.key_bias,
+            dynamic=self.dynamic,
             state=state,
         )
         return self.output((attended + self.value_bias).flatten(2))

@@ -8,7 +8,15 @@ from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAtten
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
 from ea_pointcloud.ops import PyramidLevel, SlotState, gather_points, max_over_neighbors
 
-ATTENTION = ("external", "multihead_external", "self", "offset", "none")
+ATTENTION = (
+    "external",
+    "dynamic_external",
+    "multihead_external",
+    "multihead_dynamic_external",
+    "self",
+    "offset",
+    "none",
+)
 
 
 class AttentionBlock(nn.Module):
@@ -20,9 +28,9 @@ class AttentionBlock(nn.Module):
 
     Args:
         channels: C.
-        attention: ``"external"``, ``"multihead_external"``, ``"self"``, ``"offset"`` or ``"none"``.
+        attention: one of ``ATTENTION``; the dynamic kinds let the slots read the cloud.
         memory_size: M of the external kinds.
-        heads: H of ``"multihead_external"``.
+        heads: H of the multi-head kinds.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
 
     Shape:
@@ -41,11 +49,14 @@ class AttentionBlock(nn.Module):
         super().__init__()
         check_choice("attention", attention, ATTENTION)
         self.outer_norm = None
-        if attention == "external":
-            self.attention = ExternalAttention(channels, memory_size=memory_size, norm=norm)
-        elif attention == "multihead_external":
+        dynamic = "dynamic" in attention
+        if attention in ("external", "dynamic_external"):
+            self.attention = ExternalAttention(
+                channels, memory_size=memory_size, norm=norm, dynamic=dynamic
+            )
+        elif attention in ("multihead_external", "multihead_dynamic_external"):
             self.attention = MultiHeadExternalAttention(
-                channels, heads=heads, memory_size=memory_size, norm=norm
+                channels, heads=heads, memory_size=memory_size, norm=norm, dynamic=dynamic
             )
             self.outer_norm = PointBatchNorm(channels)  # this kind brings no residual of its own
         elif attention == "none":

@@ -38,9 +38,14 @@ class SlotState(NamedTuple):
         lse = self.lse.logaddexp(other.lse)
         if self.content is None or other.content is None:
             return SlotState(lse)
-        one, two = ((part.lse - lse).exp().movedim(1, -1) for part in (self, other))
+        one, two = self._share(lse), other._share(lse)
         total = one * self.content + two * other.content
         return SlotState(lse, total.to(self.content.dtype))
+
+    def _share(self, lse: Tensor) -> Tensor:
+        """(B, M, 1) or (B, H, M, 1): the weight of this part; a part of padding has none."""
+        nothing = self.lse.isneginf()
+        return (self.lse - lse).masked_fill(nothing, -torch.inf).exp().movedim(1, -1)
 
 
 def external_attention(
@@ -52,7 +57,7 @@ def external_attention(
     chunk: int | None = None,
     norm: str = "double",
     key_bias: Tensor | None = None,
-    read: bool = False,
+    dynamic: bool = False,
     state: SlotState | None = None,
 ) -> Tensor:
     """Attend from each point to two small learned memories instead of to the other points.
@@ -62,14 +67,14 @@ def external_attention(
     ``softmax_over_slots(L - logsumexp_over_points(L))``, which needs no epsilon, leaves padded
     points out, and streams. Normalised in float32 whatever the input dtype. Cost is O(N * M * C).
 
-    In the published form points learn of one another through the normaliser alone. With ``read``
-    each slot also reads the cloud: with ``P``, the softmax of ``L`` over the points, the values
-    become ``V + P^T F``, the learned ones and what the slot attends to in this cloud.
+    In the published form points learn of one another through the normaliser alone. With
+    ``dynamic`` the slots read the cloud: the values become ``V + P^T F`` with ``P``, the softmax of
+    ``L`` over the points. That is what is learned, and what each slot attends to in this cloud.
 
     On CUDA from compute capability 8.0, and for memories of up to 32,768 values and 256 slots in
     one dtype up to float32 (of 128 channels at most, where it may not take TF32), kernels read the
     features twice and write once, and never store the (N, M) weights; ``chunk`` then has nothing
-    to bound. They have no second derivative. With ``read`` it is plain PyTorch on every device.
+    to bound. They have no second derivative. With ``dynamic`` it is plain PyTorch on every device.
 
     Args:
         features: (B, N, C), or (B, N, H, C) for heads that share the memories.
@@ -80,25 +85,26 @@ def external_attention(
             beside input and output; all N without it. The result is that of the whole cloud.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
         key_bias: (M,) added to the logits; it cancels in the double normalisation.
-        read: let the slots read the cloud, with the double normalisation only.
+        dynamic: let the slots read the cloud, with the double normalisation only.
         state: of the whole cloud, see :func:`slot_state`, where ``features`` are a part of it.
 
     Returns:
         Same shape as ``features``, ``out[b, i] = sum_m A[b, i, m] value_memory[m]``.
 
     Raises:
-        ValueError: if the shapes do not agree, ``chunk`` < 1, ``norm`` is unknown, or ``read`` is
-            asked for without the double normalisation or a state that was read.
+        ValueError: if the shapes do not agree, ``chunk`` < 1, ``norm`` is unknown, or ``dynamic``
+            is asked for without the double normalisation or with a state that has no content.
 
     Reference:
         Guo et al., Beyond Self-attention: External Attention using Two Linear Layers for Visual
         Tasks, 2021, arXiv 2105.02358, section 3.
     """
     _check(features, key_memory, value_memory, mask, key_bias, chunk)
-    check_choice("norm", norm, NORMS)
-    if read:
-        _check_read(norm, state)
-    elif _backend.has_attention(features.device.type) and not torch.compiler.is_exporting():
+    check_norm(norm, dynamic=dynamic)
+    if dynamic and state is not None and state.content is None:
+        raise ValueError("state must have content with dynamic=True; give slot_state() it too")
+    in_kernels = not dynamic and not torch.compiler.is_exporting()
+    if in_kernels and _backend.has_attention(features.device.type):
         lse = None if state is None else state.lse
         dtype = _common_dtype(features, key_memory, value_memory, key_bias)
         if dtype is not None and _kernels_serve(key_memory, dtype) and features.numel():
@@ -106,7 +112,7 @@ def external_attention(
     size = None if chunk is None or chunk >= features.shape[1] else chunk
     if norm == "double" and state is None and size is not None:
         state = slot_state(
-            features, key_memory, mask=mask, chunk=size, key_bias=key_bias, read=read
+            features, key_memory, mask=mask, chunk=size, key_bias=key_bias, dynamic=dynamic
         )
     outputs = []
     for part, padding in _parts(features, mask, size):
@@ -115,8 +121,8 @@ def external_attention(
             total = _logsumexp(logits, padding) if state is None else state.lse
             # What nothing is derived from is overwritten: a fresh map costs the CPU as much again.
             logits = logits - total if logits.requires_grad else logits.sub_(total)
-        if read:
-            content = _read(logits, part, padding) if state is None else state.content
+        if dynamic:
+            content = _content(logits, part, padding) if state is None else state.content
             values = value_memory + content
         outputs.append(_attend(logits, values, padding).to(features.dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
@@ -166,7 +172,7 @@ def slot_state(
     mask: Tensor | None = None,
     chunk: int | None = None,
     key_bias: Tensor | None = None,
-    read: bool = False,
+    dynamic: bool = False,
 ) -> SlotState:
     """What the double normalisation needs of all points, for each memory slot; differentiable.
 
@@ -176,11 +182,12 @@ def slot_state(
         mask: (B, N) bool, True = real point.
         chunk: points handled at a time; all N without it.
         key_bias: (M,) added to the logits.
-        read: gather the content of the slots too.
+        dynamic: gather the content of the slots too.
 
     Returns:
         ``lse[b, 0, m] = log sum_i exp(L[b, i, m])`` with ``L[b, i, m] = features[b, i] .
-        key_memory[m]``, and ``content[b, m] = sum_i exp(L[b, i, m] - lse[b, 0, m]) features[b, i]``.
+        key_memory[m]``, and ``content[b, m] = sum_i P[b, i, m] features[b, i]`` with
+        ``P[b, i, m] = exp(L[b, i, m] - lse[b, 0, m])``.
 
     Raises:
         ValueError: if the shapes do not agree or ``chunk`` < 1.
@@ -190,7 +197,7 @@ def slot_state(
     for part, padding in _parts(features, mask, chunk):
         logits = _logits(part, key_memory, key_bias)
         lse = _logsumexp(logits, padding)
-        state = SlotState(lse, _read(logits - lse, part, padding) if read else None)
+        state = SlotState(lse, _content(logits - lse, part, padding) if dynamic else None)
         total = state if total is None else total.merge(state)
     assert total is not None
     return total
@@ -269,11 +276,11 @@ def _check(
         check_count("chunk", chunk)
 
 
-def _check_read(norm: str, state: SlotState | None) -> None:
-    if norm != "double":
-        raise ValueError(f"norm must be 'double' with read=True, got {norm!r}")
-    if state is not None and state.content is None:
-        raise ValueError("state must have content with read=True; use slot_state(..., read=True)")
+def check_norm(norm: str, *, dynamic: bool) -> None:
+    """Raise unless ``norm`` is known, and the double one for dynamic attention."""
+    check_choice("norm", norm, NORMS)
+    if dynamic and norm != "double":
+        raise ValueError(f"norm must be 'double' with dynamic=True, got {norm!r}")
 
 
 def _parts(
@@ -302,11 +309,12 @@ def _logsumexp(logits: Tensor, padding: Tensor | None) -> Tensor:
     return logits.logsumexp(dim=1, keepdim=True)
 
 
-def _read(logits: Tensor, features: Tensor, padding: Tensor | None) -> Tensor:
+def _content(logits: Tensor, features: Tensor, padding: Tensor | None) -> Tensor:
     """(B, M, C) or (B, H, M, C): features (B, n, ..., C) under logits less their logsumexp."""
-    weights = logits.exp().to(features.dtype)
     if padding is not None:  # whatever it holds, NaN included, must not count
-        weights, features = weights.masked_fill(padding, 0.0), features.masked_fill(padding, 0.0)
+        logits = logits.masked_fill(padding, -torch.inf)
+        features = features.masked_fill(padding, 0.0)
+    weights = logits.exp().to(features.dtype)
     if features.ndim == 4:
         weights, features = weights.transpose(1, 2), features.transpose(1, 2)
     return weights.transpose(-1, -2) @ features
