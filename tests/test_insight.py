@@ -61,11 +61,19 @@ MODELS = pytest.mark.parametrize(
     [
         classifier(),
         classifier(attention="multihead_external", heads=2),
+        classifier(attention="dynamic_external"),
         segmenter(),
         segmenter(**GROUPED),
         segmenter(attention="multihead_external", heads=2),
     ],
-    ids=["classifier", "classifier-heads", "pointwise", "grouped", "pointwise-heads"],
+    ids=[
+        "classifier",
+        "classifier-heads",
+        "classifier-dynamic",
+        "pointwise",
+        "grouped",
+        "pointwise-heads",
+    ],
 )
 
 
@@ -171,7 +179,7 @@ def test_the_most_used_slots() -> None:
         most_used([first], 0)
 
 
-@pytest.mark.parametrize("attention", ["external", "multihead_external"])
+@pytest.mark.parametrize("attention", ["external", "multihead_external", "dynamic_external"])
 @pytest.mark.parametrize("normalization", ["double", "points"])
 def test_a_large_cloud_streams(
     attention: str, normalization: str, monkeypatch: pytest.MonkeyPatch

@@ -78,7 +78,10 @@ def test_the_split_first_layer_is_the_layer_over_the_concatenation(form: dict[st
 
 
 @FORMS
-@pytest.mark.parametrize("attention", ["external", "multihead_external", "none"])
+@pytest.mark.parametrize(
+    "attention",
+    ["external", "dynamic_external", "multihead_external", "multihead_dynamic_external", "none"],
+)
 @pytest.mark.parametrize("chunk", [1, 7, 70, 1000])
 def test_the_streamed_form_is_that_of_the_whole_cloud(
     chunk: int, attention: str, form: dict[str, object]
