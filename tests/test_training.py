@@ -6,11 +6,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
 from ea_pointcloud.models import EAClassifier, EASegmenter
+from ea_pointcloud.ops import gather_points, knn, random_point_sample
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import BatchIndices, data_spec, open_held_out
 from ea_pointcloud.training.evaluate import evaluate_run
@@ -24,6 +26,7 @@ from ea_pointcloud.training.module import RecipeModule, learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 from ea_pointcloud.training.tasks import SegmentationTask, task_of
+from tests.oracles import cloud, seeded
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 
 # A network and a set small enough for an epoch a second.
@@ -433,3 +436,37 @@ def test_one_process_trains_into_a_run_folder(tmp_path: Path) -> None:
         train(load_recipe("procedural", QUICK), run, callbacks=[TrainAgain(run)])
     train(load_run_recipe(run), run, resume=True)  # the lock fell with the failure
     assert len(read_metrics(run / "metrics.csv")) == 3
+
+
+def spacing(xyz: Tensor) -> float:
+    """Mean distance of a point to its nearest other one."""
+    return float(knn(xyz, xyz, 2)[0][..., 1].sqrt().mean())
+
+
+@pytest.mark.parametrize("choice", ["random", "fps"])
+def test_points_are_drawn_again_for_every_batch(choice: str) -> None:
+    recipe = load_recipe("modelnet10", [f"data.point_choice={choice}", "data.num_points=64"])
+    recipe.augment.scale, recipe.augment.shift = [1.0, 1.0], 0.0
+    task = task_of(recipe)
+    batch = {"xyz": cloud("surface", 400, batch=2), "label": torch.tensor([0, 1])}
+    one, same, other = (task.augment(batch, seeded(seed))["xyz"] for seed in (0, 0, 1))
+    assert one.shape == (2, 64, 3)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    for drawn, whole in zip(one, batch["xyz"], strict=True):
+        assert len(drawn.unique(dim=0)) == 64
+        assert (knn(drawn[None], whole[None], 1)[0] == 0).all()  # they are stored points
+    random = gather_points(batch["xyz"], random_point_sample(batch["xyz"], 64, generator=seeded(2)))
+    assert (spacing(one) > 1.4 * spacing(random)) == (choice == "fps")
+
+
+def test_farthest_points_of_clouds_of_different_sizes() -> None:
+    recipe = load_recipe("modelnet10", ["data.point_choice=fps", "data.num_points=64"])
+    mask = torch.arange(300) < torch.tensor([[300], [40]])
+    xyz = cloud("surface", 300, batch=2).masked_fill(~mask[..., None], 9.0)
+    recipe.augment.scale, recipe.augment.shift = [1.0, 1.0], 0.0
+    batch = {"xyz": xyz, "mask": mask, "label": torch.tensor([0, 1])}
+    seen = task_of(recipe).augment(batch, seeded())
+    assert seen["mask"].sum(1).tolist() == [64, 40]
+    small = seen["xyz"][1, seen["mask"][1]]
+    assert torch.equal(small.unique(dim=0), xyz[1, :40].unique(dim=0))

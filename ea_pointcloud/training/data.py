@@ -192,7 +192,7 @@ def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None)
 
 def open_training(recipe: Recipe) -> Shapes:
     """The split to train on, with the variants that the recipe asks for."""
-    fresh_points = recipe.data.point_choice == "random"
+    fresh_points = recipe.num_drawn() > 0
     dataset = open_split(recipe.data, recipe.data.train_split, all_points=fresh_points)
     if not recipe.augment.variants:
         return dataset

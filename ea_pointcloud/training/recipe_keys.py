@@ -40,6 +40,10 @@ class DataRecipe:
     :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`; ``up`` and ``stored_points`` count there
     too.
 
+    ``point_choice`` keeps ``num_points`` of each cloud: the ``"first"``, ``"random"`` ones, or by
+    farthest point sampling (``"fps"``). The last two are drawn again for every training batch, the
+    last of a random half of the points; held-out clouds keep the same points always.
+
     ``classes`` are those to take of ``modelnet`` or ``folder``, all of them where it is empty.
 
     ``resident`` holds the clouds in memory (``true``), streams them from disk (``false``, of
@@ -215,11 +219,14 @@ class Recipe:
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
     eval: EvalRecipe = field(default_factory=EvalRecipe)
 
+    def num_drawn(self) -> int:
+        """Points of a cloud that are drawn again for every batch, 0 where they stay the same."""
+        return 0 if self.data.point_choice == "first" else self.data.num_points
+
     def augmentation(self) -> Augmentation:
-        """The training augmentation; a random point choice is drawn anew for every batch."""
+        """The training augmentation, but for the points that are drawn for every batch."""
         low, high = self.augment.scale
         return Augmentation(
-            num_points=self.data.num_points if self.data.point_choice == "random" else 0,
             wolf=self.augment.wolf,
             warp=0.0 if self.augment.variants else self.augment.warp,
             rotation=self.augment.rotation,

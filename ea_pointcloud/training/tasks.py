@@ -4,7 +4,6 @@ A task makes the network, turns a stored batch into the network's input, and kno
 metrics. Batches are dictionaries as the data sets give them.
 """
 
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torchmetrics import MetricCollection
 from ea_pointcloud.augmentation import left_in
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
 from ea_pointcloud.models import DataSpec, PretrainedModel
-from ea_pointcloud.ops import gather_points, random_point_sample
+from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.transforms import normalize_unit_sphere
 
@@ -64,9 +63,8 @@ class ClassificationTask:
         # Adjusted logits are for classes that count alike.
         kind = "mean_class" if recipe.optim.logit_adjustment else "overall"
         self.monitor = f"val/{kind}_accuracy"
-        self.num_points = recipe.data.num_points if recipe.data.point_choice == "random" else 0
-        # Clouds of different sizes have a mask, which the drawing of points has to know.
-        self.augmentation = replace(recipe.augmentation(), num_points=0)
+        self.num_points = recipe.num_drawn()
+        self.augmentation = recipe.augmentation()
         self.mix = recipe.mixing()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
@@ -83,7 +81,7 @@ class ClassificationTask:
         Of mixed clouds ``other_label`` (B,) is the label that counts with weight ``share`` (B,).
         """
         if 0 < self.num_points < batch["xyz"].shape[1]:
-            batch = _draw_points(batch, self.num_points, generator)
+            batch = _draw_points(batch, self.num_points, self.recipe.data.point_choice, generator)
         mask = batch.get("mask")
         xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
         augmented = {"label": batch["label"]}
@@ -128,9 +126,8 @@ class SegmentationTask:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.num_points = recipe.data.num_points if recipe.data.point_choice == "random" else 0
-        # Which points are drawn decides labels and features too, so that is done here.
-        self.augmentation = replace(recipe.augmentation(), num_points=0)
+        self.num_points = recipe.num_drawn()
+        self.augmentation = recipe.augmentation()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
@@ -145,7 +142,7 @@ class SegmentationTask:
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
         if 0 < self.num_points < batch["xyz"].shape[1]:
-            batch = _draw_points(batch, self.num_points, generator)
+            batch = _draw_points(batch, self.num_points, self.recipe.data.point_choice, generator)
         mask = batch["mask"]
         xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
         mask = _drop(mask, kept)
@@ -230,10 +227,19 @@ def _drop(mask: Tensor | None, kept: Tensor | None) -> Tensor | None:
     return left_in(mask, kept)  # what is kept may all be padding: such a cloud stays whole
 
 
-def _draw_points(batch: Batch, num_points: int, generator: torch.Generator) -> Batch:
-    """At most ``num_points`` random points of each cloud; smaller clouds keep all of theirs."""
+def _draw_points(batch: Batch, num_points: int, choice: str, generator: torch.Generator) -> Batch:
+    """At most ``num_points`` points of each cloud; smaller clouds keep all of theirs.
+
+    They are random, or with ``"fps"`` the farthest of a random half of the stored points.
+    """
+    xyz = batch["xyz"]
     lengths = batch["mask"].sum(1) if "mask" in batch else None
-    idx = random_point_sample(batch["xyz"], num_points, lengths=lengths, generator=generator)
+    among = num_points if choice == "random" else max(num_points, xyz.shape[1] // 2)
+    idx = random_point_sample(xyz, among, lengths=lengths, generator=generator)
+    if choice == "fps":
+        left = None if lengths is None else lengths.clamp(max=among)
+        far = farthest_point_sample(gather_points(xyz, idx), num_points, lengths=left)
+        idx = idx.gather(1, far)
     drawn = {**batch, "xyz": gather_points(batch["xyz"], idx)}
     if "features" in batch:
         drawn["features"] = gather_points(batch["features"], idx)
