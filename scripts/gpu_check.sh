@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU: the tests marked gpu; operators, networks, attention timed.
+# Everything that needs an NVIDIA GPU: the tests marked gpu; operators, attention and networks timed.
 #
 #   bash scripts/gpu_check.sh [FOLDER [STEP...]]
 #
 # FOLDER gets the logs, the reports as JSON and summary.txt; by default scripts/results/DEVICE.
-# STEP is tests, ops, models, attention, train or infer; all without any. The exit status is 0 when
+# STEP is tests, ops, attention, train or infer; all without any. The exit status is 0 when
 # every step passed and every goal was met, 1 when not, 2 without a GPU.
 #
 # Needs no installation and no network: python with torch, triton, numpy, h5py, torch-geometric,
@@ -35,10 +35,10 @@ fi
 folder=${1:-scripts/results/$device}
 [[ $# -eq 0 || $folder = /* ]] || folder=$here/$folder
 steps=("${@:2}")
-[ ${#steps[@]} -gt 0 ] || steps=(tests ops models attention train infer)
+[ ${#steps[@]} -gt 0 ] || steps=(tests ops attention train infer)
 for step in "${steps[@]}"; do
-    if [[ ! $step =~ ^(tests|ops|models|attention|train|infer)$ ]]; then
-        echo "error: STEP must be tests, ops, models, attention, train or infer, got '$step'" >&2
+    if [[ ! $step =~ ^(tests|ops|attention|train|infer)$ ]]; then
+        echo "error: STEP must be tests, ops, attention, train or infer, got '$step'" >&2
         exit 1
     fi
 done
@@ -83,16 +83,12 @@ for step in "${steps[@]}"; do
         tests) run_tests ;;
         *)
             rm -f "$folder/$step.json" # of an earlier check, which must not pass for this one's
-            run "$step" "$python" -m ea_pointcloud.benchmark "$step" --device cuda \
+            run "$step" "$python" -m scripts.benchmarks "$step" --device cuda \
                 --out "$folder/$step.json"
             ;;
     esac
 done
 
-if [[ " ${steps[*]} " == *" ops "* ]]; then
-    echo "goals, for an H100:" >>"$summary"
-    "$python" -m ea_pointcloud.benchmark.goals "$folder/ops.json" >>"$summary" 2>&1 || failed=1
-fi
 echo
 cat "$summary"
 echo "everything is in $folder"

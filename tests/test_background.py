@@ -1,4 +1,4 @@
-"""The table that compares kinds of attention under added points: ``scripts/background.py``."""
+"""The table of ``scripts.research.background``: kinds of attention under added points."""
 
 import json
 import runpy
@@ -15,7 +15,7 @@ from ea_pointcloud.robustness.options import InferenceOptions
 from ea_pointcloud.training import corruptions
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
 
-SCRIPT = str(Path(__file__).parent.parent / "scripts" / "background.py")
+MODULE = "scripts.research.background"
 
 
 def report(background: float, options: InferenceOptions) -> CorruptionReport:
@@ -48,8 +48,8 @@ def evaluated(background: float, seed: int, *, split: str = "test", **overrides:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, arguments)])
-    runpy.run_path(SCRIPT, run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [MODULE, *map(str, arguments)])
+    runpy.run_module(MODULE, run_name="__main__")
 
 
 def written(path: Path, *rows: dict) -> Path:

@@ -1,4 +1,4 @@
-"""The benchmark of the operators and the networks, and the check for GPU machines."""
+"""The benchmarks of operators and files, their reports, and the check for GPU machines."""
 
 import json
 import os
@@ -13,15 +13,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ea_pointcloud.benchmark import __main__ as door
-from ea_pointcloud.benchmark import benchmark_models, benchmark_ops, ops, peers
-from ea_pointcloud.benchmark._machine import disturbance
-from ea_pointcloud.benchmark._measure import Contestant, race
-from ea_pointcloud.benchmark.cases import Case, make_inputs, operator_cases, select
-from ea_pointcloud.benchmark.goals import BANDWIDTH, MILLISECONDS, check_goals
-from ea_pointcloud.benchmark.report import Table, failures, milliseconds, tables, write_report
 from ea_pointcloud.ops import _reference
-from tests.test_cli import call
+from scripts.benchmarks import __main__ as door
+from scripts.benchmarks import ops, peers
+from scripts.benchmarks.cases import Case, make_inputs, operator_cases, select
+from scripts.benchmarks.files import benchmark_files
+from scripts.benchmarks.files import tables as file_tables
+from scripts.benchmarks.measure import Contestant, in_own_process, race
+from scripts.benchmarks.ops import BANDWIDTH, MILLISECONDS, benchmark_ops, check_goals, tables
+from scripts.benchmarks.report import (
+    disturbance,
+    failures,
+    milliseconds,
+    not_measured,
+    text_table,
+    write_report,
+)
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
@@ -93,19 +100,21 @@ def test_report_is_json_that_names_machine_and_settings(report: dict, tmp_path: 
     assert "goals" not in read  # they are for a GPU
 
 
-def test_tables_show_every_contestant_once(report: dict) -> None:
-    figures, *_ = tables(report)
-    assert len(figures.rows) == sum(len(case["contestants"]) for case in report["cases"])
-    assert [cells[0] for cells in figures.rows if cells[0]] == [case.name for case in TINY]
-    assert "ours reference" in str(figures)
+def test_the_table_shows_every_contestant_once(report: dict) -> None:
+    (text,) = tables(report)
+    _, _, *lines = text.splitlines()
+    assert len(lines) == sum(len(case["contestants"]) for case in report["cases"])
+    first = [line for line in lines if not line.startswith(" ")]
+    assert all(line.startswith(case.name) for line, case in zip(first, TINY, strict=True))
+    assert "ours reference" in text
 
 
 @pytest.mark.parametrize(("load", "words"), [(0.9, ""), (5.2, "load 5.2 on 2 cores"), (None, "")])
 def test_figures_of_a_busy_machine_say_so(report: dict, load: float | None, words: str) -> None:
     machine = {**report["machine"], "load_average": load, "cores": 2}
     assert disturbance(machine).startswith(words)
-    title = tables({**report, "machine": machine})[0].title
-    assert ("not for the record" in title) == bool(words)
+    (text,) = tables({**report, "machine": machine})
+    assert ("not for the record" in text) == bool(words)
 
 
 def test_a_missing_peer_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,13 +138,13 @@ def test_a_peer_that_breaks_on_import_or_in_use_is_named(monkeypatch: pytest.Mon
     )
     monkeypatch.setattr(peers, "PEERS", (*peers.PEERS, *added))
     report = benchmark_ops(CPU, cases=TINY[:1], quick=True)
-    (case,) = report["cases"]
-    assert case["skipped"]["broken"] == "OSError: libGL.so.1: cannot open shared object file"
-    assert case["failed"] == {"breaks later": "ZeroDivisionError: division by zero"}
+    name = TINY[0].name
+    why = "OSError: libGL.so.1: cannot open shared object file"
+    assert report["skipped"][f"{name}, broken"] == why
+    assert report["skipped"][f"{name}, breaks later"] == "ZeroDivisionError: division by zero"
     assert failures(report) == []  # a peer's failure is the peer's
-    words = str(tables(report)[1])
-    assert "skipped: OSError: libGL" in words
-    assert "failed: ZeroDivisionError" in words
+    (text,) = not_measured(report)
+    assert f"skipped: {why}" in text
 
 
 def test_a_failure_of_ours_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,87 +257,66 @@ def test_goals_need_a_value_that_is_good_enough() -> None:
         return {"name": name, "contestants": [{"name": "ours triton", **figures}]}
 
     cases = [entry(fps, median_ms=0.2), entry(gather, median_ms=1.0, floor_ms=0.79)]
+    cases.append({"name": list(MILLISECONDS)[1], "contestants": []})  # did not run
     goals = {goal["case"]: goal for goal in check_goals({"cases": cases})}
+    assert set(goals) == {fps, gather}
     assert goals[fps]["met"]
     assert not goals[gather]["met"]
     assert goals[gather]["value"] == pytest.approx(0.79)
-    missing = [goal for name, goal in goals.items() if name not in (fps, gather)]
-    assert all(goal["value"] is None and not goal["met"] for goal in missing)
+    report = {"failed": {}, "goals": list(goals.values())}
+    assert failures(report) == [f"{gather}: 0.79 misses >= 80% of the bandwidth"]
 
 
-def test_goals_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "ops.json"
-    command = [sys.executable, "-m", "ea_pointcloud.benchmark.goals", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 1
-    assert "no such report" in done.stderr
-    path.write_text(json.dumps({"cases": []}))
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[0] == "MISS  fps 32x1024->512 <= 0.2 ms: did not run"
+# --- files
 
 
-# --- the networks
+def test_files_are_counted() -> None:
+    lines: list[str] = []
+    report = benchmark_files(CPU, quick=True, files=40, progress=lines.append)
+    (row,) = report["rows"]
+    assert row["model"] == "ea_classifier_tiny"
+    assert row["ratio"] == pytest.approx(row["whole_per_second"] / row["alone_per_second"])
+    assert row["met"] == (row["ratio"] >= 0.7)
+    assert report["failed"] == {}
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert lines[0] == "writing 40 files of 1024 points"
+    assert "40 files of 1024 points" in file_tables(report)[0]
+    with pytest.raises(ValueError, match="--only must be one of 'ea_classifier"):
+        benchmark_files(CPU, only=["nonsense"])
 
 
-def test_models() -> None:
-    report = benchmark_models(CPU, quick=True, batches=(2,), num_points=64)
-    assert [(each["pass"], each["mode"]) for each in report["rows"]] == [
-        ("forward", "eager"),
-        ("training step", "eager"),
-    ]
-    for each in report["rows"]:
-        assert each["clouds_per_second"] == pytest.approx(2e3 / each["median_ms"])
-    size = report["models"]["ea_classifier_tiny"]
-    assert size["parameters"] == 887_816
-    assert size["macs"] > 1e6
-    assert failures(report) == []
-    assert "clouds/s" in str(tables(report)[0])
-    assert json.loads(json.dumps(report)) == report
+# --- the command
 
 
-def test_models_of_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="--only must be one of 'ea_classifier_tiny'"):
-        benchmark_models(CPU, only=["tiny"])
-
-
-# --- the doors
-
-
-def test_plain_table_is_aligned() -> None:
-    table = Table("title", ("case", "who", "ms"), [("a", "longer", "1.0"), ("", "b", "10.0")])
-    assert str(table).splitlines() == [
+def test_text_is_aligned() -> None:
+    rows = [{"case": "a", "who": "longer", "ms": 1.0, "met": True}, {"case": "a", "who": "b"}]
+    columns = {"case": ("case", ""), "who": (lambda row: row["who"], ""),
+               "ms": ("ms", milliseconds), "met": ("met", "")}  # fmt: skip
+    assert text_table("title", rows, columns).splitlines() == [
         "title",
-        "case  who       ms",
-        "a     longer   1.0",
-        "      b       10.0",
+        "case  who       ms  met",
+        "a     longer  1.00  yes",
+        "      b          -    -",
     ]
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0123, "0.0123"), (0.5, "0.500"), (9.876, "9.88"), (1234.5, "1234")]
 )
-def testmilliseconds_have_three_figures(value: float, text: str) -> None:
+def test_milliseconds_have_three_figures(value: float, text: str) -> None:
     assert milliseconds(value) == text
 
 
-@pytest.mark.parametrize("command", ["console", "module"])
 def test_command(
-    command: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ops, "operator_cases", lambda device: TINY)
 
     def run(*arguments: object) -> int:
-        if command == "console":
-            return call(monkeypatch, "benchmark", *arguments)
         try:
             door.main([str(argument) for argument in arguments])
         except SystemExit as stop:
-            if isinstance(stop.code, str):  # as the interpreter does
-                sys.stderr.write(stop.code)
+            sys.stderr.write(str(stop.code))  # as the interpreter does
             return 1
         return 0
 
@@ -348,22 +336,10 @@ def test_command(
     assert "no such folder, or a folder itself" in capsys.readouterr().err
 
 
-def test_command_refuses_other_words(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "benchmark", "everything") == 1
-    assert (
-        "what must be one of 'ops', 'models', 'train', 'infer', 'io', 'data', 'attention', got"
-        in capsys.readouterr().err
-    )
-
-
-def test_script_needs_torch_and_numpy_only() -> None:
+def test_most_benchmarks_need_torch_and_numpy_only() -> None:
     code = """
 import sys
-sys.path.insert(0, "scripts")
-sys.argv = ["bench_ops.py"]
-import bench_ops
+from scripts.benchmarks import __main__, attention, networks, ops
 heavy = {"typer", "rich", "open3d", "lightning", "torch_geometric", "h5py", "omegaconf", "scipy"}
 print(sorted(heavy & set(sys.modules)))
 """
@@ -371,6 +347,12 @@ print(sorted(heavy & set(sys.modules)))
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_call_in_a_process_of_its_own_returns_or_says_why() -> None:
+    load = {"load_average": 0, "cores": 1}
+    assert in_own_process(disturbance, load) == ("", "")
+    assert in_own_process(disturbance, {}) == (None, "KeyError: 'load_average'")
 
 
 def gpu_check(environment: dict[str, str], *arguments: object) -> SimpleNamespace:
@@ -407,9 +389,8 @@ case "$*" in
     *is_available*) echo some-gpu ;;
     -c*) ;;
     *"-m pytest"*) echo "1 failed"; exit 1 ;;
-    *"benchmark ops"*) echo "figures of the operators" ;;
-    *"benchmark models"*) exec sleep 60 ;;
-    *benchmark.goals*) echo "met   fps" ;;
+    *"benchmarks ops"*) echo "figures of the operators" ;;
+    *"benchmarks attention"*) exec sleep 60 ;;
 esac
 """)
     interpreter.chmod(0o755)
@@ -418,19 +399,17 @@ esac
     assert done.returncode == 1
     lines = (folder / "summary.txt").read_text().splitlines()
     assert lines[0].startswith("some-gpu, 20")
-    results = [line for line in lines if line.startswith(("pass", "FAIL", "met"))]
+    results = [line for line in lines if line.startswith(("pass", "FAIL"))]
     assert results[0] == "FAIL  tests: exit status 1, see tests.log"
     assert results[1].startswith("pass  ops, ")
-    assert results[2] == "FAIL  models: stopped after 1 s (LIMIT)"
-    assert results[3].startswith("pass  attention, ")
-    assert [line.split(",")[0] for line in results[4:6]] == ["pass  train", "pass  infer"]
-    assert results[6] == "met   fps"
+    assert results[2] == "FAIL  attention: stopped after 1 s (LIMIT)"
+    assert [line.split(",")[0] for line in results[3:]] == ["pass  train", "pass  infer"]
     assert (folder / "tests.log").read_text() == "1 failed\n"
     assert (folder / "ops.log").read_text() == "figures of the operators\n"
 
     done = gpu_check({"PYTHON": str(interpreter)}, folder, "ops")
     assert done.returncode == 0
-    assert "models" not in (folder / "summary.txt").read_text()
+    assert "attention" not in (folder / "summary.txt").read_text()
     done = gpu_check({"PYTHON": str(interpreter)}, folder, "everything")
     assert done.returncode == 1
-    assert "STEP must be tests, ops, models, attention, train or infer, got 'every" in done.stderr
+    assert "STEP must be tests, ops, attention, train or infer, got 'every" in done.stderr

@@ -1,4 +1,4 @@
-"""The benchmark of attention, and the growth of a streamed block."""
+"""The benchmark of attention, and the growth of a block in chunks."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ea_pointcloud.benchmark import attention, benchmark_attention, growth
-from ea_pointcloud.benchmark.attention import AttentionCase, attention_cases
-from ea_pointcloud.benchmark.report import failures, tables, write_report
 from ea_pointcloud.nn import ExternalAttention
 from ea_pointcloud.ops import external_attention
+from scripts.benchmarks import attention, growth, measure
+from scripts.benchmarks.attention import (
+    AttentionCase,
+    attention_cases,
+    benchmark_attention,
+    tables,
+)
+from scripts.benchmarks.report import failures, not_measured, write_report
 from tests.oracles import seeded
 
 CPU = torch.device("cpu")
@@ -35,9 +40,9 @@ def test_every_case_times_ours_and_others(tmp_path: Path) -> None:
     assert failures(report) == []
     write_report(report, tmp_path / "attention.json")
     assert json.loads((tmp_path / "attention.json").read_text()) == json.loads(json.dumps(report))
-    printed = "\n\n".join(map(str, tables(report)))
+    printed = "\n\n".join([*tables(report), *not_measured(report)])
     assert "2x50 C=8 float32 forward" in printed
-    assert "1,000 points" in printed
+    assert "\n 1,000  " in printed
     assert "skipped: not with --quick" in printed
 
 
@@ -67,13 +72,13 @@ def test_published_form_computes_the_same() -> None:
     torch.testing.assert_close(out, external_attention(features, key, value), atol=1e-6, rtol=0)
 
 
-def test_a_streamed_block_is_the_whole_block() -> None:
+def test_a_block_in_chunks_is_the_whole_block() -> None:
     torch.manual_seed(0)
     block = ExternalAttention(8, memory_size=4).eval()
     features = torch.randn(1, 50, 8, generator=seeded())
     with torch.no_grad():
         whole = block(features)
-        growth.stream_block(block, features, 16)
+        growth.chunked_block(block, features, 16)
     torch.testing.assert_close(features, whole)
 
 
@@ -86,7 +91,7 @@ case "$*" in
 esac
 """)
     interpreter.chmod(0o755)
-    monkeypatch.setattr(growth.sys, "executable", str(interpreter))
+    monkeypatch.setattr(measure.sys, "executable", str(interpreter))
     (row,), failed = growth.measure_growth(CPU, [10_000, 1_000_000])
     assert row["met"]
     assert row["time_ratio"] is None
@@ -102,7 +107,7 @@ case "$*" in
 esac
 """)
     interpreter.chmod(0o755)
-    monkeypatch.setattr(growth.sys, "executable", str(interpreter))
+    monkeypatch.setattr(measure.sys, "executable", str(interpreter))
     (first, second), _ = growth.measure_growth(CPU, [10_000, 100_000])
     assert first["met"]
     assert (second["time_ratio"], second["memory_ratio"]) == (10.0, 11.0)

@@ -14,7 +14,6 @@ from tests.test_training import PARTS, QUICK
 
 COMMANDS = (
     "info", "data", "train", "evaluate", "classify", "segment", "view", "slots", "export",
-    "benchmark",
 )  # fmt: skip
 
 

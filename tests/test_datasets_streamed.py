@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from torch_geometric.loader import DataLoader
 
 from ea_pointcloud._device import available_memory
-from ea_pointcloud.benchmark import benchmark_data
-from ea_pointcloud.benchmark.report import failures, tables
 from ea_pointcloud.datasets import ModelNet, ProceduralShapes
 from ea_pointcloud.datasets.batch_stream import BatchStream
 from ea_pointcloud.datasets.pyg import PyGDataset, from_pyg
@@ -440,26 +438,6 @@ def test_a_set_of_ones_own_is_written_piece_by_piece(tmp_path: Path) -> None:
     wrong = [(pieces[0][0].astype(float), pieces[0][1])]
     with pytest.raises(ValueError, match=r"train piece 0 must be float16 or float32 of 9 points a"):
         write_modelnet(tmp_path / "other", ["ball", "box"], train=wrong)
-
-
-def test_the_benchmark_times_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ea_pointcloud.benchmark.data.BATCH", 4)
-    lines: list[str] = []
-    report = benchmark_data(CPU, quick=True, clouds=8 * 64, num_points=64, progress=lines.append)
-    assert [row["way"] for row in report["rows"]] == ["in memory", "HDF5 streamed", "PyG's loader"]
-    for row in report["rows"]:
-        assert row["model"] == "ea_classifier_tiny"
-        # To load is less than to load and train.
-        assert row["loading_per_second"] > row["training_per_second"] > 0
-        assert row["min_ratio"] <= row["max_ratio"]
-        assert row["met"] == (row["ratio"] >= 0.8)
-    assert report["rows"][0]["ratio"] == 1.0
-    assert failures(report) == []
-    (table,) = tables(report)
-    assert "64 clouds of 64 points, batch 4" in str(table)
-    assert lines[0] == "writing 64 clouds of 64 points"
-    with pytest.raises(ValueError, match=r"--only must be one of 'ea_classifier_"):
-        benchmark_data(CPU, only=["nonsense"])
 
 
 def test_what_cannot_be_streamed_says_why(folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """The protocol's table: rows as they are asked for, runs that go on, figures over the seeds."""
 
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -10,37 +8,26 @@ from typing import Any
 import pytest
 import torch
 
-from ea_pointcloud.report import protocol as measuring
-from ea_pointcloud.report.protocol import RunFigures, markdown, protocol_table
 from ea_pointcloud.report.tables import LEGACY, Table
-from ea_pointcloud.training import protocol
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.evaluate import evaluate_run
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.measure import ClassificationReport
-from ea_pointcloud.training.protocol import Variant, parse_variants, plan
 from ea_pointcloud.training.survival import TrainingTerminatedError
+from scripts.research import plan as planning
+from scripts.research import table as measuring
+from scripts.research.plan import Variant, parse_variants, plan
+from scripts.research.reproduce import main
+from scripts.research.table import RunFigures, markdown, protocol_table
 from tests.test_training import PARTS, QUICK, Crash
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "reproduce.py"
 SMALL = ["data.shapes=[28,14,14]", "data.num_points=32", "trainer.epochs=1", "eval.votes=2"]
 ROWS = ["procedural:model.overrides.num_centers=[16,8]", "procedural:model.name=pointnet"]
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def main() -> Callable[[list[str]], int]:
-    """The script's entry."""
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-@pytest.fixture(scope="module")
-def made(main: Callable[[list[str]], int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rows of two seeds."""
     folder = tmp_path_factory.mktemp("made")
     assert main(call(folder, *ROWS, *SMALL, "eval.legacy=true", seeds=2)) == 0
@@ -170,12 +157,11 @@ def test_every_seed_goes_on_from_weights_of_its_own(made: Path) -> None:
 
 def test_a_finished_table_is_read_back(
     made: Path,
-    main: Callable[[list[str]], int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = table_of(made)
-    monkeypatch.setattr(protocol, "train", None)
+    monkeypatch.setattr(planning, "train", None)
     monkeypatch.setattr(measuring, "evaluate_run", None)
     assert main(call(made, *ROWS, *SMALL, "eval.legacy=true", seeds=2)) == 0
     assert table_of(made)["rows"] == before["rows"]
@@ -211,7 +197,6 @@ def test_a_run_that_stopped_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), TrainingTerminatedError(15)])
 def test_a_stop_says_how_to_go_on(
     stop: BaseException,
-    main: Callable[[list[str]], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -219,7 +204,7 @@ def test_a_stop_says_how_to_go_on(
     def stopped(*_: object, **__: object) -> None:
         raise stop
 
-    monkeypatch.setattr(protocol, "train", stopped)
+    monkeypatch.setattr(planning, "train", stopped)
     status = 130 if isinstance(stop, KeyboardInterrupt) else 143
     assert main(call(tmp_path, "procedural")) == status
     assert capsys.readouterr().err.endswith("stopped; the same command goes on from there\n")
@@ -227,12 +212,11 @@ def test_a_stop_says_how_to_go_on(
 
 def test_evaluating_alone(
     made: Path,
-    main: Callable[[list[str]], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(protocol, "train", None)
+    monkeypatch.setattr(planning, "train", None)
     options = call(made, ROWS[1], *SMALL, "eval.legacy=true", seeds=3)
     options[options.index("--out") + 1] = str(tmp_path / "out")
     assert main([*options, "--evaluate-only"]) == 0
@@ -243,9 +227,7 @@ def test_evaluating_alone(
     assert "no complete run in" in capsys.readouterr().err
 
 
-def test_a_folder_of_another_recipe(
-    made: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_another_recipe(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [planned] = plan(parse_variants([ROWS[1], *SMALL, "eval.legacy=true"]), 1, made / "runs")
     stranger = made / "strangers" / "procedural-seed0"
     stranger.mkdir(parents=True)
@@ -263,7 +245,7 @@ def test_a_folder_of_another_recipe(
 def test_means_and_deviations_are_those_of_the_runs(made: Path) -> None:
     table = table_of(made)
     assert [row["name"] for row in table["rows"]] == ROWS
-    assert table["command"].startswith("python ")
+    assert table["command"].startswith("python -m scripts.research.reproduce 'procedural:")
     assert table["versions"]["torch"] == torch.__version__
     for row in table["rows"]:
         reports = [evaluate_run(run["run"], "test", CPU) for run in row["runs"]]
@@ -316,9 +298,7 @@ def test_one_run_has_no_deviation() -> None:
     )
 
 
-def test_a_table_of_parts(
-    tmp_path: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*PARTS, "trainer.epochs=1", "eval.votes=0", "data.shapes=[28,14,14]"]
     assert main(call(tmp_path, "procedural", *words)) == 0
     shown = capsys.readouterr().out

@@ -466,9 +466,9 @@ def test_the_script_compares_scores_on_the_classes_left_out(
     model = create_model("ea_classifier_tiny", num_classes=38, **SMALL)
     model.data_spec = replace(model.data_spec, class_names=tuple(classes), num_points=16)
     model.save_pretrained(tmp_path / "best")
-    script = Path(__file__).parent.parent / "scripts" / "unknown_objects.py"
-    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "--device", "cpu"])
-    runpy.run_path(str(script), run_name="__main__")
+    module = "scripts.research.unknown_objects"
+    monkeypatch.setattr(sys, "argv", [module, str(tmp_path), "--device", "cpu"])
+    runpy.run_module(module, run_name="__main__")
     text = capsys.readouterr().out
     assert text.startswith("38 known clouds of shape00, ")
     assert "; 2 unknown ones\n" in text

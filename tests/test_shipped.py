@@ -29,10 +29,10 @@ from ea_pointcloud.models.shipped import (
     SHIPPED_FOLDER,
     rounded_state,
 )
-from ea_pointcloud.report import card, shipping
-from ea_pointcloud.report.shipping import LIMIT, ship_weights, train_command
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
+from scripts.publish import card, weights
+from scripts.publish.weights import LIMIT, publish_weights, train_command
 from tests.test_cli import call, run_folder  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -238,7 +238,7 @@ def test_a_run_becomes_weights_with_a_card(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "out" / "ea-tiny-procedural"
-    found = ship_weights(run_folder, folder, CPU, figures=figures, note="28 shapes of val")
+    found = publish_weights(run_folder, folder, CPU, figures=figures, note="28 shapes of val")
     assert (found.shapes, found.labels) == (28, 28)
     assert found.agreement == 1
     assert found.as_trained == found.as_stored
@@ -268,17 +268,17 @@ def test_a_run_becomes_weights_with_a_card(
     with pytest.raises(
         FileExistsError, match=r"ea-tiny-procedural exists; choose another name, or"
     ):
-        ship_weights(run_folder, folder, CPU, figures=figures)
+        publish_weights(run_folder, folder, CPU, figures=figures)
     with pytest.raises(ValueError, match=r"must take at most 0.0 MB, got 0.\d MB; train a smaller"):
-        ship_weights(run_folder, folder, CPU, figures=figures, limit=1000, force=True)
-    monkeypatch.setattr(shipping, "AGREEMENT", 1.1)
+        publish_weights(run_folder, folder, CPU, figures=figures, limit=1000, force=True)
+    monkeypatch.setattr(weights, "AGREEMENT", 1.1)
     words = r"half precision must leave 110.0% of the labels on val .*, got 100.00% and 0\.\d+ -> "
     with pytest.raises(ValueError, match=words):
-        ship_weights(run_folder, folder, CPU, figures=figures, force=True)
+        publish_weights(run_folder, folder, CPU, figures=figures, force=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     monkeypatch.undo()
-    ship_weights(run_folder, folder, CPU, figures=figures, force=True)
+    publish_weights(run_folder, folder, CPU, figures=figures, force=True)
     assert "28 shapes of val" not in (folder / "README.md").read_text()
 
 
@@ -296,17 +296,17 @@ def test_figures_of_something_else_are_refused(
             r"must have the figures of this run \(seed 0\) once, got 0 times among seeds \[5\]",
         ),
         ([{**own, "farthest_of": 64}], r"figures of other points than the run's"),
-        ([own, own], r"got 2 times among seeds \[0, 0\]; evaluate the run that is shipped"),
+        ([own, own], r"got 2 times among seeds \[0, 0\]; evaluate the run that is published"),
         ({"reports": []}, r"is not what 'ea-pointcloud evaluate RUN --json' prints \(TypeError"),
     ):
         figures.write_text(json.dumps(content))
         with pytest.raises(ValueError, match=words):
-            ship_weights(run_folder, tmp_path / "w", CPU, figures=figures)
+            publish_weights(run_folder, tmp_path / "w", CPU, figures=figures)
     figures.write_text("Killed")
     with pytest.raises(
-        ValueError, match=r"is not what .* prints \(JSONDecodeError.*; write it anew"
+        ValueError, match=r"is not what .* prints \(JSONDecodeError.*; write it again"
     ):
-        ship_weights(run_folder, tmp_path / "w", CPU, figures=figures)
+        publish_weights(run_folder, tmp_path / "w", CPU, figures=figures)
     assert not (tmp_path / "w").exists()
 
 
@@ -321,7 +321,7 @@ def test_several_seeds_are_summarised_in_the_card(
     for measured, accuracy in ((own, 0.5), (other, 0.75)):
         measured["reports"][0]["overall_accuracy"] = accuracy
     figures.write_text(json.dumps([other, own]))
-    ship_weights(run_folder, tmp_path / "w", CPU, figures=figures)
+    publish_weights(run_folder, tmp_path / "w", CPU, figures=figures)
     text = (tmp_path / "w" / "README.md").read_text()
     rows = re.findall(r"\| validation \(primary\) \| (.+?) \| (.+?) \|", text)
     assert rows == [("0", "0.5000"), ("1", "0.7500"), ("mean ± std", "0.6250 ± 0.1768")]
@@ -342,7 +342,7 @@ def test_a_card_of_weights_that_began_with_others_and_met_corruptions(
     spoiled = {"benchmark": "modelnet-c (generated)", "clean_accuracy": 0.9, "mean_error_rate": 0.2}
     measured["corruptions"] = [spoiled]
     figures.write_text(json.dumps([measured]))
-    ship_weights(run, tmp_path / "w", CPU, figures=figures)
+    publish_weights(run, tmp_path / "w", CPU, figures=figures)
     told, text = read(tmp_path / "w", "figures.json"), (tmp_path / "w" / "README.md").read_text()
     assert told["evaluation"][0]["recipe"]["model"]["init"] == f"runs/{run_folder.name}"
     assert f"begun with the weights `runs/{run_folder.name}`" in text
@@ -368,13 +368,11 @@ def test_the_command_that_trained() -> None:
 
 
 def test_the_script_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = ROOT / "scripts" / "ship_weights.py"
     missing = tmp_path / "none"
     arguments = [str(missing), "ea-tiny-none", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["publish", *arguments])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(script), run_name="__main__")
+        runpy.run_module("scripts.publish", run_name="__main__")
     assert stop.value.code == f"error: {missing} is not a run folder: it holds no recipe.yaml"
 
 

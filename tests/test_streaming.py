@@ -22,7 +22,6 @@ import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
 from ea_pointcloud._workers import WorkerDied, map_ahead, without_interrupts
-from ea_pointcloud.benchmark import benchmark_io
 from ea_pointcloud.cli import _report
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.streaming import Job, classification, find_files, segmentation, stream
@@ -621,20 +620,3 @@ def test_ray_gives_the_same_rows(
         assert row.get("error") == other.get("error")
         assert row.get("label") == other.get("label")
         assert row.get("prob") == pytest.approx(other.get("prob"), abs=1e-5)
-
-
-# --- the benchmark
-
-
-def test_the_benchmark_counts_files() -> None:
-    lines: list[str] = []
-    report = benchmark_io(torch.device("cpu"), quick=True, files=40, progress=lines.append)
-    (row,) = report["rows"]
-    assert row["model"] == "ea_classifier_tiny"
-    assert row["ratio"] == pytest.approx(row["whole_per_second"] / row["alone_per_second"])
-    assert row["met"] == (row["ratio"] >= 0.7)
-    assert report["failed"] == {}
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert lines[0] == "writing 40 files of 1024 points"
-    with pytest.raises(ValueError, match="--only must be one of 'ea_classifier"):
-        benchmark_io(torch.device("cpu"), only=["nonsense"])

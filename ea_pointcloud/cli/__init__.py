@@ -5,7 +5,6 @@ import sys
 import typer
 
 from ea_pointcloud.cli import (
-    benchmark,
     classify,
     data,
     evaluate,
@@ -26,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (info, train, evaluate, classify, segment, view, slots, export, benchmark):
+for command in (info, train, evaluate, classify, segment, view, slots, export):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
 app.add_typer(data.app, name=data.NAME)
 

@@ -1,0 +1,4 @@
+"""Benchmarks of operators, attention, networks and files, beside whatever else is installed.
+
+``python -m scripts.benchmarks --help``, from the root of the repository.
+"""

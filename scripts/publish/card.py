@@ -1,0 +1,103 @@
+"""The card of a folder of weights: what they are, what they can do, and how that was measured."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from ea_pointcloud.datasets.sources import SOURCES, source_of
+from ea_pointcloud.models.hub import CONFIG_FILE
+from ea_pointcloud.report.tables import mean_and_std
+
+CARD_FILE = "README.md"  # as the Hugging Face hub calls it
+FIGURES_FILE = "figures.json"
+_TEMPLATE = Path(__file__).with_name("card.md.j2")
+_HEADINGS = {
+    "classification": {
+        "overall accuracy": "overall_accuracy",
+        "mean class accuracy": "mean_class_accuracy",
+        "overall accuracy, {votes} votes": "voted_accuracy",
+    },
+    "segmentation": {
+        "instance mIoU": "instance_miou",
+        "instance mIoU, refined": "refined_instance_miou",
+        "category mIoU": "category_miou",
+        "point accuracy": "point_accuracy",
+        "instance mIoU, 8 scales": "voted_instance_miou",
+    },
+}
+# Of sets that the package does not download: title, licence, citation.
+_OTHERS = {
+    "psb_part": (
+        "the labelled Princeton segmentation benchmark",
+        "stated by none of its authors; take it for academic use only",
+        "Kalogerakis et al., Learning 3D mesh segmentation and labeling, SIGGRAPH 2010; Chen et "
+        "al., A benchmark for 3D mesh segmentation, SIGGRAPH 2009",
+    ),
+}
+
+
+def card_text(folder: str | Path) -> str:
+    """The card in Markdown, from the JSON files of ``folder`` alone.
+
+    Args:
+        folder: with ``config.json`` and ``figures.json``.
+    """
+    config, told = (
+        json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+        for name in (CONFIG_FILE, FIGURES_FILE)
+    )
+    measured = told["evaluation"]
+    recipe = measured[0]["recipe"]
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=False,  # Markdown, of our own words and figures
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(template).render(
+        told=told,
+        config=config,
+        recipe=recipe,
+        first=measured[0],
+        report=measured[0]["reports"][0],
+        table=_table(measured),
+        data=_data(recipe["data"]["name"]),
+        trained_on_val=recipe["data"]["train_split"] == "trainval",
+    )
+
+
+def _table(measured: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The protocol's figures: headings, then a row for each way of choosing and seed."""
+    recipe = measured[0]["recipe"]
+    headings = _HEADINGS[recipe["task"]]
+    votes = recipe["eval"]["votes"]
+    rows = [["weights chosen by", "seed", *(head.format(votes=votes) for head in headings)]]
+    for place, report in enumerate(measured[0]["reports"]):
+        same = [one["reports"][place] for one in measured]
+        figures = [[one[field] for one in same] for field in headings.values()]
+        for number, one in enumerate(measured):
+            values = (mean_and_std([each[number]]) for each in figures)
+            rows.append([report["selection"], str(one["recipe"]["trainer"]["seed"]), *values])
+        if len(measured) > 1:
+            rows.append([report["selection"], "mean ± std", *map(mean_and_std, figures)])
+    legacy = measured[0]["legacy_accuracy"]
+    if legacy is not None:
+        rest = ["-"] * (len(headings) - 1)
+        seed = str(recipe["trainer"]["seed"])
+        rows.append(["test (legacy, as most papers)", seed, mean_and_std([legacy]), *rest])
+    return rows
+
+
+def _data(name: str) -> dict[str, str]:
+    """What is known of a data set."""
+    source = SOURCES.get(name) or source_of(f"{name}_ply_hdf5_2048")
+    if source is not None:
+        return {"title": source.title.split(",")[0], "licence": source.licence,
+                "citation": source.citation}  # fmt: skip
+    title, licence, citation = _OTHERS.get(name, (name, "ask whoever made the data", ""))
+    return {"title": title, "licence": licence, "citation": citation}

@@ -1,0 +1,1 @@
+"""Studies: tables over seeds, added points, unknown objects, replaced attention."""
