@@ -18,7 +18,7 @@ from ea_pointcloud.datasets.verify import count_deviations
 
 AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
 PROCEDURAL = "procedural"
-_SUFFIXES = ("_ply_hdf5_2048", "_hdf5_data", "_txt_normal")
+_SUFFIXES = ("_ply_hdf5_2048", "_hdf5_2048", "_hdf5_data", "_txt_normal")
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ea_pointcloud.datasets._files import MANIFEST
 from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, recognize
 from ea_pointcloud.datasets.sources import Source, source_of
 
-MANIFEST = "manifest.json"
 _SHOWN = 5  # missing files that are named
 
 
