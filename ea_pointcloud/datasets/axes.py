@@ -19,7 +19,7 @@ MIRRORED = ("auto", True, False)
 STORED_AS = {
     "none": "stored right-handed",
     "undone": "stored mirrored, x negated",
-    "kept": "stored mirrored and left so (data.mirrored=false)",
+    "kept": "stored mirrored and left so",
 }
 _LISTED = ("modelnet_h5", "modelnet_txt")  # layouts that come with class names
 
