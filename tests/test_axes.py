@@ -256,6 +256,9 @@ def test_what_is_refused(
         r"with procedural; leave it out",
     ):
         load_recipe("procedural", ["data.mirrored=true"])
+    (published / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"manifest.json is no manifest .* prepare the set again"):
+        ModelNet(published)
     with pytest.raises(ValueError, match=r"mirroring must be one of 'none', 'undone', 'kept', got"):
         DataSpec(class_names=("a", "b"), mirroring="left")
     assert (

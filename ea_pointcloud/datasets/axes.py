@@ -53,7 +53,10 @@ def _is_published(folder: Path) -> bool:
     layout = recognize(folder)
     if layout not in {source.layout for source in SOURCES.values() if source.mirrored}:
         return False
-    if (folder / MANIFEST).is_file():
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return manifest.get("mirroring") == "kept"
+    path = folder / MANIFEST
+    if path.is_file():
+        try:
+            return json.loads(path.read_text(encoding="utf-8")).get("mirroring") == "kept"
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no manifest ({error}); prepare the set again") from error
     return layout not in _LISTED or set(listed_classes(folder, layout)) == set(MODELNET40_CLASSES)
