@@ -18,6 +18,8 @@ AXES = ("x", "y", "z")
 ROTATIONS = ("none", "up", "tilt", "any")
 TILT = math.pi / 6  # the largest angle of the rotation "tilt"
 POINT_CHOICES = ("first", "random", "fps")
+# Of files that are mirror images of the objects: there are none, x was negated, they were kept.
+MIRRORING = ("none", "undone", "kept")
 WARP_ANCHORS = 4
 WARP_SIGMA = 0.5  # reach of an anchor, in the unit sphere
 
@@ -44,13 +46,19 @@ def normalize_unit_sphere(xyz: Tensor, mask: Tensor | None = None) -> Tensor:
 def to_y_up(xyz: Tensor, up_axis: str) -> Tensor:
     """Rotate (never mirror) so that ``up_axis`` becomes y; accepts (..., 3).
 
-    From z up it is (x, y, z) -> (-x, z, y), the turn between ModelNet's meshes and its published
-    HDF5 files: a mesh that faces +y comes to face +z.
+    From z up it is (x, y, z) -> (-x, z, y): a mesh that faces +y comes to face +z. The published
+    ModelNet40 clouds are (x, z, y) of the meshes, the mirror image of that; their readers negate x
+    (:func:`negate_x`).
     """
     check_choice("up_axis", up_axis, AXES)
     x, y, z = xyz.unbind(-1)
     turned = {"x": (-y, x, z), "y": (x, y, z), "z": (-x, z, y)}[up_axis]
     return torch.stack(turned, dim=-1)
+
+
+def negate_x(xyz: Tensor) -> Tensor:
+    """The mirror image (-x, y, z) of coordinates or normals (..., 3)."""
+    return xyz * xyz.new_tensor((-1.0, 1.0, 1.0))
 
 
 def random_scale(

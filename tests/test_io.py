@@ -366,6 +366,8 @@ def test_text_coordinates(tmp_path: Path, name: str, text: str) -> None:
     [
         ("a.txt", "1 2 3 7\n4 5 6 8\n", None, None, [7, 8]),
         ("a.txt", "1 2 3 0 0 1\n4 5 6 0 0 0\n", [[0, 0, 1], [0, 0, 0]], None, None),
+        ("a.txt", "1 2 3 0 0 -1\n4 5 6 1 1 1\n", [[0, 0, -1], [0, 0, 0]], None, None),
+        ("a.txt", "1 2 3 0 0 1\n4 5 6 1 1 1\n", None, [[0, 0, 1], [1, 1, 1]], None),
         ("a.txt", "1 2 3 0 0 255\n4 5 6 51 0 0\n", None, [[0, 0, 1], [0.2, 0, 0]], None),
         ("a.txt", "1 2 3 0 0 1 7\n4 5 6 1 0 0 8\n", [[0, 0, 1], [1, 0, 0]], None, [7, 8]),
         ("a.txt", "1 2 3 0 0 1 .7\n4 5 6 1 0 0 .8\n", [[0, 0, 1], [1, 0, 0]], None, None),

@@ -19,7 +19,7 @@ from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles,
 from ea_pointcloud.datasets.selection import only_classes
 from ea_pointcloud.models import create_model
 from ea_pointcloud.report import corruptions as shown
-from ea_pointcloud.robustness import MODELNET40_C, MODELNET_C
+from ea_pointcloud.robustness import MODELNET40_C, MODELNET_C, Corruption
 from ea_pointcloud.robustness.evaluation import (
     Generated,
     Published,
@@ -202,7 +202,7 @@ def test_published_files_are_read_under_their_own_name(tmp_path: Path) -> None:
     assert source.shapes == 2
     ((xyz, mask, label),) = source.corrupted("rotate", 4)
     assert xyz.shape == (2, 8, 3)
-    assert float(xyz.mean()) == pytest.approx(0.4)
+    assert torch.equal(xyz, 0.4 * torch.tensor([-1.0, 1, 1]).expand(2, 8, 3))  # a mirrored set
     assert mask is None
     assert label.tolist() == [39 - 8, 39]
     assert next(source.clean())[0].shape == (2, 4, 3)
@@ -214,9 +214,32 @@ def test_published_files_are_read_under_their_own_name(tmp_path: Path) -> None:
     clean = Generated("modelnet40-c", torch.zeros(3, 9, 3), torch.zeros(3, dtype=torch.long), 9)
     source = Published("modelnet40-c", files, MODELNET40_CLASSES, uncorrupted=clean)
     ((xyz, _, label),) = source.corrupted("lidar", 2)
-    assert xyz.shape == (3, 6, 3)
+    assert torch.equal(xyz, 0.2 * torch.tensor([-1.0, 1, 1]).expand(3, 6, 3))
     assert label.tolist() == [8, 0, 39]
     assert next(source.clean())[0].shape == (3, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "names"), [("modelnet40-c", MODELNET40_C), ("modelnet-c", MODELNET_C)]
+)
+def test_published_files_as_they_are_or_right_handed(
+    tmp_path: Path, benchmark: str, names: dict[str, Corruption]
+) -> None:
+    write_modelnet40_c(tmp_path / "modelnet40_c")
+    write_modelnet_c(tmp_path / "modelnet_c")
+    folder = find_corrupted(tmp_path, benchmark)
+    assert folder is not None
+    for mirrored, mirroring, sign in (
+        ("auto", "undone", -1),
+        (True, "undone", -1),
+        (False, "kept", 1),
+    ):
+        files = CorruptedFiles(folder, benchmark, names, mirrored=mirrored)
+        assert files.mirroring == mirroring
+        xyz, _ = files.read(next(iter(names)), 3)
+        assert torch.equal(xyz, 0.3 * torch.tensor([sign, 1.0, 1.0]).expand(3, 7, 3))
+    with pytest.raises(ValueError, match=r"mirrored must be one of 'auto', True, False, got 'no'"):
+        CorruptedFiles(folder, benchmark, names, mirrored="no")
 
 
 def test_incomplete_or_damaged_files_say_so(tmp_path: Path) -> None:
@@ -366,8 +389,16 @@ def test_published_files_are_for_modelnet40_alone(modelnet_folder: Path, tmp_pat
     assert found["other"].benchmark == "modelnet-c (generated)"
     assert "are of ModelNet40's 40 classes" in found["other"].reason
     assert found["same"].benchmark == "modelnet-c"
-    assert found["same"].reason == f"the published files in {tmp_path / 'modelnet_c'}"
+    reason = f"the published files in {tmp_path / 'modelnet_c'}, stored mirrored"
+    assert found["same"].reason == f"{reason}, x negated"
     assert found["same"].reference == DGCNN
+    # A network that was trained on mirror images sees mirror images here too.
+    model.data_spec = replace(model.data_spec, mirroring="kept")
+    model.save_pretrained(tmp_path / "same" / "best")
+    (kept,) = evaluate_run_corruptions(
+        tmp_path / "same", recipe, "test", "modelnet-c", CPU, limit=2
+    )
+    assert kept.reason == f"{reason} and left so"
 
 
 def test_separation_by_hand() -> None:

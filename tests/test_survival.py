@@ -151,7 +151,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     run = tmp_path / "run"
     recipe = load_recipe("procedural", [*QUICK, "trainer.epochs=1"])
     (run / "checkpoints").mkdir(parents=True)
-    fit.start_run(recipe, run)
+    fit.start_run(recipe, run, "none")
     (run / "checkpoints" / ".last.ckpt.123.partial").write_bytes(b"half")
     (run / ".metrics.csv.123.partial").write_bytes(b"half")
     (run / ".best-123").mkdir()

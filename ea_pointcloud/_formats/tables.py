@@ -84,7 +84,8 @@ def points_from_width(path: Path, table: np.ndarray) -> Points:
     ============  ===========================================================================
     3             xyz
     4             xyz label; a fourth column that is not of whole numbers is left out
-    6             xyz normal where rows 3:6 have unit length, else xyz rgb
+    6             xyz normal where columns 3:6 have unit length, but for 0,0,0 and, with
+                  negative values elsewhere, 1,1,1, which becomes 0,0,0; else xyz rgb
     7             as 6, and a label; a seventh that is not of whole numbers is left out
     otherwise     xyz; the rest is left out
     ============  ===========================================================================
@@ -112,13 +113,20 @@ def points_from_width(path: Path, table: np.ndarray) -> Points:
     labels = rest[:, -1] if width != 6 and _whole(rest[:, -1]) else None
     if width == 4:
         return Points(xyz, labels=labels)
-    if _unit_length(rest[:, :3]):
-        return Points(xyz, normals=rest[:, :3], labels=labels)
+    vectors = rest[:, :3]
+    missing = _missing_normals(vectors)
+    if _unit_length(vectors[~missing]):
+        return Points(xyz, normals=np.where(missing[:, None], 0, vectors), labels=labels)
     return Points(xyz, colors=rest[:, :3], labels=labels)
 
 
 def _whole(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).all() and (values == np.round(values)).all())
+
+
+def _missing_normals(vectors: np.ndarray) -> np.ndarray:
+    """(N,) rows 1,1,1, which stand for a missing normal in files of ModelNet40; of colours none."""
+    return (vectors == 1).all(1) & (vectors < 0).any()
 
 
 def _unit_length(vectors: np.ndarray) -> bool:

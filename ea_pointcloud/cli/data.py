@@ -23,6 +23,8 @@ ea-pointcloud data download modelnet40_ply_hdf5_2048
 ea-pointcloud data prepare modelnet10
 """
 
+_MIRRORED: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
+
 app = typer.Typer(
     help="List, download, prepare and verify data sets.",
     no_args_is_help=True,
@@ -62,6 +64,7 @@ def list_sets(root: Root = None, as_json: AsJson = False) -> None:
             "folder": source.folder,
             "in_place": (base / source.folder).is_dir(),
             "prepared": source.prepared,
+            "mirrored": source.mirrored,
             "is_prepared": source.prepared is not None and (base / source.prepared).is_dir(),
             "licence": source.licence,
             "terms": source.terms,
@@ -190,6 +193,13 @@ def prepare(
         str | None,
         typer.Option(help="Axis that is up in the files: x, y or z; y, or that of the known set."),
     ] = None,
+    mirrored: Annotated[
+        str,
+        typer.Option(
+            help="Whether the files are mirror images, whose x is negated: auto, true or false. "
+            "auto takes modelnet40_normal_resampled for it."
+        ),
+    ] = "auto",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out files that cannot be read.")
     ] = False,
@@ -202,13 +212,17 @@ def prepare(
 
     A stopped preparation is continued. The outcome does not depend on the number of workers.
     """
+    from ea_pointcloud._checks import check_choice
     from ea_pointcloud.datasets._sampling import Preparation
+    from ea_pointcloud.datasets.axes import STORED_AS
     from ea_pointcloud.datasets.prepare import prepare_folder
 
+    check_choice("--mirrored", mirrored, _MIRRORED)
     folder, source = _locate(name, root)
     if source is not None and source.prepared is None:
         raise ValueError(f"{source.name} needs no preparation; it is read as it is")
-    preparation = Preparation(points, seed, fps, normals, up or (source.up if source else "y"))
+    up = up or (source.up if source else "y")
+    preparation = Preparation(points, seed, fps, normals, up, _MIRRORED[mirrored])
     if out is None:
         base = source.prepared if source is not None else None
         stem = (base or folder.resolve().name).removesuffix("_ply_hdf5_2048")
@@ -229,6 +243,7 @@ def prepare(
     counts = {split: sum(each.values()) for split, each in manifest["counts"].items()}
     listed = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     typer.echo(f"wrote {out}: {listed} shapes of {len(manifest['classes'])} classes", err=True)
+    typer.echo(f"{folder}: {STORED_AS[manifest['mirroring']]}", err=True)
     if source is not None:
         for split, count in counts.items():
             if count != source.counts[split]:

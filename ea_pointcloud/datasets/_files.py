@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from ea_pointcloud.datasets.sources import SOURCES
 
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
+NAMES_FILE = "shape_names.txt"  # of ModelNet's HDF5 layout
+MANIFEST = "manifest.json"  # of a folder that this package wrote
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,16 @@ def find_folder(root: str | Path | None, folder: str, marker: str) -> Path:
         FileNotFoundError: naming every place that was looked at.
     """
     return find_layout(root, [(folder, marker)])[0]
+
+
+def find_modelnet(root: str | Path | None, name: str) -> Path:
+    """The folder of a set in ModelNet's HDF5 layout: ``NAME_ply_hdf5_2048``, ``NAME_hdf5_2048``.
+
+    Raises:
+        FileNotFoundError: naming every place that was looked at.
+    """
+    folders = (f"{name}_ply_hdf5_2048", f"{name}_hdf5_2048")
+    return find_layout(root, [(folder, NAMES_FILE) for folder in folders])[0]
 
 
 def find_layout(root: str | Path | None, layouts: Sequence[tuple[str, str]]) -> tuple[Path, str]:

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.ops import farthest_point_sample
-from ea_pointcloud.transforms import AXES, normalize_unit_sphere, to_y_up
+from ea_pointcloud.transforms import AXES, negate_x, normalize_unit_sphere, to_y_up
 
 OVERSAMPLING = 4  # points drawn for each that farthest point sampling keeps
 
@@ -29,6 +31,8 @@ class Preparation:
             evenly, from four times as many; else they are drawn independently, by area.
         normals: keep the normals of the surface too.
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
+        mirrored: whether the files are mirror images, see
+            :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
 
     Raises:
         ValueError: if a value is impossible.
@@ -39,16 +43,18 @@ class Preparation:
     fps: bool = False
     normals: bool = True
     up: str = "y"
+    mirrored: bool | str = "auto"
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_count("points", self.points)
         check_count("seed", self.seed, 0)
         check_choice("up", self.up, AXES)
+        check_choice("mirrored", self.mirrored, MIRRORED)
 
 
 class Sample(NamedTuple):
-    """One shape, y up, centred, the farthest point at distance 1.
+    """One shape, y up, x negated where the job says so, centred, the farthest point at distance 1.
 
     Shape:
         xyz: (N, 3) float32.
@@ -60,11 +66,12 @@ class Sample(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A file to sample, relative to a folder."""
+    """A file to sample, relative to a folder; ``negated`` where x, once y is up, is to be."""
 
     root: str
     path: str
     preparation: Preparation
+    negated: bool
 
 
 def sample_file(job: Job) -> Sample | str:
@@ -88,8 +95,12 @@ def sample_file(job: Job) -> Sample | str:
     else:  # files of points are often in the order of the scan
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(xyz), generator=generator)[: want.points]
-    posed = normalize_unit_sphere(to_y_up(xyz[chosen], want.up)[None])[0]
+
+    def posed(vectors: Tensor) -> Tensor:
+        turned = to_y_up(vectors[chosen], want.up)
+        return negate_x(turned) if job.negated else turned
+
     normal = None
     if want.normals and cloud.normals is not None:
-        normal = to_y_up(torch.from_numpy(cloud.normals)[chosen], want.up).numpy()
-    return Sample(posed.numpy(), normal)
+        normal = posed(torch.from_numpy(cloud.normals)).numpy()
+    return Sample(normalize_unit_sphere(posed(xyz)[None])[0].numpy(), normal)

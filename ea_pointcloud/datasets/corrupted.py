@@ -8,16 +8,11 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.datasets._files import data_root
+from ea_pointcloud.datasets.axes import find_mirroring
+from ea_pointcloud.datasets.sources import MODELNET40_CLASSES
+from ea_pointcloud.transforms import negate_x
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# In the order of the labels, which is that of the alphabet.
-MODELNET40_CLASSES = (
-    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone",
-    "cup", "curtain", "desk", "door", "dresser", "flower_pot", "glass_box", "guitar", "keyboard",
-    "lamp", "laptop", "mantel", "monitor", "night_stand", "person", "piano", "plant", "radio",
-    "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
-    "wardrobe", "xbox",
-)  # fmt: skip
 # Of each benchmark: its folder, and the file that marks it.
 _LAYOUTS = {"modelnet40-c": ("modelnet40_c", "label.npy"), "modelnet-c": ("modelnet_c", "clean.h5")}
 
@@ -30,16 +25,26 @@ class CorruptedFiles:
             ``CORRUPTION_LEVEL.h5``, levels from 0, and ``clean.h5`` (ModelNet-C).
         benchmark: ``"modelnet40-c"`` or ``"modelnet-c"``.
         names: of the corruptions that have to be there.
+        mirrored: see :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
 
     Attributes:
         has_clean: whether clouds that are not corrupted are among them.
+        mirroring: ``"undone"`` where x is negated, as these files need it.
 
     Raises:
         FileNotFoundError: if a set is missing.
     """
 
-    def __init__(self, folder: Path, benchmark: str, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        benchmark: str,
+        names: Iterable[str],
+        *,
+        mirrored: bool | str = "auto",
+    ) -> None:
         self.folder = folder
+        self.mirroring = find_mirroring(folder, mirrored)
         self.has_clean = benchmark == "modelnet-c"
         wanted = [self._path(name, severity) for name in names for severity in SEVERITIES]
         missing = [path.name for path in wanted if not path.is_file()]
@@ -74,7 +79,7 @@ class CorruptedFiles:
             label = np.load(self.folder / "label.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
-        return _checked(path, xyz, label)
+        return self._posed(*_checked(path, xyz, label))
 
     def _read_h5(self, path: Path) -> tuple[Tensor, Tensor]:
         import h5py
@@ -84,7 +89,10 @@ class CorruptedFiles:
                 xyz, label = np.asarray(file["data"]), np.asarray(file["label"])
         except (OSError, KeyError) as error:
             raise _damaged(path, error) from error
-        return _checked(path, xyz, label)
+        return self._posed(*_checked(path, xyz, label))
+
+    def _posed(self, xyz: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        return negate_x(xyz) if self.mirroring == "undone" else xyz, label
 
 
 def find_corrupted(root: str | Path | None, benchmark: str) -> Path | None:

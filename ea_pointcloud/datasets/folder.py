@@ -13,9 +13,16 @@ from ea_pointcloud.datasets._folder_cache import Reading, read_clouds
 from ea_pointcloud.datasets._folder_files import FolderListing, list_folder
 from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
 from ea_pointcloud.datasets._splits import SPLITS, check_val_fraction
+from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.io import CloudFileError
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import AXES, POINT_CHOICES, normalize_unit_sphere, to_y_up
+from ea_pointcloud.transforms import (
+    AXES,
+    POINT_CHOICES,
+    negate_x,
+    normalize_unit_sphere,
+    to_y_up,
+)
 
 _SHOWN = 5  # files that an error or a warning lists
 
@@ -49,6 +56,9 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
         drop_invalid: leave out points that are not finite, instead of taking the file for bad.
         num_workers: processes that read, 0 for none but this one; chosen by itself without it.
+        mirrored: whether the files are mirror images, whose x (once y is up) is negated;
+            ``"auto"`` takes ``modelnet40_normal_resampled`` for it, see
+            :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest stored point at distance 1; padding is zero.
@@ -56,6 +66,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         label: (n,) int64, positions in ``class_names``.
         class_names: names of the folders, sorted.
         files: the file of each cloud, relative to ``root``.
+        mirroring: ``"none"``, ``"undone"`` (x negated) or ``"kept"``, as of ``ModelNet``.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -78,6 +89,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         skip_bad: bool = False,
         drop_invalid: bool = False,
         num_workers: int | None = None,
+        mirrored: bool | str = "auto",
     ) -> None:
         check_choice("split", split, SPLITS)
         check_count("stored_points", stored_points)
@@ -89,6 +101,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         self.name = self.folder.resolve().name
         self.split = split
         listing = list_folder(self.folder, val_fraction)
+        self.mirroring = find_mirroring(self.folder, mirrored)
         # All splits at once: a bad test file shows before the training, not after it.
         every = [path for files in listing.splits.values() for path, _ in files]
         reading = Reading(stored_points, drop_invalid)
@@ -102,6 +115,8 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         arrays = [clouds[path] for path in self.files]
         self.mask = length_mask(arrays)
         xyz = to_y_up(pad(arrays, 0), up)
+        if self.mirroring == "undone":
+            xyz = negate_x(xyz)
         self.xyz = in_chunks(normalize_unit_sphere, xyz, self.mask)
         if 0 < num_points < self.mask.shape[1]:
             idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ea_pointcloud.datasets._files import NAMES_FILE
 from ea_pointcloud.datasets._part_files import H5_MARKER, TXT_MARKER
-from ea_pointcloud.datasets.modelnet import NAMES_FILE
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,12 @@ def _parts_txt(folder: Path) -> Contents:
             and not (folder / synset / "points" / f"{shape}.pts").is_file()
         ]
     return Contents(counts, tuple(missing))
+
+
+def listed_classes(folder: Path, layout: str) -> list[str]:
+    """The class names that a folder's own list gives, of ModelNet's layouts."""
+    # Beside the lists of all classes of the text layout lie those of ten of them.
+    return max((_lines(path) for path in folder.glob(LAYOUTS[layout].marker)), key=len)
 
 
 def resampled_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:

@@ -10,17 +10,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice
-from ea_pointcloud.datasets._files import find_folder
+from ea_pointcloud.datasets._files import NAMES_FILE, find_modelnet
 from ea_pointcloud.datasets._splits import (
     SPLIT_SEED,
     SPLITS,
     check_val_fraction,
     stratified_mask,
 )
+from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import choose_points
-
-NAMES_FILE = "shape_names.txt"
+from ea_pointcloud.transforms import choose_points, negate_x
 
 
 class ModelNet(Dataset[dict[str, Tensor]]):
@@ -32,17 +31,22 @@ class ModelNet(Dataset[dict[str, Tensor]]):
 
     Args:
         root: data root or the folder itself; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
-        name: the folder is ``<name>_ply_hdf5_2048``.
+        name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all.
         point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
         val_fraction: share of each class of the published train split that goes to val.
+        mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` takes the
+            published files of ModelNet40 for it, see
+            :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
 
     Attributes:
-        xyz: (n, N, 3) float32, y up, in the unit sphere.
+        xyz: (n, N, 3) float32, y up, right-handed unless ``mirroring`` is ``"kept"``, in the unit
+            sphere.
         label: (n,) int64.
         class_names: in the order of the labels.
+        mirroring: ``"none"`` (right-handed files), ``"undone"`` (x negated) or ``"kept"``.
 
     Raises:
         FileNotFoundError: if the folder or a listed file is missing.
@@ -63,13 +67,15 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         num_points: int = 0,
         point_choice: str = "first",
         val_fraction: float = 0.1,
+        mirrored: bool | str = "auto",
     ) -> None:
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
         check_val_fraction(val_fraction)
         self.name = name
         self.split = split
-        self.folder = find_folder(root, f"{name}_ply_hdf5_2048", NAMES_FILE)
+        self.folder = find_modelnet(root, name)
+        self.mirroring = find_mirroring(self.folder, mirrored)
         self.class_names = read_class_names(self.folder)
         self.xyz, self.label = self._read("test" if split == "test" else "train")
         if split in ("train", "val"):
@@ -94,7 +100,8 @@ class ModelNet(Dataset[dict[str, Tensor]]):
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
         files = listed_files(self.folder, part)
-        parts = [_read_h5(path, len(self.class_names)) for path in files]
+        negated = self.mirroring == "undone"
+        parts = [_read_h5(path, len(self.class_names), negated) for path in files]
         return torch.cat([xyz for xyz, _ in parts]), torch.cat([label for _, label in parts])
 
 
@@ -164,7 +171,7 @@ def _reduce(xyz: Tensor, num_points: int, point_choice: str) -> Tensor:
     return torch.cat(chunks)
 
 
-def _read_h5(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
+def _read_h5(path: Path, num_classes: int, negated: bool) -> tuple[Tensor, Tensor]:
     import h5py
 
     if not path.is_file():
@@ -176,4 +183,6 @@ def _read_h5(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
         raise unreadable(path, error) from error
     xyz = torch.from_numpy(data).float()
     check_finite(path, xyz)
+    if negated:
+        xyz = negate_x(xyz)
     return xyz, check_content(path, data.shape, label, num_classes)

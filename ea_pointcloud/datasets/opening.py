@@ -8,6 +8,7 @@ from ea_pointcloud._checks import check_choice
 from ea_pointcloud.datasets._files import data_root as find_data_root
 from ea_pointcloud.datasets._part_files import PUBLISHED_LAYOUTS, PUBLISHED_NAME
 from ea_pointcloud.datasets._splits import SPLITS
+from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.datasets.folder import FolderDataset
 from ea_pointcloud.datasets.layouts import LAYOUTS, recognize
 from ea_pointcloud.datasets.modelnet import ModelNet
@@ -18,7 +19,7 @@ from ea_pointcloud.datasets.verify import count_deviations
 
 AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
 PROCEDURAL = "procedural"
-_SUFFIXES = ("_ply_hdf5_2048", "_hdf5_data", "_txt_normal")
+_SUFFIXES = ("_ply_hdf5_2048", "_hdf5_2048", "_hdf5_data", "_txt_normal")
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,15 @@ def open_dataset(
 ) -> AnyShapes:
     """Open a data set, whatever its layout; which one it was is logged and seen in its ``repr``.
 
-    Class names and their order come from the files. Where the set is a published one and has not
-    the official numbers of classes and shapes, that is a warning with the figures.
+    Class names and their order come from the files. Where clouds are stored mirrored, as those of
+    ModelNet40 are, x is negated. Where the set is a published one and has not the official numbers
+    of classes and shapes, that is a warning with the figures.
 
     Args:
         root_or_name: the set's own folder; or its name, as ``ea-pointcloud data list`` has it, or
-            ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_data`` or ``NAME_txt_normal``
-            below ``data_root``; or ``"procedural"``. ModelNet's meshes are taken as z up, other
-            folders of classes as y up: :class:`FolderDataset` has the choice.
+            ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_2048``, ``NAME_hdf5_data`` or
+            ``NAME_txt_normal`` below ``data_root``; or ``"procedural"``. ModelNet's meshes are
+            taken as z up, other folders of classes as y up: :class:`FolderDataset` has the choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
         point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
@@ -61,7 +63,7 @@ def open_dataset(
     if layout not in _OPENERS:
         raise ValueError(_not_opened(folder, layout, source))
     dataset = _OPENERS[layout](folder, source, split, num_points, point_choice)
-    logger.info("%s: opened as %s", folder, LAYOUTS[layout].title)
+    logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if source is not None:
         wrong = count_deviations(source, layout, folder)
         if wrong:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +16,12 @@ from filelock import FileLock
 
 from ea_pointcloud._atomic import whole_file, write_whole
 from ea_pointcloud._workers import WorkerDied, map_ahead, usable_cores
-from ea_pointcloud.datasets._files import replace_folder
+from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE, replace_folder
 from ea_pointcloud.datasets._folder_files import list_folder
 from ea_pointcloud.datasets._sampling import Job, Preparation, Sample, sample_file
+from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.layouts import recognize, resampled_files
-from ea_pointcloud.datasets.modelnet import NAMES_FILE
-from ea_pointcloud.datasets.verify import MANIFEST, file_digest
+from ea_pointcloud.datasets.verify import describe_written, package_version
 from ea_pointcloud.io import CloudFileError
 
 SHAPES_PER_FILE = 512  # what an interruption costs at most
@@ -55,7 +54,8 @@ def prepare_folder(
 
     ``target`` appears when all of it is there. What an interrupted call has done is kept beside it
     and continued by the next with the same settings and files. The outcome depends on files and
-    settings alone, not on the number of workers or interruptions.
+    settings alone, not on the number of workers or interruptions. Of mirrored files, such as those
+    of ``modelnet40_normal_resampled``, x is negated, also of normals.
 
     Args:
         folder: class folders in any arrangement of :class:`FolderDataset`, or ModelNet as text,
@@ -69,7 +69,8 @@ def prepare_folder(
         progress: is told the files done and the files in all.
 
     Returns:
-        The manifest, as written to ``target/manifest.json``.
+        The manifest, as written to ``target/manifest.json``. Its ``ids`` are the names of the
+        shapes, those of ModelNet (``airplane_0004``), in the order of each file's rows.
 
     Raises:
         FileExistsError: if ``target`` is there and ``force`` is not set.
@@ -89,6 +90,7 @@ def prepare_folder(
         names=names,
         shards=_divide(splits),
         preparation=preparation,
+        mirroring=find_mirroring(folder, preparation.mirrored),
         skip_bad=skip_bad,
     )
     with FileLock(target.with_name(f".{target.name}.lock")):
@@ -114,13 +116,14 @@ class _Work:
     names: list[str]
     shards: list[_Shard]
     preparation: Preparation
+    mirroring: str
     skip_bad: bool
 
     def sample(self, workers: int | None, progress: Callable[[int, int], None]) -> dict[str, str]:
         """Make the files that are not there yet; returns what could not be read, and why."""
         missing = [shard for shard in self.shards if not self._is_done(shard)]
         jobs = [
-            Job(str(self.folder), path, self.preparation)
+            Job(str(self.folder), path, self.preparation, self.mirroring == "undone")
             for shard in missing
             for path, _ in shard.files
         ]
@@ -157,10 +160,12 @@ class _Work:
 
         counts = {split: dict.fromkeys(self.names, 0) for split in ("train", "test")}
         kept: set[str] = set()
+        ids = {}
         for shard in self.shards:
             with h5py.File(self.place / shard.name, "r") as file:
                 paths = [os.fsdecode(path) for path in np.asarray(file["file"]).tolist()]
             kept.update(paths)
+            ids[shard.name] = [Path(path).stem for path in paths]
             for path, name in shard.files:
                 counts[shard.split][name] += path in kept
         for split in counts:
@@ -171,12 +176,11 @@ class _Work:
         every = [path for shard in self.shards for path, _ in shard.files]
         manifest = {
             "source": source,
-            "classes": self.names,
-            "counts": counts,
             **asdict(self.preparation),
+            "mirroring": self.mirroring,
             "left_out": [path for path in every if path not in kept],
-            "version": _version(),
-            "sha256": {name: file_digest(self.place / name, "sha256") for name in files},
+            **describe_written(self.place, self.names, counts, files),
+            "ids": ids,
         }
         write_whole(self.place / MANIFEST, json.dumps(manifest, indent=2))
         for path in self.place.glob("*.h5"):  # of an earlier call for more files
@@ -198,7 +202,12 @@ class _Work:
     def _recipe(self, shard: _Shard) -> str:
         """A hash of all that the file depends on."""
         files = [(path, name, *_stamp(self.folder / path)) for path, name in shard.files]
-        values = {**asdict(self.preparation), "version": _version(), "names": self.names}
+        values = {
+            **asdict(self.preparation),
+            "mirroring": self.mirroring,
+            "version": package_version(),
+            "names": self.names,
+        }
         text = json.dumps([values, str(self.folder.resolve()), files])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -246,13 +255,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def _version() -> str:
-    try:
-        return version("ea-pointcloud")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _bad_files(folder: Path, bad: dict[str, str]) -> str:

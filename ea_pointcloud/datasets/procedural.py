@@ -135,6 +135,7 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
     category_names: tuple[str, ...] = CATEGORIES
     parts: tuple[tuple[int, ...], ...] = tuple(CATEGORY_PARTS.values())
     up_axis = "y"
+    mirroring = "none"
 
     def __init__(
         self,

@@ -19,7 +19,13 @@ from ea_pointcloud.datasets._splits import (
 )
 from ea_pointcloud.datasets.shapenetpart import SHAPENETPART_PARTS
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import AXES, POINT_CHOICES, normalize_unit_sphere, to_y_up
+from ea_pointcloud.transforms import (
+    AXES,
+    POINT_CHOICES,
+    negate_x,
+    normalize_unit_sphere,
+    to_y_up,
+)
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -46,6 +52,7 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
         point_choice: which: ``"first"``, a ``"random"`` set, or by farthest point (``"fps"``).
         stored_points: points drawn from each mesh.
         up: the axis that is up, ``"x"``, ``"y"`` or ``"z"`` (as in ModelNet's meshes).
+        mirrored: whether the graphs are mirror images, whose x (once y is up) is negated.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
@@ -53,6 +60,7 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
         label: (n,) int64 of clouds; empty where points are labelled.
         part_label: (n, N) int64, -1 in the padding; empty where clouds are labelled.
         category: (n,) int64; empty where clouds are labelled.
+        mirroring: ``"undone"`` where x is negated, else ``"none"``.
 
     Raises:
         ValueError: if there are no graphs, one lacks ``pos`` or ``y``, or an argument is
@@ -73,6 +81,7 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
         point_choice: str = "first",
         stored_points: int = 2048,
         up: str = "y",
+        mirrored: bool = False,
     ) -> None:
         check_at_least("num_points", num_points, 0)
         check_choice("point_choice", point_choice, POINT_CHOICES)
@@ -87,6 +96,9 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
         arrays = [pos.numpy() for pos, _, _ in clouds]
         self.mask = length_mask(arrays)
         posed = to_y_up(pad(arrays, 0), up)
+        self.mirroring = "undone" if mirrored else "none"
+        if mirrored:
+            posed = negate_x(posed)
         self.xyz = in_chunks(normalize_unit_sphere, posed, self.mask)
         if 0 < num_points < self.mask.shape[1]:
             idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)
@@ -177,6 +189,7 @@ def open_pyg(
     point_choice: str = "first",
     stored_points: int = 2048,
     up: str = "y",
+    mirrored: bool = False,
 ) -> PyGShapes:
     """Open what a PyG ``InMemoryDataset`` has processed and stored, without its class.
 
@@ -192,6 +205,7 @@ def open_pyg(
         point_choice: which.
         stored_points: of each mesh.
         up: the axis that is up.
+        mirrored: whether x is negated.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
@@ -225,6 +239,7 @@ def open_pyg(
         point_choice=point_choice,
         stored_points=stored_points,
         up=up,
+        mirrored=mirrored,
     )
     shapes.name = folder.parent.resolve().name
     return shapes

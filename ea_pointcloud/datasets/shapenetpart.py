@@ -95,6 +95,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
     """
 
     up_axis: ClassVar[str] = "y"
+    mirroring: ClassVar[str] = "none"
 
     def __init__(
         self,

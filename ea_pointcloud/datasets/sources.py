@@ -10,6 +10,15 @@ from typing import Any
 
 from ea_pointcloud._checks import check_choice
 
+# In the order of the labels, which is that of the alphabet.
+MODELNET40_CLASSES = (
+    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone",
+    "cup", "curtain", "desk", "door", "dresser", "flower_pot", "glass_box", "guitar", "keyboard",
+    "lamp", "laptop", "mantel", "monitor", "night_stand", "person", "piano", "plant", "radio",
+    "range_hood", "sink", "sofa", "stairs", "stool", "table", "tent", "toilet", "tv_stand", "vase",
+    "wardrobe", "xbox",
+)  # fmt: skip
+
 HUB = "https://huggingface.co/datasets"
 STANFORD = "https://shapenet.cs.stanford.edu/media"
 
@@ -50,6 +59,8 @@ class Source:
         terms: the page where the terms must be accepted; such a set is not downloaded for you.
         md5: checksums of single files inside the folder.
         up: the axis that is up in the files.
+        mirrored: whether the files are mirror images, (x, z, y) of the meshes; see
+            :mod:`~ea_pointcloud.datasets.axes`.
         prepared: the folder that ``data prepare`` makes of it, for sets that need that.
     """
 
@@ -66,6 +77,7 @@ class Source:
     terms: str | None = None
     md5: Mapping[str, str] = field(default_factory=dict)
     up: str = "y"
+    mirrored: bool = False
     prepared: str | None = None
 
 
@@ -142,6 +154,7 @@ _ALL = (
             ),
         ),
         megabytes=435,
+        mirrored=True,
         # Three training shapes of the meshes are missing from the published files.
         counts={"classes": 40, "train": 9840, "test": 2468},
         md5={
@@ -175,6 +188,7 @@ _ALL = (
         ),
         megabytes=1600,
         counts={"classes": 40, "train": 9843, "test": 2468},
+        mirrored=True,
         prepared="modelnet40_normal_ply_hdf5_2048",
         **_MODELNET,
     ),
@@ -259,6 +273,7 @@ _ALL = (
         "corruptions, 2022",
         page="https://zenodo.org/records/6017834",
         counts={"sets": 75, "test": 2468},
+        mirrored=True,
     ),
     Source(
         name="modelnet_c",
@@ -280,6 +295,7 @@ _ALL = (
         "corruptions, ICML 2022",
         page="https://pointcloud-c.github.io/download.html",
         counts={"sets": 35, "test": 2468},
+        mirrored=True,
     ),
 )
 

@@ -13,15 +13,15 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.datasets._files import find_folder
+from ea_pointcloud.datasets._files import find_modelnet
 from ea_pointcloud.datasets._splits import (
     SPLIT_SEED,
     SPLITS,
     check_val_fraction,
     stratified_mask,
 )
+from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.modelnet import (
-    NAMES_FILE,
     check_content,
     check_finite,
     listed_files,
@@ -29,7 +29,7 @@ from ea_pointcloud.datasets.modelnet import (
     unreadable,
 )
 from ea_pointcloud.ops import farthest_point_sample, gather_points
-from ea_pointcloud.transforms import POINT_CHOICES
+from ea_pointcloud.transforms import POINT_CHOICES, negate_x
 
 BUFFER_MB = 256
 _WINDOWS = 3  # in memory at once: being cut into batches, filled ahead, and about to be freed
@@ -66,7 +66,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
 
     Args:
         root: data root or the folder itself; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
-        name: the folder is ``<name>_ply_hdf5_2048``.
+        name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all.
         point_choice: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
@@ -75,6 +75,8 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         val_fraction: share of each class of the train split that goes to val.
         buffer_mb: memory in 1e6 bytes that streaming may take for coordinates; decides over how
             many clouds is shuffled at once.
+        mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` as for
+            ``ModelNet``.
 
     Attributes:
         label: (n,) int64.
@@ -82,6 +84,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         blocks: what is read at once, in stored order.
         window: clouds that are shuffled together.
         file_points: points of each cloud in the files.
+        mirroring: ``"none"``, ``"undone"`` (x negated) or ``"kept"``, as of ``ModelNet``.
 
     Raises:
         FileNotFoundError: if the folder or a listed file is missing.
@@ -100,6 +103,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         point_choice: str = "first",
         val_fraction: float = 0.1,
         buffer_mb: int = BUFFER_MB,
+        mirrored: bool | str = "auto",
     ) -> None:
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
@@ -110,7 +114,8 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         self.split = split
         self.num_points = num_points
         self.point_choice = point_choice
-        self.folder = find_folder(root, f"{name}_ply_hdf5_2048", NAMES_FILE)
+        self.folder = find_modelnet(root, name)
+        self.mirroring = find_mirroring(self.folder, mirrored)
         self.class_names = read_class_names(self.folder)
         self.files = listed_files(self.folder, "test" if split == "test" else "train")
         outlines = [_outline(path, len(self.class_names)) for path in self.files]
@@ -210,7 +215,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
             raise unreadable(path, error) from error
         xyz = torch.from_numpy(data).float()
         check_finite(path, xyz)
-        return xyz
+        return negate_x(xyz) if self.mirroring == "undone" else xyz
 
     def _cut(self, chunk_rows: list[int], lengths: list[int]) -> list[Block]:
         """Blocks of about a 64th of a window, made of whole chunks of the files."""

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ea_pointcloud.datasets._files import MANIFEST
 from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, recognize
 from ea_pointcloud.datasets.sources import Source, source_of
 
-MANIFEST = "manifest.json"
 _SHOWN = 5  # missing files that are named
 
 
@@ -67,6 +68,36 @@ def verify_prepared(folder: Path) -> list[Finding]:
     expected = {"classes": len(manifest["classes"])}
     expected |= {split: sum(counts.values()) for split, counts in manifest["counts"].items()}
     return missing or [*sums, *_compare(expected, LAYOUTS["modelnet_h5"].contents(folder))]
+
+
+def describe_written(
+    folder: Path,
+    class_names: Sequence[str],
+    counts: Mapping[str, Mapping[str, int]],
+    files: Iterable[str],
+) -> dict[str, Any]:
+    """What the manifest says of any folder that this package wrote, for :func:`verify_prepared`.
+
+    Args:
+        folder: with ``files`` in it.
+        class_names: in the order of the labels.
+        counts: shapes of each split and class.
+        files: names, whose checksums are taken.
+    """
+    return {
+        "classes": list(class_names),
+        "counts": counts,
+        "version": package_version(),
+        "sha256": {name: file_digest(folder / name, "sha256") for name in files},
+    }
+
+
+def package_version() -> str:
+    """Of this package."""
+    try:
+        return version("ea-pointcloud")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def verify_listed(folder: Path) -> list[Finding]:

@@ -23,7 +23,7 @@ from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from ea_pointcloud.models.shipped import SHIPPED_FOLDER, list_pretrained, rounded_state
 from ea_pointcloud.ops.descriptors import DESCRIPTORS
-from ea_pointcloud.transforms import AXES, POINT_CHOICES
+from ea_pointcloud.transforms import AXES, MIRRORING, POINT_CHOICES
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -43,6 +43,9 @@ class DataSpec:
     Args:
         class_names: in the order of the logits; of a segmenter the names of the parts.
         up_axis: ``"x"``, ``"y"`` or ``"z"``, up in the training clouds.
+        mirroring: of the training files: ``"none"``, they were right-handed; ``"undone"``, they
+            were mirror images and x was negated; ``"kept"``, the network was trained on mirror
+            images and sees any other cloud mirrored.
         normalization: ``"unit_sphere"``: mean at the origin, farthest point at distance 1.
         num_points: points a cloud was reduced to in training.
         point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
@@ -57,6 +60,7 @@ class DataSpec:
 
     class_names: tuple[str, ...]
     up_axis: str = "y"
+    mirroring: str = "none"
     normalization: str = "unit_sphere"
     num_points: int = 1024
     point_choice: str = "random"
@@ -94,6 +98,7 @@ class DataSpec:
                 f"class_names, or empty, got {self.least_share}"
             )
         check_choice("up_axis", self.up_axis, AXES)
+        check_choice("mirroring", self.mirroring, MIRRORING)
         check_choice("features", self.features, FEATURES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("point_choice", self.point_choice, POINT_CHOICES)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.report.answers import PartAnswers
 from ea_pointcloud.training.evaluate import RunReport
 from ea_pointcloud.training.measure import VOTE_SIZES, ClassificationReport, SegmentationReport
@@ -156,7 +157,7 @@ def cost_line(report: RunReport) -> str:
         f"{report.recipe.trainer.seed}; {report.parameters:,} parameters, "
         f"{report.macs / 1e6:.0f} M MACs a cloud of {report.recipe.data.num_points} points;\n"
         f"{report.reports[0].clouds_per_second:.0f} clouds/s on {report.device} with batch "
-        f"{report.batch_size}"
+        f"{report.batch_size}; clouds {STORED_AS[report.mirroring]}"
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import generator_for
+from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, SEVERITIES, CorruptedFiles
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.robustness.corruptions import BENCHMARKS, CORRUPTIONS, corrupt
@@ -133,7 +134,7 @@ class Published:
     @property
     def reason(self) -> str:
         """Where the clouds are from."""
-        return f"the published files in {self.files.folder}"
+        return f"the published files in {self.files.folder}, {STORED_AS[self.files.mirroring]}"
 
     @property
     def shapes(self) -> int:

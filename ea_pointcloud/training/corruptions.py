@@ -157,7 +157,13 @@ def _source(
         return replace(generated, reason=reason)
     if split != "test":
         return replace(generated, reason=f"the published files in {folder} are of the test split")
-    files = CorruptedFiles(folder, generated.benchmark, BENCHMARKS[generated.benchmark])
+    files = CorruptedFiles(
+        folder,
+        generated.benchmark,
+        BENCHMARKS[generated.benchmark],
+        # In the axes of the clouds that the network was trained on.
+        mirrored=False if model.data_spec.mirroring == "kept" else "auto",
+    )
     return Published(
         generated.benchmark, files, model.data_spec.class_names, limit, uncorrupted=generated
     )

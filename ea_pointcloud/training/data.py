@@ -63,6 +63,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             stored_points=data.stored_points,
             skip_bad=data.skip_bad,
             drop_invalid=data.drop_invalid,
+            mirrored=data.mirrored,
         )
     if data.dataset == "shapenetpart":
         return ShapeNetPart(
@@ -84,6 +85,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             val_fraction=data.val_fraction,
             up=data.up,
             stored_points=data.stored_points,
+            mirrored=data.mirrored is True,
         )
     streamed = _streamed(data, split, num_points)
     if not stays_in_memory(data, streamed):
@@ -95,6 +97,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
         num_points=num_points,
         point_choice=data.point_choice,
         val_fraction=data.val_fraction,
+        mirrored=data.mirrored,
     )
 
 
@@ -107,6 +110,7 @@ def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet
         point_choice=data.point_choice,
         val_fraction=data.val_fraction,
         buffer_mb=data.buffer_mb,
+        mirrored=data.mirrored,
     )
 
 
@@ -221,6 +225,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     return DataSpec(
         class_names=names,
         up_axis=dataset.up_axis,
+        mirroring=dataset.mirroring,
         num_points=recipe.data.num_points,
         point_choice=recipe.data.point_choice,
         category_names=categories,

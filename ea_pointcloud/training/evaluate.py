@@ -46,6 +46,8 @@ class RunReport:
         macs: multiply-accumulates of one cloud.
         device: where it was measured.
         batch_size: of the evaluation.
+        mirroring: of the clouds it was measured on, one of
+            :data:`~ea_pointcloud.transforms.MIRRORING`.
         farthest_of: of how many points of a cloud the network saw the farthest, 0 for all; None if
             it saw those of the recipe.
     """
@@ -58,6 +60,7 @@ class RunReport:
     macs: int
     device: str
     batch_size: int
+    mirroring: str
     farthest_of: int | None = None
 
 
@@ -120,6 +123,7 @@ def evaluate_run(
         macs=count_macs(model, recipe.data.num_points),
         device=str(device),
         batch_size=recipe.eval.batch_size,
+        mirroring=dataset.mirroring,
         farthest_of=farthest_of,
     )
 

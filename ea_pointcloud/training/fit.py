@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
+from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.datasets.sharing import Share
 from ea_pointcloud.models import PretrainedModel, load_model, start_from
 from ea_pointcloud.nn.norm import synchronize_norms
@@ -148,7 +149,7 @@ def train(
     counts = class_count(train_split) if recipe.optim.logit_adjustment else None
     module = RecipeModule(model, recipe, counts)
     train_split, where = put_on(train_split, device)
-    say(f"{where}\n")
+    say(f"{where}, {STORED_AS[train_split.mirroring]}\n")
     held_out = [put_on(split, device)[0] for split in held_out]
 
     # On clouds it was trained on a network only seems to get better: the last epoch is kept.
@@ -159,7 +160,7 @@ def train(
     with locked(run) if processes.leads else nullcontext(), explained(recipe):
         if processes.leads:
             remove_leftovers(run)
-            start_run(recipe, run)
+            start_run(recipe, run, train_split.mirroring)
         if place.epochs < recipe.trainer.epochs:
             _fit(trainer, module, recipe, place, processes.share, train_split, held_out)
         if processes.leads and not (run / COMPLETE_FILE).exists():

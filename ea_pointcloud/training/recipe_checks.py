@@ -14,6 +14,7 @@ from ea_pointcloud._checks import (
     check_share,
 )
 from ea_pointcloud._device import check_device_name
+from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.mixing import KINDS
 from ea_pointcloud.models.factory import ARCHITECTURES
 from ea_pointcloud.models.hub import FEATURES
@@ -77,6 +78,12 @@ def _check_data(data: DataRecipe, task: str) -> None:
                 "data.classes must name two classes or more, of clouds that are held in memory, "
                 f"got {data.classes} and data.resident={data.resident}"
             )
+    check_choice("data.mirrored", data.mirrored, MIRRORED)
+    if data.mirrored != "auto" and data.dataset not in ("modelnet", "folder", "pyg"):
+        raise ValueError(
+            "data.mirrored belongs to data.dataset=modelnet, folder or pyg, got "
+            f"{data.mirrored} with {data.dataset}; leave it out"
+        )
     check_choice("data.resident", data.resident, ("auto", True, False))
     if data.resident is False and data.dataset != "modelnet":
         raise ValueError(

@@ -46,6 +46,11 @@ class DataRecipe:
 
     ``classes`` are those to take of ``modelnet`` or ``folder``, all of them where it is empty.
 
+    ``mirrored`` says whether the files are mirror images of the objects, whose x is negated when
+    they are read: ``true``, ``false``, or ``auto``, which takes the published clouds of ModelNet40
+    for it, see :func:`~ea_pointcloud.datasets.axes.find_mirroring`. It belongs to ``modelnet``,
+    ``folder`` and ``pyg``; what was done is stored with the weights.
+
     ``resident`` holds the clouds in memory (``true``), streams them from disk (``false``, of
     ``modelnet`` alone), or decides by the memory there is (``auto``). ``buffer_mb`` and
     ``workers`` belong to streaming, see
@@ -66,6 +71,7 @@ class DataRecipe:
     skip_bad: bool = False
     drop_invalid: bool = False
     classes: list[str] = field(default_factory=list)
+    mirrored: bool | str = "auto"
     resident: bool | str = "auto"
     buffer_mb: int = 256
     workers: int | None = None

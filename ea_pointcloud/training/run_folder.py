@@ -29,14 +29,22 @@ COUNTS = ("devices", "num_nodes")
 _DECIDED_ONCE = ("data.resident", "trainer.precision", *(f"trainer.{name}" for name in COUNTS))
 
 
-def start_run(recipe: Recipe, run: Path) -> None:
-    """Write the recipe and the versions into a run folder."""
+def start_run(recipe: Recipe, run: Path, mirroring: str) -> None:
+    """Write the recipe into a run folder, and the versions with what was done about mirrored files.
+
+    Args:
+        recipe: every value of it.
+        run: the folder.
+        mirroring: one of :data:`~ea_pointcloud.transforms.MIRRORING`; the recipe has what was asked
+            for, which another set may decide otherwise.
+    """
     save_recipe(recipe, run / RECIPE_FILE)
-    write_whole(run / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
+    found = {**versions(), "mirroring": mirroring}
+    write_whole(run / VERSIONS_FILE, json.dumps(found, indent=2) + "\n")
 
 
 def read_versions(run: Path) -> dict[str, str]:
-    """What :func:`versions` gave when the training began."""
+    """What :func:`versions` gave when the training began, and ``mirroring``."""
     return json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8"))
 
 

@@ -1,0 +1,62 @@
+"""Which sets are mirror images of the objects they show; their readers negate x.
+
+Everything in this package is right-handed with y up, and z up becomes y up by the rotation
+(x, y, z) -> (-x, z, y). The published clouds of ModelNet40, and the corrupted ones made from them,
+are (x, z, y) of the meshes instead: a network that is trained on them as they are takes every mesh
+and scan for its mirror image.
+"""
+
+import json
+from pathlib import Path
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.datasets._files import MANIFEST
+from ea_pointcloud.datasets.layouts import listed_classes, recognize
+from ea_pointcloud.datasets.sources import MODELNET40_CLASSES, SOURCES
+
+MIRRORED = ("auto", True, False)
+# One of ``transforms.MIRRORING`` -> what to say of the clouds of a set.
+STORED_AS = {
+    "none": "stored right-handed",
+    "undone": "stored mirrored, x negated",
+    "kept": "stored mirrored and left so",
+}
+_LISTED = ("modelnet_h5", "modelnet_txt")  # layouts that come with class names
+
+
+def find_mirroring(folder: Path, mirrored: bool | str = "auto") -> str:
+    """What a reader does about the handedness of the files in ``folder``.
+
+    Args:
+        folder: of one set.
+        mirrored: whether the files are mirror images; ``"auto"`` takes those for it that have the
+            layout of a published set that is (:attr:`Source.mirrored
+            <ea_pointcloud.datasets.sources.Source>`), the 40 official class names, and no manifest
+            of this package.
+
+    Returns:
+        ``"none"`` for right-handed files, ``"undone"`` where the reader has to negate x, ``"kept"``
+        for mirrored files that ``mirrored=False`` leaves as they are.
+
+    Raises:
+        ValueError: if ``mirrored`` is something else.
+    """
+    check_choice("mirrored", mirrored, MIRRORED)
+    if mirrored is True:
+        return "undone"
+    if not _is_published(folder):
+        return "none"
+    return "undone" if mirrored == "auto" else "kept"
+
+
+def _is_published(folder: Path) -> bool:
+    layout = recognize(folder)
+    if layout not in {source.layout for source in SOURCES.values() if source.mirrored}:
+        return False
+    path = folder / MANIFEST
+    if path.is_file():
+        try:
+            return json.loads(path.read_text(encoding="utf-8")).get("mirroring") == "kept"
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no manifest ({error}); prepare the set again") from error
+    return layout not in _LISTED or set(listed_classes(folder, layout)) == set(MODELNET40_CLASSES)
