@@ -326,6 +326,10 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "posed": (lambda: small_classifier(attention="offset"), {"normalize": False}),
     "two levels": (lambda: create_model("ea_classifier_tiny"), {"dynamic_points": True}),
     "heads": (lambda: small_classifier(attention="multihead_external", norm="softmax"), {}),
+    "dynamic": (
+        lambda: small_classifier(attention="multihead_dynamic_external"),
+        {"dynamic_points": True},
+    ),
     "all points": (lambda: small_segmenter("tiny"), {"dynamic_points": True}),
     "category-free": (lambda: small_segmenter(num_categories=0), {}),
     "described": (lambda: described(), {"dynamic_points": True}),

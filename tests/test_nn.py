@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ea_pointcloud.nn import (
     AttentionBlock,
@@ -246,6 +247,20 @@ def test_dynamic_layers_are_the_published_ones_with_dynamic_values(heads: int) -
     published = type(layer)(12, memory_size=7, **({"heads": heads} if heads else {})).double()
     published.load_state_dict(layer.state_dict())  # the same parameters
     assert not torch.allclose(published.eval()(features), expected)
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_dynamic_attention_is_linear_in_the_number_of_points(heads: int) -> None:
+    kind = "multihead_dynamic_external" if heads else "dynamic_external"
+    block = AttentionBlock(16, attention=kind, memory_size=8, heads=2).eval()
+    operations = []
+    for count in (100, 1000, 10_000):
+        features = torch.zeros(1, count, 16)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            block(features, features)
+        operations.append(counter.get_total_flops())
+    assert operations[1] == 10 * operations[0]
+    assert operations[2] == 100 * operations[0]
 
 
 def test_dynamic_attention_needs_the_double_norm() -> None:
