@@ -44,6 +44,8 @@ nb_execution_mode = "off"  # the tests execute them
 
 html_theme = "furo"
 html_title = f"ea_pointcloud {release}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"

@@ -34,5 +34,5 @@ def write(docs: Path) -> None:
 def model_cards() -> dict[str, str]:
     """Name -> card of all weights in the package, without the front matter for the hub."""
     cards = sorted((ROOT / "ea_pointcloud" / "weights").glob("*/README.md"))
-    texts = {card.parent.name: card.read_text(encoding="utf-8") for card in cards}
-    return {name: re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S) for name, text in texts.items()}
+    front = re.compile(r"\A---\n.*?\n---\n", re.S)
+    return {card.parent.name: front.sub("", card.read_text(encoding="utf-8")) for card in cards}

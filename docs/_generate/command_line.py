@@ -3,8 +3,8 @@
 from typing import Any
 
 import typer
-from _generate.rst import escaped, heading, literal, table
 
+from _generate.rst import escaped, heading, literal, table
 from ea_pointcloud.cli import app
 
 PROGRAM = "ea-pointcloud"
@@ -35,11 +35,7 @@ def page() -> str:
         if hasattr(command, "commands"):
             continue
         arguments = [each for each in command.params if each.param_type_name == "argument"]
-        usage = [each.metavar or each.name.upper() for each in arguments]
-        usage = [
-            name if each.required else f"[{name}]"
-            for name, each in zip(usage, arguments, strict=True)
-        ]
+        usage = [argument_usage(each) for each in arguments]
         parts += [".. code-block:: text\n", f"   {' '.join([path, *usage, '[OPTIONS]'])}\n"]
         for kind in ("argument", "option"):
             records = [
@@ -55,6 +51,13 @@ def page() -> str:
             lines = "\n".join(f"   {line}" for line in examples)
             parts.append(f"Examples:\n\n.. code-block:: bash\n\n{lines}\n")
     return "\n".join(parts)
+
+
+def argument_usage(argument: Any) -> str:
+    """An argument as the usage line shows it."""
+    name = argument.metavar or argument.name.upper()
+    many = "..." if argument.nargs == -1 and not name.endswith("...") else ""
+    return f"{name}{many}" if argument.required else f"[{name}{many}]"
 
 
 def paragraphs(text: str | None) -> list[str]:

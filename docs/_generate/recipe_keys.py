@@ -8,9 +8,9 @@ from importlib import resources
 from typing import Any
 
 import omegaconf
-from _generate.rst import escaped, heading, literal, table
 from omegaconf import OmegaConf
 
+from _generate.rst import escaped, heading, literal, table
 from ea_pointcloud.models.factory import ARCHITECTURES
 from ea_pointcloud.training.recipe import list_recipes
 from ea_pointcloud.training.recipe_keys import Recipe
@@ -61,9 +61,9 @@ def default_of(field: Field[Any]) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
-def keys_page() -> str:
-    """Every key of a recipe: type, default, meaning, and the packaged recipes that set it."""
-    set_by: dict[str, list[str]] = {}
+def set_by() -> dict[str, dict[str, list[str]]]:
+    """Key -> value -> the packaged recipes that set it so."""
+    found: dict[str, dict[str, list[str]]] = {}
     for name in list_recipes():
         recipe = OmegaConf.create(recipe_text(name))
         for key in recipe_fields():
@@ -71,19 +71,30 @@ def keys_page() -> str:
             if value is not None:
                 plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
                 shown = plain if isinstance(plain, str) else json.dumps(plain)
-                set_by.setdefault(key, []).append(f":ref:`{name} <recipe-{name}>` ``{shown}``")
-    known = recipe_fields()
+                found.setdefault(key, {}).setdefault(shown, []).append(name)
+    return found
+
+
+def keys_page() -> str:
+    """Every key of a recipe: type, default, meaning, and the packaged recipes that set it."""
+    known, setting = recipe_fields(), set_by()
     parts = [heading("Recipe keys"), KEYS_INTRODUCTION]
     for prefix, kind in recipe_sections().items():
         parts.append(heading(f"{prefix}\\*" if prefix else "The recipe itself", "-"))
         parts.append(documented(kind)[0] + "\n")
         for key, (field, meaning) in known.items():
-            if key.rpartition(".")[0] == prefix.rstrip("."):
-                kind_name = inspect.formatannotation(field.type).replace("typing.", "")
-                parts.append(f".. confval:: {key}\n   :type: {literal(kind_name)}")
-                parts.append(f"   :default: {literal(default_of(field))}\n\n   {meaning}\n")
-                if key in set_by:
-                    parts.append(f"   Set by {', '.join(set_by[key])}.\n")
+            if key.rpartition(".")[0] != prefix.rstrip("."):
+                continue
+            kind_name = inspect.formatannotation(field.type).replace("typing.", "")
+            parts.append(f".. confval:: {key}\n   :type: {literal(kind_name)}")
+            parts.append(f"   :default: {literal(default_of(field))}\n")
+            parts.append(f"   {meaning[:1].upper()}{meaning[1:]}\n")
+            values = [
+                f"``{value}`` in " + ", ".join(f":ref:`{name} <recipe-{name}>`" for name in names)
+                for value, names in setting.get(key, {}).items()
+            ]
+            if values:
+                parts.append(f"   Set to {'; '.join(values)}.\n")
     return "\n".join(parts)
 
 

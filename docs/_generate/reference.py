@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from _generate.rst import heading
-
 import ea_pointcloud
+from _generate.rst import heading
 
 # Run, not imported.
 LEFT_OUT = ("benchmark", "cli")
@@ -87,7 +86,8 @@ def pages() -> dict[str, str]:
         if names:
             package = importlib.import_module(module)
             routines = [name for name in names if callable(getattr(package, name))]
-            page.append(".. autosummary::\n\n" + "".join(f"   {name}\n" for name in routines))
+            listed = "".join(f"   {name}\n" for name in routines)
+            page.append(f".. autosummary::\n   :nosignatures:\n\n{listed}")
             page += [entry(name, getattr(package, name)) for name in names]
     listed = "".join(f"   {name}\n" for name in sorted(found))
     index = [heading("Python reference"), INTRODUCTION, f".. toctree::\n\n{listed}"]

@@ -208,8 +208,8 @@ class TrainerRecipe:
         sync_batchnorm: take batch statistics over all processes.
         checkpoint_minutes: minutes between checkpoints within an epoch; 0 writes one only at
             SIGTERM. Those after an epoch are always written.
-        compile: compile the network with :func:`torch.compile` in ``"default"``,
-            ``"reduce-overhead"`` (with CUDA graphs) or ``"max-autotune"`` mode; ``"none"`` does not.
+        compile: mode in which :func:`torch.compile` compiles the network: ``"default"``,
+            ``"reduce-overhead"`` (with CUDA graphs) or ``"max-autotune"``; ``"none"`` does not.
     """
 
     epochs: int = MISSING
