@@ -67,7 +67,14 @@ def test_every_recipe_has_a_section_with_what_its_comment_says() -> None:
     assert [section.partition(":")[0] for section in sections] == list_recipes()
     for name, section in zip(list_recipes(), sections, strict=True):
         assert f"ea-pointcloud train {name}\n" in section
-        assert len(section.split(".. code-block::")[0].split()) > 8
+        comment, _, recipe = section.split(".. code-block:: ")
+        assert 8 < len(comment.split()) < 150
+        keys = [line.strip() for line in recipe.splitlines()[1:] if line.strip()]
+        assert keys == [
+            line.strip()
+            for line in recipe_keys.recipe_text(name).splitlines()
+            if line.strip() and line[0] != "#"
+        ]
 
 
 def test_every_setting_of_every_network_has_a_meaning() -> None:

@@ -102,7 +102,7 @@ def recipes_page() -> str:
     """Every packaged recipe: what its first comment says, its command, its YAML."""
     parts = [heading("Recipes"), RECIPES_INTRODUCTION]
     for name in list_recipes():
-        comment, rest = re.match(r"((?:#.*\n)*)(.*)", recipe_text(name), re.S).groups()  # pyright: ignore
+        comment, rest = re.match(r"((?:#[^\n]*\n)*)(.*)", recipe_text(name), re.S).groups()  # pyright: ignore
         parts += [f".. _recipe-{name}:\n", heading(name, "-")]
         parts.append(escaped(" ".join(re.sub(r"(?m)^#", "", comment).split())) + "\n")
         for language, text in (("bash", f"ea-pointcloud train {name}\n"), ("yaml", rest)):
