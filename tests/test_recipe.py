@@ -97,7 +97,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("data.point_choice=fps", "data.point_choice must be 'first' with the procedural set"),
         ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
         ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
-        ("model.overrides.attention=ea", "attention must be one of 'external', 'multihead_exte"),
+        ("model.overrides.attention=ea", "attention must be one of 'external', 'dynamic_external'"),
         ("augment.scale=[2,1]", r"augment.scale must be \[low, high\], 0 < low, got \[2.0, 1.0\]"),
         ("augment.shift=-1", "augment.shift must be at least 0, got -1"),
         ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
