@@ -337,6 +337,10 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "pointnet": (lambda: create_model("pointnet_classifier_tiny"), {"dynamic_points": True}),
     "dgcnn": (lambda: of_graphs("dgcnn", edge_channels=(8, 8, 8)), {"dynamic_points": True}),
     "eagraph": (lambda: of_graphs("eagraph", depth=2), {"dynamic_points": True}),
+    "memory pooling": (
+        lambda: of_graphs("eagraph", depth=2, attention="none", pooling="max_mean_memory"),
+        {"dynamic_points": True},
+    ),
     "eamlp parts": (
         lambda: eamlp("segmenter", num_parts=4, num_categories=2),
         {"dynamic_points": True},

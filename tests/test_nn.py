@@ -13,6 +13,7 @@ from ea_pointcloud.nn import (
     AttentionBlock,
     ExternalAttention,
     LinearNorm,
+    MemoryPooling,
     MultiHeadExternalAttention,
     NeighborEmbedding,
     PointBatchNorm,
@@ -502,3 +503,36 @@ def test_wrong_inputs_of_attention(attention: str) -> None:
         layer(torch.zeros(2, 16, 16), torch.ones(2, 3).bool())
     with pytest.raises(TypeError, match="mask must be bool with True for a real point"):
         layer(torch.zeros(2, 16, 16), torch.ones(2, 16))
+
+
+# --- memory pooling
+
+
+def test_memory_pooling_is_what_each_slot_attends_to() -> None:
+    layer = MemoryPooling(12, slots=5, slot_channels=3).double()
+    features = draw(2, 20, 12)
+    weights = (features @ layer.key_memory.T).softmax(1)  # (B, N, M)
+    expected = layer.slot(torch.einsum("bnm,bnc->bmc", weights, features)).flatten(1)
+    out = layer(features)
+    assert out.shape == (2, 15)
+    torch.testing.assert_close(out, expected)
+    order = torch.randperm(20, generator=seeded())
+    torch.testing.assert_close(layer(features[:, order]), expected)
+
+
+@pytest.mark.parametrize("padding", [0.0, -float("inf"), float("nan")])
+def test_memory_pooling_does_not_see_padding(padding: float) -> None:
+    layer = MemoryPooling(12, slots=5).double()
+    features = draw(2, 16, 12).masked_fill(~MASK[..., None], padding)
+    out = layer(features, MASK)
+    alone = [layer(one[None, real])[0] for one, real in zip(features, MASK, strict=True)]
+    torch.testing.assert_close(out, torch.stack(alone))
+    gradient = torch.autograd.grad(out.sum(), layer.parameters())
+    assert all(one.isfinite().all() for one in gradient)
+
+
+def test_memory_pooling_starts_as_its_table() -> None:
+    layer = MemoryPooling(256, slots=64)
+    assert float(layer.key_memory.detach().std()) == pytest.approx((2 / 64) ** 0.5, rel=0.03)
+    with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
+        MemoryPooling(12, slots=0)

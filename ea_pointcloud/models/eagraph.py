@@ -23,7 +23,13 @@ from ea_pointcloud.models.every_point import (
     without_padding,
 )
 from ea_pointcloud.models.hub import DataSpec
-from ea_pointcloud.nn import DropPath, LinearNorm, MaxEdgeConv, MultiHeadExternalAttention
+from ea_pointcloud.nn import (
+    DropPath,
+    LinearNorm,
+    MaxEdgeConv,
+    MemoryPooling,
+    MultiHeadExternalAttention,
+)
 from ea_pointcloud.ops import PyramidLevel
 
 
@@ -147,6 +153,10 @@ class EAGraphClassifier(AllPointsClassifier):
     def __init__(self, config: EAGraphClassifierConfig, data_spec: DataSpec | None = None) -> None:
         head = classification_head(config, config.fuse_channels)
         super().__init__(config, data_spec, EAGraphEncoder(config), head)
+        if "memory" in config.pooling:
+            self.memory_pooling = MemoryPooling(
+                config.fuse_channels, slots=config.pool_slots, slot_channels=config.slot_channels
+            )
 
 
 class EAGraphSegmenter(Segmenter):

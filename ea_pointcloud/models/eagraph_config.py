@@ -57,20 +57,25 @@ class EAGraphClassifierConfig(EAGraphConfig):
 
     Args:
         num_classes: classes told apart, >= 2.
-        pooling: ``"max"`` or ``"max_mean"`` over the points.
+        pooling: ``"max"``, ``"max_mean"`` or ``"max_mean_memory"`` over the points, the last with
+            :class:`~ea_pointcloud.nn.MemoryPooling`.
+        pool_slots: slots of that memory.
+        slot_channels: channels that are kept of each.
         head_channels: widths of the layers before the logits.
         dropout: dropout after each of them.
     """
 
     num_classes: int
     pooling: str = "max_mean"
+    pool_slots: int = 32
+    slot_channels: int = 16
     head_channels: tuple[int, ...] = (256,)
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check_choice("pooling", self.pooling, POOLING)
+        check_choice("pooling", self.pooling, (*POOLING, "max_mean_memory"))
 
 
 @dataclass(frozen=True, kw_only=True)
