@@ -14,7 +14,7 @@ from ea_pointcloud.ops import PyramidLevel, gather_points, knn
 class AllPointsClassifier(Classifier):
     """A classifier that pools over all points of a cloud, and so has to know which are real."""
 
-    memory_pooling: MemoryPooling | None = None
+    memory_pooling: MemoryPooling  # of a network whose pooling has one
 
     def pool(self, token: Tensor, mask: Tensor | None) -> Tensor:
         """(B, C) of the tokens (B, N, C) of all points."""
@@ -23,7 +23,6 @@ class AllPointsClassifier(Classifier):
             if kind == "max":
                 parts.append(token.amax(1))  # padded points are -inf
             elif kind == "memory":
-                assert self.memory_pooling is not None
                 parts.append(self.memory_pooling(token, mask))
             elif mask is None:
                 parts.append(token.mean(1))
