@@ -25,7 +25,7 @@ def test_shapenetpart_is_the_published_setting() -> None:
 
 
 def test_modelnet40_is_the_published_setting() -> None:
-    recipe = load_recipe("modelnet40")
+    recipe = load_recipe("modelnet40_ea")
     assert recipe.data.name == "modelnet40"
     assert (recipe.data.num_points, recipe.data.point_choice) == (1024, "first")
     assert recipe.model.size == "base"
@@ -166,10 +166,10 @@ def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:
 
 
 def test_wolfmix_is_a_combination() -> None:
-    recipe = load_recipe("modelnet40", ["augment.wolf=1", "augment.mix=rsmix"])
+    recipe = load_recipe("modelnet40_ea", ["augment.wolf=1", "augment.mix=rsmix"])
     assert recipe.augmentation().wolf == 1
     assert recipe.mixing() == Mix(("rsmix",), prob=0.5, beta=1.0)  # as published
-    assert load_recipe("modelnet40").mixing() is None
+    assert load_recipe("modelnet40_ea").mixing() is None
 
 
 def test_what_only_the_network_knows_is_checked_before_the_data_is_made() -> None:
