@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_count
+from ea_pointcloud._files import write_whole
 from ea_pointcloud._formats.arrays import read_npy, read_npz
 from ea_pointcloud._formats.common import (
     PARTS,

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ea_pointcloud"
 # Rank of each part; a part may import parts of a lower rank, or itself. The integers are the levels
 # of CONTRIBUTING.md, the fractions order the parts of level 1 among themselves.
 RANK = {
-    "_atomic": 0,
+    "_files": 0,
     "_checks": 0,
     "_device": 0.1,
     "_workers": 0.1,

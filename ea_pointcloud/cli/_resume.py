@@ -69,7 +69,7 @@ class Settings:
 
     def write(self) -> None:
         """Replace what is there."""
-        from ea_pointcloud._atomic import write_whole
+        from ea_pointcloud._files import write_whole
 
         write_whole(self.path, json.dumps(self.values, indent=2) + "\n")
 

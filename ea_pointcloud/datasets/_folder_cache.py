@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ea_pointcloud._atomic import whole_file
+from ea_pointcloud._files import whole_file
 from ea_pointcloud._workers import usable_cores
 from ea_pointcloud.datasets._files import alone
 from ea_pointcloud.io import read_cloud

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from ea_pointcloud._atomic import whole_file, write_whole
+from ea_pointcloud._files import whole_file, write_whole
 from ea_pointcloud._workers import WorkerDied, map_ahead, usable_cores
 from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE, replace_folder
 from ea_pointcloud.datasets._folder_files import list_folder

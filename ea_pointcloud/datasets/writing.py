@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud._atomic import whole_file, write_whole
+from ea_pointcloud._files import whole_file, write_whole
 from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE
 from ea_pointcloud.datasets.modelnet import check_content
 from ea_pointcloud.datasets.verify import describe_written

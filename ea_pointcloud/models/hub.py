@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from ea_pointcloud.models.shipped import SHIPPED_FOLDER, list_pretrained, rounded_state
 from ea_pointcloud.ops.descriptors import DESCRIPTORS

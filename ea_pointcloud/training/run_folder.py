@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import FOLDER
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.models import PretrainedModel, Segmenter, load_model
 from ea_pointcloud.models.hub import WEIGHTS_FILE
 from ea_pointcloud.training.calibrate import own_logits

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 
 
 def test_writes_text_and_bytes_and_replaces(tmp_path: Path) -> None:
