@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud._workers import WorkerDied, map_ahead, without_interrupts
 from ea_pointcloud.cli import _report
+from ea_pointcloud.io.pool import WorkerDied, map_ahead, without_interrupts
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.streaming import Job, classification, find_files, segmentation, stream
 from ea_pointcloud.streaming.pipeline import EXPECTED, Outcome
@@ -30,7 +30,7 @@ from tests.test_cli import call
 from tests.test_segment import grouped
 
 NAMES = ("bowl", "cone", "vase")
-MODULES = ("ea_pointcloud._workers", "tests.test_streaming")
+MODULES = ("ea_pointcloud.io.pool", "tests.test_streaming")
 SCHEMAS = Path(__file__).parent.parent / "ea_pointcloud" / "schemas"
 
 
@@ -169,10 +169,10 @@ def test_an_interrupt_waits_for_the_end_of_the_block(others: int) -> None:
 ENDLESS = """
 import time
 from itertools import repeat
-from ea_pointcloud._workers import map_ahead
+from ea_pointcloud.io.pool import map_ahead
 if __name__ == "__main__":
     asked = repeat("__import__('os').getpid()")
-    for _, pid in map_ahead(eval, asked, workers=1, ahead=2, preload=["ea_pointcloud._workers"]):
+    for _, pid in map_ahead(eval, asked, workers=1, ahead=2, preload=["ea_pointcloud.io.pool"]):
         print(pid, flush=True)
         time.sleep(60)
 """

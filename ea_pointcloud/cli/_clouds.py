@@ -42,7 +42,7 @@ def answers(
         from ea_pointcloud.streaming.ray_engine import stream_with_ray
 
         return stream_with_ray(make_job, predictor, files, device=device)
-    from ea_pointcloud._workers import default_workers
+    from ea_pointcloud.io.pool import default_workers
     from ea_pointcloud.streaming import stream
 
     if workers is None:
@@ -76,7 +76,7 @@ def load_predictor(
 
 def start_early(paths: Sequence[str], *, recursive: bool, engine: str, workers: int | None) -> None:
     """Begin to start workers before this process spends seconds on its own imports, if any."""
-    from ea_pointcloud._workers import FEW, PRELOAD, default_workers, import_ahead
+    from ea_pointcloud.io.pool import FEW, PRELOAD, default_workers, import_ahead
 
     def names() -> Iterator[str]:
         for path in paths:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud._workers import without_interrupts
 from ea_pointcloud.cli._clouds import (
     PICTURES,
     answers,
@@ -42,6 +41,7 @@ from ea_pointcloud.cli._report import (
     stopped,
 )
 from ea_pointcloud.cli._resume import CsvLog, fingerprint
+from ea_pointcloud.io.pool import without_interrupts
 
 if TYPE_CHECKING:
     from rich.table import Table

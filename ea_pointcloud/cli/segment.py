@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud._workers import without_interrupts
 from ea_pointcloud.cli._clouds import (
     PICTURES,
     answers,
@@ -43,6 +42,7 @@ from ea_pointcloud.cli._report import (
     stopped,
 )
 from ea_pointcloud.cli._resume import OutputFolder, fingerprint
+from ea_pointcloud.io.pool import without_interrupts
 
 if TYPE_CHECKING:
     import numpy as np

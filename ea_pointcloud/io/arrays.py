@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ea_pointcloud._formats.common import CloudFileError, Points
-from ea_pointcloud._formats.tables import points_from_width
+from ea_pointcloud.io.common import CloudFileError, Points
+from ea_pointcloud.io.tables import points_from_width
 
 NAMES = {
     "xyz": ("xyz", "points", "pos", "data", "coords", "coordinates", "positions"),
@@ -32,9 +32,15 @@ class Stored(Protocol):
     """An array, or something on disk that is read by indexing it."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        ...
+
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        ...
+
     def __getitem__(self, index: tuple[()] | int, /) -> np.ndarray: ...
 
 

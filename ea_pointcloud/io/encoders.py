@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ea_pointcloud._formats.common import Columns
-from ea_pointcloud._formats.hdf5 import encode_hdf5
-from ea_pointcloud._formats.las import encode_las, encode_laz
-from ea_pointcloud._formats.meshes import face_normals
+from ea_pointcloud.io.common import Columns
+from ea_pointcloud.io.hdf5 import encode_hdf5
+from ea_pointcloud.io.las import encode_las, encode_laz
+from ea_pointcloud.io.meshes import face_normals
 
 FLOAT_FORMAT = "%.12g"  # a hundredth of a millimetre in UTM metres, and more than float32 has
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from ea_pointcloud._formats.common import CloudFileError, Mesh, Points, truncated
+from ea_pointcloud.io.common import CloudFileError, Mesh, Points, truncated
 
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ea_pointcloud._formats.common import CloudFileError, Points
+from ea_pointcloud.io.common import CloudFileError, Points
 
 START_SECONDS = 120  # to import the library, from a cold and busy disk
 READ_SECONDS = 3  # for a small file, which takes milliseconds
@@ -90,7 +90,7 @@ class _Process:
         # The watch ends a process that hangs, in whatever code it does, with status TOO_LONG.
         code = (
             f"import faulthandler; faulthandler.dump_traceback_later({START_SECONDS}, exit=True); "
-            f"from ea_pointcloud._formats.worker import serve; serve({self._library!r})"
+            f"from ea_pointcloud.io.guard_worker import serve; serve({self._library!r})"
         )
         self._child = subprocess.Popen(
             [sys.executable, "-c", code],

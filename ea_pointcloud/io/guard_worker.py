@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ea_pointcloud._formats.common import CloudFileError, Points
-from ea_pointcloud._formats.hdf5 import read_hdf5
-from ea_pointcloud._formats.las import read_las
+from ea_pointcloud.io.common import CloudFileError, Points
+from ea_pointcloud.io.hdf5 import read_hdf5
+from ea_pointcloud.io.las import read_las
 
 READERS: dict[str, Callable[[Path, int | None], Points]] = {
     "h5py": read_hdf5,

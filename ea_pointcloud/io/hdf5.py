@@ -3,8 +3,8 @@
 import io
 from pathlib import Path
 
-from ea_pointcloud._formats.arrays import points_from_arrays
-from ea_pointcloud._formats.common import CloudFileError, Columns, Points
+from ea_pointcloud.io.arrays import points_from_arrays
+from ea_pointcloud.io.common import CloudFileError, Columns, Points
 
 
 def read_hdf5(path: Path, index: int | None) -> Points:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ea_pointcloud._formats.common import (
+from ea_pointcloud.io.common import (
     CloudFileError,
     Lines,
     Mesh,

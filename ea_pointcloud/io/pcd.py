@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ea_pointcloud._formats.common import (
+from ea_pointcloud.io.common import (
     CloudFileError,
     Lines,
     Points,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ea_pointcloud._formats.common import (
+from ea_pointcloud.io.common import (
     CloudFileError,
     Lines,
     Mesh,
@@ -23,7 +23,7 @@ from ea_pointcloud._formats.common import (
     truncated,
     whole_number,
 )
-from ea_pointcloud._formats.meshes import read_polygons, triangulate
+from ea_pointcloud.io.meshes import read_polygons, triangulate
 
 TYPES = {
     **{"char": "b", "uchar": "B", "short": "h", "ushort": "H", "int": "i", "uint": "I"},

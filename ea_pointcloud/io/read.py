@@ -1,21 +1,17 @@
-"""Reading and writing of point clouds and meshes in files; no dataset layouts, no normalisation."""
+"""Reading of point clouds and meshes from files; no dataset layouts, no normalisation."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ea_pointcloud._checks import check_count
-from ea_pointcloud._files import write_whole
-from ea_pointcloud._formats.arrays import read_npy, read_npz
-from ea_pointcloud._formats.common import (
-    PARTS,
+from ea_pointcloud.io.arrays import read_npy, read_npz
+from ea_pointcloud.io.cloud import Cloud
+from ea_pointcloud.io.common import (
     CloudFileError,
-    Columns,
     Mesh,
     Points,
     unit_colors,
@@ -23,76 +19,13 @@ from ea_pointcloud._formats.common import (
     whole_labels,
     whole_number,
 )
-from ea_pointcloud._formats.gltf import read_gltf
-from ea_pointcloud._formats.guard import read_guarded
-from ea_pointcloud._formats.meshes import check_mesh, read_obj, read_off, sample_mesh
-from ea_pointcloud._formats.pcd import read_pcd
-from ea_pointcloud._formats.ply import read_ply
-from ea_pointcloud._formats.stl import read_stl
-from ea_pointcloud._formats.tables import read_text
-from ea_pointcloud._formats.writers import CLOUD_ENCODERS, HOLDS, MESH_ENCODERS, NEEDS
-
-__all__ = ["READABLE", "Cloud", "CloudFileError", "read_cloud", "write_cloud", "write_mesh"]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Cloud:
-    """One point cloud, in numpy.
-
-    Args:
-        xyz: (N, 3) float32 after ``center`` was subtracted, in the unit and axes of the file.
-        center: (3,) float64; a coordinate in the file is ``xyz + center``.
-        normals: (N, 3) float32 of unit length, or zero where the file has a zero normal.
-        colors: (N, 3) float32, red, green, blue in 0..1.
-        labels: (N,) int64.
-        confidence: (N,) float32 of the labels, 0..1 where we wrote it.
-        name: the file's name without folder and suffix.
-
-    Raises:
-        TypeError: if a dtype is wrong.
-        ValueError: if a shape is wrong or there is no point.
-    """
-
-    xyz: np.ndarray
-    center: np.ndarray
-    normals: np.ndarray | None = None
-    colors: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        """Check shapes and dtypes."""
-        if self.xyz.ndim != 2 or self.xyz.shape[1] != 3 or len(self.xyz) == 0:
-            raise ValueError(f"xyz must have shape (N, 3) with N >= 1, got {self.xyz.shape}")
-        count = len(self.xyz)
-        _check_array("xyz", self.xyz, (count, 3), np.float32)
-        _check_array("center", self.center, (3,), np.float64)
-        _check_array("normals", self.normals, (count, 3), np.float32)
-        _check_array("colors", self.colors, (count, 3), np.float32)
-        _check_array("labels", self.labels, (count,), np.int64)
-        _check_array("confidence", self.confidence, (count,), np.float32)
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.xyz)
-
-    def __repr__(self) -> str:
-        """Name, size and what it carries, not its values."""
-        extras = [part for part in PARTS if getattr(self, part) is not None]
-        return f"Cloud({', '.join([repr(self.name), f'{len(self)} points', *extras])})"
-
-
-def _check_array(name: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> None:
-    if array is None:
-        return
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if array.dtype != dtype:
-        raise TypeError(
-            f"{name} must be {np.dtype(dtype)}, got {array.dtype}; convert with "
-            f"{name}.astype(np.{np.dtype(dtype)})"
-        )
+from ea_pointcloud.io.gltf import read_gltf
+from ea_pointcloud.io.guard import read_guarded
+from ea_pointcloud.io.meshes import check_mesh, read_obj, read_off, sample_mesh
+from ea_pointcloud.io.pcd import read_pcd
+from ea_pointcloud.io.ply import read_ply
+from ea_pointcloud.io.stl import read_stl
+from ea_pointcloud.io.tables import read_text
 
 
 def read_cloud(
@@ -238,92 +171,3 @@ _READERS: dict[str, Callable[[Path, int | None], Points | Mesh]] = {
 }
 READABLE: tuple[str, ...] = tuple(_READERS)
 SEVERAL = (".h5", ".hdf5", ".npz", ".npy")  # may hold several clouds
-
-
-def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool = False) -> None:
-    """Write a cloud with its file coordinates ``xyz + center``; all of it or nothing.
-
-    ``.ply``, ``.pcd``, ``.txt``, ``.csv``, ``.npz``, ``.h5``, ``.las`` and ``.laz`` keep normals,
-    colours, labels and confidence (colours as bytes in the first two, as 16 bits in the last two,
-    whose labels are the classification, 0..255). ``.xyz`` and ``.npy`` hold coordinates only,
-    ``.xyzn`` also normals, ``.xyzrgb`` and ``.pts`` also colours.
-
-    Args:
-        path: where to; the folder must exist.
-        cloud: what to write.
-        overwrite: replace an existing file.
-
-    Raises:
-        FileExistsError: if the file exists and ``overwrite`` is not set.
-        ValueError: if the suffix is unknown or cannot hold what the cloud has.
-    """
-    path = Path(path)
-    suffix = _check_suffix(path, tuple(CLOUD_ENCODERS))
-    columns: Columns = {"xyz": cloud.xyz + cloud.center}
-    for part in PARTS:
-        values = getattr(cloud, part)
-        if values is None:
-            continue
-        if part not in HOLDS.get(suffix, PARTS):
-            held = " and ".join(("coordinates", *HOLDS[suffix]))
-            raise ValueError(
-                f"{path.name}: {suffix} holds {held} only and the cloud has {part}; "
-                f"write .ply, or dataclasses.replace(cloud, {part}=None) to leave them out"
-            )
-        columns[part] = values
-    needed = NEEDS.get(suffix)
-    if needed and needed not in columns:
-        raise ValueError(
-            f"{path.name}: {suffix} holds {needed} and the cloud has none; write .xyz or .ply"
-        )
-    _write_new(path, lambda: CLOUD_ENCODERS[suffix](columns), overwrite=overwrite)
-
-
-def write_mesh(
-    path: str | os.PathLike[str],
-    vertices: ArrayLike,
-    faces: ArrayLike,
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Write a triangle mesh as ``.off``, ``.obj``, ``.ply`` or ``.stl`` text; all or nothing.
-
-    Args:
-        path: where to; the folder must exist.
-        vertices: (V, 3) finite numbers, any frame and unit.
-        faces: (F, 3) integers in 0..V-1.
-        overwrite: replace an existing file.
-
-    Raises:
-        FileExistsError: if the file exists and ``overwrite`` is not set.
-        ValueError: if the suffix is unknown, a shape is wrong or a face names no vertex.
-    """
-    path = Path(path)
-    suffix = _check_suffix(path, tuple(MESH_ENCODERS))
-    points, corners = np.asarray(vertices, np.float64), np.asarray(faces)
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"vertices must have shape (V, 3), got {points.shape}")
-    if corners.ndim != 2 or corners.shape[1] != 3 or corners.dtype.kind not in "iu":
-        raise ValueError(
-            f"faces must be integers of shape (F, 3), got {corners.dtype} of shape {corners.shape}"
-        )
-    mesh = check_mesh(path, Mesh(points, corners.astype(np.int64)), drop_invalid=False)
-    _write_new(path, lambda: MESH_ENCODERS[suffix](*mesh), overwrite=overwrite)
-
-
-def _check_suffix(path: Path, known: tuple[str, ...]) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in known:
-        raise ValueError(
-            f"{path.name}: cannot write {suffix or 'a file without suffix'}; "
-            f"known are {' '.join(known)}"
-        )
-    return suffix
-
-
-def _write_new(path: Path, encode: Callable[[], bytes], *, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: exists; pass overwrite=True to replace it")
-    if not path.parent.is_dir():  # before the work of encoding
-        raise FileNotFoundError(f"{path.parent}: no such folder; create it first")
-    write_whole(path, encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud._formats.common import (
+from ea_pointcloud.io.common import (
     CloudFileError,
     Mesh,
     number_lines,

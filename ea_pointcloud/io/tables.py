@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud._formats.common import (
+from ea_pointcloud.io.common import (
     CloudFileError,
     Lines,
     Points,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ea_pointcloud._workers import PRELOAD, WorkerDied, map_ahead
 from ea_pointcloud.classification import Classification
 from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.io.pool import PRELOAD, WorkerDied, map_ahead
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.predictor import Predictor
 from ea_pointcloud.prepare import Prepared, prepare

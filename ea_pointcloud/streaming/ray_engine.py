@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from warnings import catch_warnings, simplefilter
 
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud._workers import usable_cores
+from ea_pointcloud.io.pool import usable_cores
 from ea_pointcloud.predictor import Predictor
 from ea_pointcloud.streaming.pipeline import Job, Outcome, Outcomes, attempt, outcomes, stream
 

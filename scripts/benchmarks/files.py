@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud._workers import PRELOAD, default_workers, import_ahead
 from ea_pointcloud.datasets import ProceduralShapes
 from ea_pointcloud.io import Cloud, write_cloud
+from ea_pointcloud.io.pool import PRELOAD, default_workers, import_ahead
 from ea_pointcloud.models import DataSpec, create_model, list_models
 from ea_pointcloud.predictor import Predictor
 from ea_pointcloud.streaming import classification, stream
