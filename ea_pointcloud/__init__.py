@@ -35,8 +35,8 @@ _HOME = {
     "write_mesh": "io",
 }
 _MODULES = (
-    "datasets", "io", "metrics", "models", "nn", "ops", "predictor", "robustness", "training",
-    "transforms", "viz",
+    "augment", "datasets", "io", "metrics", "models", "nn", "ops", "predictor", "robustness",
+    "training", "viz",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

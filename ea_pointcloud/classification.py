@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.models.inference import class_probs, embed_clouds, turns_about_y
 from ea_pointcloud.prepare import AUTO, Prepared, preference
-from ea_pointcloud.transforms import AXES, to_y_up
 
 _FACINGS = 4  # turns about each axis that "auto" tries
 _TOGETHER = 32  # clouds whose poses are in memory at a time

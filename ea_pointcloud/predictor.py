@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
+from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.classification import Candidate, Classification, classify_prepared
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
@@ -17,7 +18,6 @@ from ea_pointcloud.models.folded import fold_batch_norm
 from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
 from ea_pointcloud.prepare import AUTO, CloudLike, Prepared, prepare
 from ea_pointcloud.segmentation import Segmentation, category_place, segment_points
-from ea_pointcloud.transforms import AXES, to_y_up
 
 __all__ = ["Candidate", "Classification", "CloudLike", "Predictor", "Segmentation"]
 PRECISIONS = ("float32", "bfloat16")

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.models.inference import farthest_points
 from ea_pointcloud.ops import gather_points, knn
-from ea_pointcloud.transforms import AXES, normalize_unit_sphere
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
 from ea_pointcloud.io import Cloud
 from ea_pointcloud.models import DataSpec, Segmenter
 from ea_pointcloud.models.inference import (
@@ -19,7 +20,6 @@ from ea_pointcloud.models.inference import (
 )
 from ea_pointcloud.ops import gather_points, knn
 from ea_pointcloud.prepare import AUTO, coordinates, inliers, normals, preference
-from ea_pointcloud.transforms import AXES, normalize_unit_sphere, to_y_up
 
 
 @dataclass(frozen=True, eq=False)

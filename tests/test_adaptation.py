@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud import Predictor
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.models import DataSpec, EAClassifier, create_model
 from ea_pointcloud.models.adaptation import adapt_batch_norm
 from ea_pointcloud.models.inference import turned_probs
@@ -18,7 +19,6 @@ from ea_pointcloud.prepare import inliers
 from ea_pointcloud.report import corruptions as shown
 from ea_pointcloud.robustness.evaluation import Generated, evaluate_corruptions
 from ea_pointcloud.robustness.options import InferenceOptions, predict
-from ea_pointcloud.transforms import normalize_unit_sphere
 from tests.oracles import cloud, seeded
 from tests.test_cli import call
 

@@ -16,11 +16,7 @@ RANK = {
     "_checks": 0,
     "_device": 0.1,
     "ops": 1,
-    "deformation": 1.04,
-    "defects": 1.05,
-    "mixing": 1.05,
-    "transforms": 1.1,
-    "augmentation": 1.15,
+    "augment": 1.1,
     "io": 1.01,
     "metrics": 1.2,
     "datasets": 1.3,
@@ -42,7 +38,7 @@ RANK = {
     "__init__": 7,
 }
 HOMES = {
-    "scipy": ("ops/matching.py",),
+    "scipy": ("augment/matching.py",),
     "open3d": ("viz/", "robustness/visibility.py"),
     "h5py": ("datasets/", "io/"),
     "pooch": ("datasets/",),

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from ea_pointcloud.augmentation import Augmentation, left_in
-from ea_pointcloud.defects import random_cut, random_stray, random_view
-from ea_pointcloud.transforms import random_drop
+from ea_pointcloud.augment.corruption import random_cut, random_stray, random_view
+from ea_pointcloud.augment.pipeline import Augmentation, left_in
+from ea_pointcloud.augment.transforms import random_drop
 from tests.oracles import cloud, seeded
 
 

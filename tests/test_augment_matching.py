@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ea_pointcloud.augment.matching import match_points, optimal_match
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.ops.matching import match_points, optimal_match
 from tests.oracles import cloud, seeded
 
 MATCHES = [match_points, optimal_match]

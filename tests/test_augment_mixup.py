@@ -7,14 +7,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_pointcloud.mixing import KINDS, Mix, point_cutmix_k, point_cutmix_r, point_mixup, rsmix
+from ea_pointcloud.augment.matching import match_points, optimal_match
+from ea_pointcloud.augment.mixup import (
+    KINDS,
+    Mix,
+    point_cutmix_k,
+    point_cutmix_r,
+    point_mixup,
+    rsmix,
+)
+from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_drop
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.ops.matching import match_points, optimal_match
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.tasks import task_of
-from ea_pointcloud.transforms import normalize_unit_sphere, random_drop
 from tests.oracles import cloud, seeded
 from tests.test_training import QUICK
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ea_pointcloud.augmentation import Augmentation
-from ea_pointcloud.deformation import random_wolf
+from ea_pointcloud.augment.pipeline import Augmentation
+from ea_pointcloud.augment.pointwolf import random_wolf
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.ops import gather_points, knn
-from ea_pointcloud.transforms import normalize_unit_sphere
 from tests.oracles import cloud, seeded
 
 
@@ -61,7 +61,7 @@ def test_strength_bounds_how_far_points_move() -> None:
 def test_one_anchor_is_a_turn_a_stretch_and_a_shift(monkeypatch: pytest.MonkeyPatch) -> None:
     # All points follow one anchor, so what it does can be read off: the singular values of the
     # linear part are the factors, and what is left without them is a turn.
-    monkeypatch.setattr("ea_pointcloud.deformation.ANCHORS", 1)
+    monkeypatch.setattr("ea_pointcloud.augment.pointwolf.ANCHORS", 1)
     xyz = sphere(400)
     out = random_wolf(xyz, generator=seeded())
     known = torch.cat([xyz, torch.ones_like(xyz[..., :1])], dim=-1)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augmentation import Augmentation
-from ea_pointcloud.ops import gather_points, knn
-from ea_pointcloud.transforms import (
+from ea_pointcloud.augment.pipeline import Augmentation
+from ea_pointcloud.augment.transforms import (
     choose_points,
     normalize_unit_sphere,
     random_drop,
@@ -23,6 +22,7 @@ from ea_pointcloud.transforms import (
     random_warp,
     to_y_up,
 )
+from ea_pointcloud.ops import gather_points, knn
 from tests.oracles import cloud, fps_oracle, seeded
 
 RANDOM: dict[str, Callable[..., Tensor]] = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_rotate
 from ea_pointcloud.ops import farthest_point_sample, gather_points, local_shape, surface_shape
 from ea_pointcloud.ops.descriptors import (
     LOCAL_SHAPE_CHANNELS,
@@ -13,7 +14,6 @@ from ea_pointcloud.ops.descriptors import (
     geodesic_spread,
     thickness,
 )
-from ea_pointcloud.transforms import normalize_unit_sphere, random_rotate
 from tests.oracles import cloud, seeded
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_rotate_up
 from ea_pointcloud.ops import surface_shape, whole_shape
 from ea_pointcloud.ops.descriptors import SURFACE_SHAPE_CHANNELS, WHOLE_SHAPE_CHANNELS
 from ea_pointcloud.ops.placement import (
@@ -15,7 +16,6 @@ from ea_pointcloud.ops.placement import (
     ring_features,
     tip_features,
 )
-from ea_pointcloud.transforms import normalize_unit_sphere, random_rotate_up
 from tests.oracles import cloud, seeded
 
 

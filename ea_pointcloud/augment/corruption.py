@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_fraction, check_probability, check_xyz, real_points
-from ea_pointcloud.deformation import center_and_radius
+from ea_pointcloud.augment.pointwolf import center_and_radius
 
 _SPREAD = 0.5  # of stray points, in radii of the cloud
 # Of the picture that decides what hides what: cells across the cloud over the root of its points,

@@ -20,8 +20,8 @@ from ea_pointcloud._checks import (
     check_share,
     real_points,
 )
+from ea_pointcloud.augment.matching import inverse_order, match_points, optimal_match
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.ops.matching import inverse_order, match_points, optimal_match
 
 _MOST_RIGID = 0.5  # of a cloud's points that RSMix exchanges, 512 of 1,024 as published
 
@@ -51,8 +51,8 @@ def point_cutmix_r(
 ) -> Mixed:
     """PointCutMix-R: random points give way to those of the other cloud that they are paired with.
 
-    Pairs are those of :func:`~ea_pointcloud.ops.matching.match_points`, where the published code
-    approximates an optimal assignment, which takes longer than a training step on a CPU.
+    Pairs are those of :func:`~ea_pointcloud.augment.matching.match_points`, where the published
+    code approximates an optimal assignment, which takes longer than a training step on a CPU.
 
     Args:
         xyz: (B, N, 3).
@@ -103,7 +103,7 @@ def point_mixup(
 ) -> Mixed:
     """PointMixup: every point moves by ``share`` of the way to the one it is paired with.
 
-    Pairs are those of :func:`~ea_pointcloud.ops.matching.optimal_match`, found on the CPU.
+    Pairs are those of :func:`~ea_pointcloud.augment.matching.optimal_match`, found on the CPU.
 
     Args:
         xyz: (B, N, 3).

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud.defects import random_cut, random_stray, random_view
-from ea_pointcloud.deformation import random_wolf
-from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import (
+from ea_pointcloud.augment.corruption import random_cut, random_stray, random_view
+from ea_pointcloud.augment.pointwolf import random_wolf
+from ea_pointcloud.augment.transforms import (
     ROTATIONS,
     TILT,
     choose_points,
@@ -23,6 +22,7 @@ from ea_pointcloud.transforms import (
     random_tilt,
     random_warp,
 )
+from ea_pointcloud.ops import gather_points
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Augmentation:
     Args:
         num_points: points drawn anew from each cloud, 0 for all of them.
         wolf: share of the clouds that PointWOLF bends, see
-            :func:`~ea_pointcloud.deformation.random_wolf`.
-        warp: strength of the smooth bending, see :func:`~ea_pointcloud.transforms.random_warp`.
+            :func:`~ea_pointcloud.augment.random_wolf`.
+        warp: strength of the smooth bending, see :func:`~ea_pointcloud.augment.random_warp`.
         rotation: ``"none"``, ``"up"``, ``"tilt"`` (at most 30 degrees about any axis) or ``"any"``,
             uniform over all rotations, SO(3).
         mirror: whether half of the clouds are mirrored in an upright plane.
@@ -45,11 +45,11 @@ class Augmentation:
         shift: largest shift along an axis.
         jitter: standard deviation of the noise, cut off at five times that.
         stray: largest share of points put anywhere, see
-            :func:`~ea_pointcloud.defects.random_stray`.
+            :func:`~ea_pointcloud.augment.random_stray`.
         view: share of the clouds that are seen from one side only, the rest of them left out by the
-            mask, see :func:`~ea_pointcloud.defects.random_view`.
+            mask, see :func:`~ea_pointcloud.augment.random_view`.
         cut: largest share of points beyond a plane, left out by the mask, see
-            :func:`~ea_pointcloud.defects.random_cut`.
+            :func:`~ea_pointcloud.augment.random_cut`.
         drop: largest share of points left out by the mask.
         spoiled: share of the clouds that ``stray``, ``view``, ``cut`` and ``drop`` apply to; the
             others keep all of their points where they are.

@@ -2,7 +2,7 @@
 
 Every function takes (B, N, 3) coordinates, draws independently for each cloud, and returns a new
 tensor. Generators live on the device of the coordinates. Not here: which of them a training uses,
-see :mod:`ea_pointcloud.augmentation`.
+see :mod:`ea_pointcloud.augment.pipeline`.
 """
 
 import math

@@ -96,9 +96,9 @@ def run(
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
+        from ea_pointcloud.augment.transforms import AXES
         from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
         from ea_pointcloud.streaming import classification, find_files
-        from ea_pointcloud.transforms import AXES
 
     check_choice("--up", up, (*AXES, "auto"))
     check_engine(engine, workers)

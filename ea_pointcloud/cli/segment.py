@@ -141,10 +141,10 @@ def run(
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
+        from ea_pointcloud.augment.transforms import AXES
         from ea_pointcloud.models.shipped import DEFAULT_SEGMENTER
         from ea_pointcloud.predictor import Predictor
         from ea_pointcloud.streaming import find_files, segmentation
-        from ea_pointcloud.transforms import AXES
 
     check_choice("--up", up, (*AXES, "auto"))
     check_choice("--format", file_format, FORMATS)

@@ -20,10 +20,10 @@ from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._files import write_whole
+from ea_pointcloud.augment.transforms import AXES, MIRRORING, POINT_CHOICES
 from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from ea_pointcloud.models.shipped import SHIPPED_FOLDER, list_pretrained, rounded_state
 from ea_pointcloud.ops.descriptors import DESCRIPTORS
-from ea_pointcloud.transforms import AXES, MIRRORING, POINT_CHOICES
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

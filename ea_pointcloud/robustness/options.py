@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_share, real_points
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.models.adaptation import adapt_batch_norm
 from ea_pointcloud.models.inference import turned_probs
 from ea_pointcloud.prepare import inliers
-from ea_pointcloud.transforms import normalize_unit_sphere
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
 

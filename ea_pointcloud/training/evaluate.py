@@ -47,7 +47,7 @@ class RunReport:
         device: where it was measured.
         batch_size: of the evaluation.
         mirroring: of the clouds it was measured on, one of
-            :data:`~ea_pointcloud.transforms.MIRRORING`.
+            :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
         farthest_of: of how many points of a cloud the network saw the farthest, 0 for all; None if
             it saw those of the recipe.
     """

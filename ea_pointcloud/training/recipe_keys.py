@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from ea_pointcloud.augmentation import Augmentation
-from ea_pointcloud.mixing import Mix
+from ea_pointcloud.augment.mixup import Mix
+from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.models.config import named_config
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
 from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
@@ -97,7 +97,7 @@ class ModelRecipe:
 
 @dataclass
 class AugmentRecipe:
-    """See :class:`~ea_pointcloud.augmentation.Augmentation`.
+    """See :class:`~ea_pointcloud.augment.Augmentation`.
 
     With ``variants`` so many copies of each shape are bent by ``warp`` and stretched by ``scale``
     before training, and described anew; batches are then not bent again. See
@@ -105,7 +105,7 @@ class AugmentRecipe:
 
     ``mix`` mixes the clouds of a batch, and their labels by the points of each, for classifiers:
     ``"cutmix_r"``, ``"cutmix_k"``, ``"rsmix"``, ``"mixup"``, several joined by ``+`` of which each
-    cloud draws one, or ``"none"``, see :class:`~ea_pointcloud.mixing.Mix`. Points are left out
+    cloud draws one, or ``"none"``, see :class:`~ea_pointcloud.augment.Mix`. Points are left out
     after that. ``mix_prob`` is the share of clouds that are mixed, ``mix_beta`` the
     parameter of the Beta distribution of how much. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
 
