@@ -16,6 +16,7 @@ RANK = {
     "_checks": 0,
     "_device": 0.1,
     "ops": 1,
+    "descriptors": 1.1,
     "augment": 1.1,
     "io": 1.01,
     "metrics": 1.2,

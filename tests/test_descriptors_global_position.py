@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_rotate_up
-from ea_pointcloud.ops import surface_shape, whole_shape
-from ea_pointcloud.ops.descriptors import SURFACE_SHAPE_CHANNELS, WHOLE_SHAPE_CHANNELS
-from ea_pointcloud.ops.placement import (
+from ea_pointcloud.descriptors import surface_shape, whole_shape
+from ea_pointcloud.descriptors.global_position import (
     TIP_REACH,
     facing_features,
     position_features,
     ring_features,
     tip_features,
+)
+from ea_pointcloud.descriptors.surface import (
+    SURFACE_SHAPE_CHANNELS,
+    WHOLE_SHAPE_CHANNELS,
 )
 from tests.oracles import cloud, seeded
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_rotate
-from ea_pointcloud.ops import farthest_point_sample, gather_points, local_shape, surface_shape
-from ea_pointcloud.ops.descriptors import (
+from ea_pointcloud.descriptors import local_shape, surface_shape
+from ea_pointcloud.descriptors.surface import (
     LOCAL_SHAPE_CHANNELS,
     RADII,
     SURFACE_SHAPE_CHANNELS,
@@ -14,6 +14,7 @@ from ea_pointcloud.ops.descriptors import (
     geodesic_spread,
     thickness,
 )
+from ea_pointcloud.ops import farthest_point_sample, gather_points
 from tests.oracles import cloud, seeded
 
 
@@ -68,7 +69,7 @@ def test_a_ragged_batch_is_that_of_each_cloud() -> None:
 def test_large_clouds_are_described_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     xyz = cloud("surface", 90, batch=2)
     expected = local_shape(xyz)
-    monkeypatch.setattr("ea_pointcloud.ops.descriptors._CHUNK", 14)
+    monkeypatch.setattr("ea_pointcloud.descriptors.surface._CHUNK", 14)
     torch.testing.assert_close(local_shape(xyz), expected)
 
 

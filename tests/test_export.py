@@ -386,7 +386,7 @@ def test_what_a_network_takes() -> None:
     assert about["inputs"][0]["meaning"].endswith("mean at 0, farthest point at 1")
     assert about["inputs"][1]["shape"] == ["batch", "points", 19]
     assert about["inputs"][1]["meaning"] == (
-        "local_shape of the points, as ea_pointcloud.ops.local_shape gives them"
+        "local_shape of the points, as ea_pointcloud.descriptors.local_shape gives them"
     )
     inputs = example_inputs(network, 2, 50, seeded())
     expected = network.model(inputs[0], inputs[1], category=inputs[2])

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.descriptors import local_shape
 from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, inference
-from ea_pointcloud.ops import local_shape
 from ea_pointcloud.viz import part_colors
 from tests.oracles import cloud
 from tests.test_cli import call

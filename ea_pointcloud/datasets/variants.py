@@ -12,7 +12,7 @@ from ea_pointcloud.augment.transforms import (
 )
 from ea_pointcloud.datasets._padding import in_chunks
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart, described
-from ea_pointcloud.ops.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors import DESCRIPTORS
 
 
 def with_variants(

@@ -1,7 +1,7 @@
 """Where on the whole object a point lies: near which tip, in which part of it, facing where.
 
 Functions on one batch of clouds whose distances along the surface are known; everything that
-learns calls :func:`~ea_pointcloud.ops.whole_shape`.
+learns calls :func:`~ea_pointcloud.descriptors.whole_shape`.
 """
 
 import torch

@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_lengths, check_xyz
-from ea_pointcloud.ops.gather import gather_points, interpolate_features
-from ea_pointcloud.ops.neighbors import ball_query, knn
-from ea_pointcloud.ops.placement import (
+from ea_pointcloud.descriptors.global_position import (
     FACING_CHANNELS,
     POSITION_CHANNELS,
     RING_CHANNELS,
@@ -19,6 +17,8 @@ from ea_pointcloud.ops.placement import (
     ring_features,
     tip_features,
 )
+from ea_pointcloud.ops.gather import gather_points, interpolate_features
+from ea_pointcloud.ops.neighbors import ball_query, knn
 from ea_pointcloud.ops.sampling import farthest_point_sample
 
 RADII = (0.1, 0.2, 0.4)  # of the unit sphere
@@ -75,8 +75,8 @@ def whole_shape(xyz: Tensor, *, lengths: Tensor | None = None) -> Tensor:
 
     Near which tip it lies, where in the object's own box, what the object looks like from there,
     ring after ring along the surface, and how the surface lies in space: see
-    :mod:`ea_pointcloud.ops.placement`. A turn about the up axis changes nothing (sampling aside), a
-    tilt does. Found at up to 2,048 farthest points as the thickness is.
+    :mod:`ea_pointcloud.descriptors.global_position`. A turn about the up axis changes nothing
+    (sampling aside), a tilt does. Found at up to 2,048 farthest points as the thickness is.
 
     Args:
         xyz: (B, N, 3) points in the unit sphere, y up.

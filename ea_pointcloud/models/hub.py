@@ -21,9 +21,9 @@ from typing_extensions import Self
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.augment.transforms import AXES, MIRRORING, POINT_CHOICES
+from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from ea_pointcloud.models.shipped import SHIPPED_FOLDER, list_pretrained, rounded_state
-from ea_pointcloud.ops.descriptors import DESCRIPTORS
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -53,7 +53,7 @@ class DataSpec:
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
             from the coordinates, ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``, see
-            :func:`~ea_pointcloud.ops.whole_shape`.
+            :func:`~ea_pointcloud.descriptors.whole_shape`.
         least_share: of a segmenter, how small each part that a shape may lack was in training, see
             :func:`~ea_pointcloud.models.part_labels.least_shares`; () keeps every part.
     """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.models.base_segmenter import Segmenter
 from ea_pointcloud.models.classifier import Classifier
 from ea_pointcloud.models.part_labels import refine
@@ -17,7 +18,6 @@ from ea_pointcloud.ops import (
     interpolate_features,
     outermost_point,
 )
-from ea_pointcloud.ops.descriptors import DESCRIPTORS
 
 # Points that wide layers, or the way back to all points, handle at a time. Smaller parts fit the
 # caches of a CPU better (100,000 points in the base network: 7.0 s of CPU time, by 16,384 8.0 s),
