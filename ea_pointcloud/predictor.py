@@ -15,7 +15,7 @@ from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.adaptation import adapt_batch_norm, check_enough
 from ea_pointcloud.models.folded import fold_batch_norm
-from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
+from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 from ea_pointcloud.prepare import AUTO, CloudLike, Prepared, prepare
 from ea_pointcloud.segmentation import Segmentation, category_place, segment_points
 

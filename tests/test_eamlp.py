@@ -23,7 +23,7 @@ from ea_pointcloud.models import (
     load_model,
     start_from,
 )
-from ea_pointcloud.models.hub import PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.ops import build_pyramid, gather_points
 from ea_pointcloud.training.fit import load_run_recipe, train

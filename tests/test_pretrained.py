@@ -22,8 +22,15 @@ from safetensors import safe_open
 from ea_pointcloud import Predictor, create_model, list_pretrained
 from ea_pointcloud.datasets.procedural import generate_mesh
 from ea_pointcloud.io import write_mesh
-from ea_pointcloud.models import Classifier, Segmenter, load_model, shipped
-from ea_pointcloud.models.shipped import (
+from ea_pointcloud.models import (
+    Classifier,
+    Segmenter,
+    load_model,
+)
+from ea_pointcloud.models import (
+    pretrained as shipped,
+)
+from ea_pointcloud.models.pretrained import (
     DEFAULT_CLASSIFIER,
     DEFAULT_SEGMENTER,
     SHIPPED_FOLDER,

@@ -18,7 +18,7 @@ _ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "
 
 def fingerprint(weights: str) -> str:
     """A hash of all files of a weights folder (or run folder, or name on the hub)."""
-    from ea_pointcloud.models.hub import resolve_weights
+    from ea_pointcloud.models.pretrained import resolve_weights
 
     digest = hashlib.sha256()
     for path in sorted(resolve_weights(weights).iterdir()):

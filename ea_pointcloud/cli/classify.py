@@ -97,7 +97,7 @@ def run(
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
         from ea_pointcloud.augment.transforms import AXES
-        from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
+        from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
         from ea_pointcloud.streaming import classification, find_files
 
     check_choice("--up", up, (*AXES, "auto"))

@@ -142,7 +142,7 @@ def run(
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
         from ea_pointcloud.augment.transforms import AXES
-        from ea_pointcloud.models.shipped import DEFAULT_SEGMENTER
+        from ea_pointcloud.models.pretrained import DEFAULT_SEGMENTER
         from ea_pointcloud.predictor import Predictor
         from ea_pointcloud.streaming import find_files, segmentation
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud._checks import check_mask, check_share, check_xyz
-from ea_pointcloud.models.classifier import Classifier
+from ea_pointcloud.models.base import Classifier
 
 # Layers after the pooling have one row a cloud: of fewer, a variance says little.
 LEAST_CLOUDS = 16

@@ -1,17 +1,106 @@
-"""Classifiers of whole clouds: what all have in common, and the external attention transformer."""
+"""What all families share: checks of configurations, input, and the classifier of whole clouds."""
 
-from typing import Any, Protocol
+from dataclasses import fields
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud.models.config import ClassifierConfig
-from ea_pointcloud.models.encoder import PointEncoder
-from ea_pointcloud.models.hub import DataSpec, PretrainedModel
+from ea_pointcloud._checks import (
+    check_choice,
+    check_count,
+    check_features,
+    check_fraction,
+    check_mask,
+    check_no_empty_cloud,
+    check_xyz,
+)
+from ea_pointcloud.models.data_spec import DataSpec
+from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import LinearNorm
-from ea_pointcloud.ops import PyramidLevel
+from ea_pointcloud.ops import PyramidLevel, build_pyramid, gather_points
 
+POOLING = ("max", "max_mean")
+CENTER_POOLING = (*POOLING, "top")  # of networks whose centres are all real points
 _TOP = 4  # "top" pooling takes one in so many
+
+_Config = TypeVar("_Config")
+
+
+def check_fields(config: Any, least: dict[str, int]) -> None:
+    """Raise for what no network can be built of, and turn lists (from JSON or YAML) into tuples.
+
+    Counts are >= 1 where ``least`` is silent; a float is a probability below 1.
+    """
+    for field in fields(config):
+        value: Any = getattr(config, field.name)
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, field.name, value)
+        if field.type is int:
+            check_count(field.name, value, least.get(field.name, 1))
+        elif field.type is float:
+            check_fraction(field.name, value)
+        elif isinstance(field.default, tuple):
+            if not isinstance(value, tuple):
+                raise TypeError(f"{field.name} must be a list of counts, got {value!r}")
+            for entry in value:
+                check_count(field.name, entry)
+
+
+def named_config(
+    kind: type[_Config],
+    sizes: dict[str, dict[str, Any]],
+    size: str,
+    fixed: dict[str, int],
+    overrides: dict[str, Any],
+) -> _Config:
+    """A configuration of ``kind``: values of a named size, replaced by overrides, and fixed ones.
+
+    Raises:
+        ValueError: if the size or an override is unknown, or a value is impossible.
+    """
+    check_choice("size", size, sizes)
+    known = sorted({field.name for field in fields(kind)} - set(fixed))  # pyright: ignore
+    for name in overrides:
+        check_choice("model override", name, known)
+    return kind(**{**fixed, **sizes[size], **overrides})
+
+
+def stem_input(
+    xyz: Tensor, features: Tensor | None, mask: Tensor | None, feature_channels: int
+) -> Tensor:
+    """(B, N, 3 + F) checked coordinates and features of the points."""
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    given = 0 if features is None else features.shape[-1]
+    if given != feature_channels:
+        raise ValueError(
+            f"features must have {feature_channels} channels as in the config "
+            f"(feature_channels), got {given}"
+        )
+    if features is None:
+        return xyz
+    check_features("features", features, like=xyz)
+    return torch.cat([xyz, features], dim=-1)
+
+
+def masked_pyramid(
+    xyz: Tensor, mask: Tensor | None, num_centers: tuple[int, ...], num_neighbors: tuple[int, ...]
+) -> tuple[PyramidLevel, ...]:
+    """:func:`~ea_pointcloud.ops.build_pyramid` of clouds whose padding may be anywhere."""
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    if mask is None:
+        return build_pyramid(xyz, num_centers, num_neighbors)
+    check_no_empty_cloud(mask)
+    # The operators want padding last; what they return is put back into the order of xyz.
+    order = mask.byte().argsort(dim=1, descending=True, stable=True)
+    first, *others = build_pyramid(
+        gather_points(xyz, order), num_centers, num_neighbors, lengths=mask.sum(1)
+    )
+    neighbor = order.gather(1, first.neighbor.flatten(1)).view_as(first.neighbor)
+    return (PyramidLevel(first.xyz, order.gather(1, first.center), neighbor), *others)
 
 
 class Encoder(Protocol):
@@ -137,25 +226,3 @@ def classification_head(
         ]
         width = channels
     return nn.Sequential(*layers, nn.Linear(width, config.num_classes))
-
-
-class EAClassifier(Classifier):
-    """The external attention point transformer, see :class:`Classifier`.
-
-    Args:
-        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
-        data_spec: class names and the form of the input; placeholders without it.
-
-    Shape:
-        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
-
-    Reference:
-        Guo et al. 2021, arXiv 2105.02358 (external attention) and arXiv 2012.09688 (backbone).
-    """
-
-    config_class = ClassifierConfig
-
-    def __init__(self, config: ClassifierConfig, data_spec: DataSpec | None = None) -> None:
-        encoder = PointEncoder(config)  # first: the order in which a seed draws the weights
-        head = classification_head(config, config.fuse_channels)
-        super().__init__(config, data_spec, encoder, head)

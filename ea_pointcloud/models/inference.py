@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.models.base import Classifier
 from ea_pointcloud.models.base_segmenter import Segmenter
-from ea_pointcloud.models.classifier import Classifier
 from ea_pointcloud.models.part_labels import refine
 from ea_pointcloud.ops import (
     farthest_point_sample,

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_no_empty_cloud
-from ea_pointcloud.models.classifier import Classifier
-from ea_pointcloud.models.encoder import stem_input
+from ea_pointcloud.models.base import Classifier, stem_input
 from ea_pointcloud.nn.edge_conv import at_most
 from ea_pointcloud.ops import PyramidLevel, gather_points, knn
 

@@ -9,7 +9,7 @@ import torch
 
 from ea_pointcloud._device import keep_freed_memory
 from ea_pointcloud.models import Classifier, Segmenter, count_macs, load_model
-from ea_pointcloud.models.hub import CONFIG_FILE
+from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import open_held_out

@@ -17,8 +17,8 @@ from ea_pointcloud._device import check_device_name
 from ea_pointcloud.augment.mixup import KINDS
 from ea_pointcloud.augment.transforms import AXES, POINT_CHOICES
 from ea_pointcloud.datasets.axes import MIRRORED
+from ea_pointcloud.models.data_spec import FEATURES
 from ea_pointcloud.models.factory import ARCHITECTURES
-from ea_pointcloud.models.hub import FEATURES
 from ea_pointcloud.training.recipe_keys import (
     COMPILE_MODES,
     LR_SCALES,

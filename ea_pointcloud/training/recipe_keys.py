@@ -7,9 +7,10 @@ from omegaconf import MISSING
 
 from ea_pointcloud.augment.mixup import Mix
 from ea_pointcloud.augment.pipeline import Augmentation
-from ea_pointcloud.models.config import named_config
+from ea_pointcloud.models.base import named_config
+from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
-from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 
 # Which data sets a task can be trained on.
 TASKS = {
