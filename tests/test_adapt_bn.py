@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ea_pointcloud import Predictor
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.inference.adapt_bn import adapt_batch_norm
+from ea_pointcloud.inference.classify import turned_probs
+from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import DataSpec, EAClassifier, create_model
-from ea_pointcloud.models.adaptation import adapt_batch_norm
-from ea_pointcloud.models.inference import turned_probs
 from ea_pointcloud.nn import PointBatchNorm
-from ea_pointcloud.prepare import inliers
 from ea_pointcloud.report import corruptions as shown
 from ea_pointcloud.robustness.evaluation import Generated, evaluate_corruptions
 from ea_pointcloud.robustness.options import InferenceOptions, predict

@@ -22,15 +22,15 @@ import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
 from ea_pointcloud.cli import _report
+from ea_pointcloud.inference import Job, find_files, stream
+from ea_pointcloud.inference.batch import EXPECTED, Outcome, classification, segmentation
 from ea_pointcloud.io.pool import WorkerDied, map_ahead, without_interrupts
 from ea_pointcloud.models import DataSpec
-from ea_pointcloud.streaming import Job, classification, find_files, segmentation, stream
-from ea_pointcloud.streaming.pipeline import EXPECTED, Outcome
 from tests.test_cli import call
 from tests.test_segment import grouped
 
 NAMES = ("bowl", "cone", "vase")
-MODULES = ("ea_pointcloud.io.pool", "tests.test_streaming")
+MODULES = ("ea_pointcloud.io.pool", "tests.test_batch")
 SCHEMAS = Path(__file__).parent.parent / "ea_pointcloud" / "schemas"
 
 

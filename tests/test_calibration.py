@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ea_pointcloud import Predictor, create_model
 from ea_pointcloud.augment.transforms import random_jitter
 from ea_pointcloud.datasets import ProceduralShapes
+from ea_pointcloud.inference.calibration import fit_familiarity, fit_temperature
 from ea_pointcloud.metrics import CalibrationError
 from ea_pointcloud.models import (
     Calibration,
@@ -19,8 +20,6 @@ from ea_pointcloud.models import (
     EAClassifier,
     EASegmenter,
     Familiarity,
-    fit_familiarity,
-    fit_temperature,
     load_model,
 )
 from ea_pointcloud.training import calibrate

@@ -388,7 +388,7 @@ def test_predictor_labels_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.labels.shape == (300,)
     assert set(answer.labels.tolist()) <= {2, 3}
     # The network sees 64 points; in parts of them the answer is the same.
-    monkeypatch.setattr("ea_pointcloud.models.inference.CHUNK", 20)
+    monkeypatch.setattr("ea_pointcloud.inference.segment.CHUNK", 20)
     assert (predictor.segment(xyz, category="b").labels == answer.labels).all()
 
 

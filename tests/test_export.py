@@ -21,9 +21,9 @@ from torch import Tensor
 from ea_pointcloud import cli
 from ea_pointcloud.export import METADATA, Deployed, export_model, writing
 from ea_pointcloud.export.checking import example_inputs
+from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.io import write_mesh
 from ea_pointcloud.models import Calibration, DataSpec, EAClassifier, EASegmenter, create_model
-from ea_pointcloud.predictor import Predictor
 from tests.oracles import CLOUDS, cloud, fps_oracle, knn_oracle, seeded
 from tests.test_cli import call
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.models.part_labels import (
+from ea_pointcloud.inference.postprocess import (
     drop_small_parts,
     least_shares,
     refine,

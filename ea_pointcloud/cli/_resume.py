@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from typing_extensions import Self
 
 if TYPE_CHECKING:
-    from ea_pointcloud.streaming import Found
+    from ea_pointcloud.inference import Found
 
 # File names are bytes; those that are no UTF-8 come back as they were.
 _ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}

@@ -46,8 +46,8 @@ from ea_pointcloud.io.pool import without_interrupts
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ea_pointcloud.classification import Classification
-    from ea_pointcloud.streaming import Outcome
+    from ea_pointcloud.inference import Outcome
+    from ea_pointcloud.inference.classify import Classification
 
 NAME = "classify"
 EXAMPLES = """Examples:
@@ -97,8 +97,9 @@ def run(
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
         from ea_pointcloud.augment.transforms import AXES
+        from ea_pointcloud.inference import find_files
+        from ea_pointcloud.inference.batch import classification
         from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
-        from ea_pointcloud.streaming import classification, find_files
 
     check_choice("--up", up, (*AXES, "auto"))
     check_engine(engine, workers)

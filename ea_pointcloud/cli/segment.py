@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-    from ea_pointcloud.segmentation import Segmentation
-    from ea_pointcloud.streaming import Outcome, Outcomes, Segmented
+    from ea_pointcloud.inference import Outcome, Outcomes, Segmented
+    from ea_pointcloud.inference.segment import Segmentation
 
 NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
@@ -142,9 +142,10 @@ def run(
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
         from ea_pointcloud.augment.transforms import AXES
+        from ea_pointcloud.inference import find_files
+        from ea_pointcloud.inference.batch import segmentation
+        from ea_pointcloud.inference.predictor import Predictor
         from ea_pointcloud.models.pretrained import DEFAULT_SEGMENTER
-        from ea_pointcloud.predictor import Predictor
-        from ea_pointcloud.streaming import find_files, segmentation
 
     check_choice("--up", up, (*AXES, "auto"))
     check_choice("--format", file_format, FORMATS)
@@ -216,8 +217,8 @@ def run(
 
 def _told(outcome: "Outcome[Segmented]", folder: OutputFolder | None) -> "Outcome[Row]":
     """What is printed of a file, after its points were written if they shall be."""
+    from ea_pointcloud.inference import Outcome
     from ea_pointcloud.io import write_cloud
-    from ea_pointcloud.streaming import Outcome
     from ea_pointcloud.viz import part_colors
 
     output = None if folder is None else folder.take(outcome.file)

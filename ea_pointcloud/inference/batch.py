@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ea_pointcloud.classification import Classification
+from ea_pointcloud.inference.classify import Classification
+from ea_pointcloud.inference.predictor import Predictor
+from ea_pointcloud.inference.preprocess import Prepared, prepare
+from ea_pointcloud.inference.segment import Segmentation
 from ea_pointcloud.io import Cloud, read_cloud
-from ea_pointcloud.io.pool import PRELOAD, WorkerDied, map_ahead
+from ea_pointcloud.io.pool import WorkerDied, map_ahead
 from ea_pointcloud.models import DataSpec
-from ea_pointcloud.predictor import Predictor
-from ea_pointcloud.prepare import Prepared, prepare
-from ea_pointcloud.segmentation import Segmentation
 
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
 Sent = tuple[NDArray[np.float32], str]
 
+# What a worker that loads clouds would import; the second imports numba.
+PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
 BATCH_SIZE = 32
 # PyTorch runs out of memory with a RuntimeError.
 EXPECTED = (OSError, ValueError, ImportError, MemoryError, RuntimeError)

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ea_pointcloud.augment.transforms import AXES, to_y_up
+from ea_pointcloud.inference.preprocess import AUTO, Prepared, preference, turns_about_y
 from ea_pointcloud.models import Classifier
-from ea_pointcloud.models.inference import class_probs, embed_clouds, turns_about_y
-from ea_pointcloud.prepare import AUTO, Prepared, preference
 
 _FACINGS = 4  # turns about each axis that "auto" tries
 _TOGETHER = 32  # clouds whose poses are in memory at a time
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Classification:
         top: the candidates, most probable first.
         up: the axis that was taken for up.
         up_margin: by how much ``up="auto"`` preferred it, see
-            :func:`~ea_pointcloud.prepare.preference`; None where the axis was given.
+            :func:`~ea_pointcloud.inference.preprocess.preference`; None where the axis was given.
         unfamiliar: the share of the validation clouds that are less unusual than this one; None
             where the weights have no calibration.
         warning: a sentence for the user where the cloud is unlike anything in training.
@@ -67,7 +69,7 @@ def classify_prepared(
 
     Args:
         model: in evaluation mode.
-        prepared: from :func:`~ea_pointcloud.prepare.prepare`.
+        prepared: from :func:`~ea_pointcloud.inference.preprocess.prepare`.
         top: candidates kept, >= 1.
         rotations: turns about the up axis whose probabilities are averaged, >= 1.
     """
@@ -133,3 +135,51 @@ def _result(
         unfamiliar=unfamiliar,
         warning=warning,
     )
+
+
+@torch.inference_mode()
+def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ask a classifier about clouds of different sizes; what is in the same batch does not matter.
+
+    Args:
+        model: in evaluation mode.
+        clouds: each (n, 3) float32, posed as the model expects; on any device.
+
+    Returns:
+        features: (B, C) float32 on the CPU, what the last layer is given.
+        logits: (B, classes) float32 on the CPU, at temperature 1.
+    """
+    last, embedded, logits = model.head[-1], [], []
+    device = next(model.parameters()).device
+    for start in range(0, len(clouds), _BATCH_SIZE):
+        batch = clouds[start : start + _BATCH_SIZE]
+        lengths = torch.tensor([len(cloud) for cloud in batch])
+        xyz = pad_sequence(list(batch), batch_first=True).to(device)
+        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
+        features = model.embed(xyz, mask=None if bool(mask.all()) else mask.to(device))
+        embedded.append(features.float().cpu())
+        logits.append(last(features).float().cpu())
+    return torch.cat(embedded), torch.cat(logits)
+
+
+def class_probs(model: Classifier, logits: Tensor) -> Tensor:
+    """(B, classes) probabilities of logits, at the temperature of the weights if they have one."""
+    temperature = 1.0 if model.calibration is None else model.calibration.temperature
+    return (logits / temperature).softmax(-1)
+
+
+@torch.inference_mode()
+def turned_probs(
+    model: Classifier, xyz: Tensor, mask: Tensor | None = None, *, rotations: int = 1
+) -> Tensor:
+    """(B, classes) probabilities, averaged over turns about y.
+
+    Args:
+        model: in evaluation mode.
+        xyz: (B, N, 3), posed as the model expects, on its device; every point is seen.
+        mask: (B, N) bool, True = real point.
+        rotations: how many turns, >= 1.
+    """
+    turns = turns_about_y(rotations, xyz.device).to(xyz.dtype)
+    each = [class_probs(model, model(xyz @ turn, mask=mask).float()) for turn in turns]
+    return torch.stack(each).mean(0)

@@ -1,26 +1,15 @@
 """How well scores of a classifier tell clouds of known classes from others."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_range
-from ea_pointcloud.models import Classifier, fit_familiarity
-from ea_pointcloud.models.inference import embed_clouds
-from ea_pointcloud.prepare import prepare
+from ea_pointcloud.inference.calibration import Answers, fit_familiarity
 
 NEIGHBORS = 10  # the one whose distance counts
-
-
-class Answers(NamedTuple):
-    """What a classifier makes of n clouds."""
-
-    features: Tensor  # (n, C) float32, what the last layer is given
-    logits: Tensor  # (n, K) float32, at temperature 1
 
 
 @dataclass(frozen=True)
@@ -34,20 +23,6 @@ class Separation:
 
     auroc: float
     fpr95: float
-
-
-def ask(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> Answers:
-    """Ask a classifier about clouds, prepared as the :class:`~ea_pointcloud.Predictor` does.
-
-    Args:
-        model: in evaluation mode.
-        samples: each with ``xyz`` (N, 3) and perhaps ``mask`` (N,).
-    """
-    clouds = []
-    for sample in samples:
-        xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
-        clouds.append(prepare(xyz.numpy(), model.data_spec).xyz)
-    return Answers(*embed_clouds(model, clouds))
 
 
 def strangeness(train: Answers, label: Tensor, asked: Answers) -> dict[str, Tensor]:

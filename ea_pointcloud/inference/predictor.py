@@ -10,14 +10,22 @@ from torch.nn.utils.rnn import pad_sequence
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
-from ea_pointcloud.classification import Candidate, Classification, classify_prepared
+from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
+from ea_pointcloud.inference.classify import (
+    Candidate,
+    Classification,
+    classify_prepared,
+)
+from ea_pointcloud.inference.fuse_bn import fold_batch_norm
+from ea_pointcloud.inference.preprocess import AUTO, CloudLike, Prepared, prepare
+from ea_pointcloud.inference.segment import (
+    Segmentation,
+    category_place,
+    segment_points,
+)
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
-from ea_pointcloud.models.adaptation import adapt_batch_norm, check_enough
-from ea_pointcloud.models.folded import fold_batch_norm
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
-from ea_pointcloud.prepare import AUTO, CloudLike, Prepared, prepare
-from ea_pointcloud.segmentation import Segmentation, category_place, segment_points
 
 __all__ = ["Candidate", "Classification", "CloudLike", "Predictor", "Segmentation"]
 PRECISIONS = ("float32", "bfloat16")
@@ -132,7 +140,7 @@ class Predictor:
         return self.classify_prepared(prepared, top=top, rotations=rotations)
 
     def prepare(self, cloud: CloudLike, *, up: str = "y", denoise: bool = False) -> Prepared:
-        """See :func:`ea_pointcloud.prepare.prepare`, which worker processes call without a model.
+        """See :func:`ea_pointcloud.inference.preprocess.prepare`, which needs no model.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -165,7 +173,7 @@ class Predictor:
         """A predictor for clouds that all differ from those of training in the same way.
 
         The batch normalisations take their statistics from these clouds, as those of a sensor that
-        was not in training, see :func:`~ea_pointcloud.models.adaptation.adapt_batch_norm`. Labels
+        was not in training, see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`. Labels
         are not needed. This predictor stays as it is; the new one has no measure of the unfamiliar.
 
         Args:
@@ -231,7 +239,7 @@ class Predictor:
         told each in turn. Networks on all points see every point; grouped ones see the farthest
         points, as many as in training, and all points get what their three nearest of those have.
         Weights that know how small the parts of training were average over neighbours and leave out
-        parts that are smaller, see :func:`~ea_pointcloud.models.part_labels.refine`.
+        parts that are smaller, see :func:`~ea_pointcloud.inference.postprocess.refine`.
 
         Args:
             clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.

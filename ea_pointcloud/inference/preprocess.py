@@ -1,5 +1,6 @@
-"""From a file or array to the points a classifier shall see: on the CPU, without the network."""
+"""From a file or array to the points that a network shall see; the network itself is not asked."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere
+from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.io import Cloud, read_cloud
-from ea_pointcloud.models import DataSpec
-from ea_pointcloud.models.inference import farthest_points
-from ea_pointcloud.ops import gather_points, knn
+from ea_pointcloud.models import Classifier, DataSpec, Segmenter
+from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 
@@ -132,3 +133,59 @@ def preference(unlike: Tensor) -> tuple[int, float]:
     order = unlike.argsort(stable=True)
     lowest, following = unlike[order[:2]].tolist()
     return int(order[0]), 1 - lowest / following if following > 0 else 0.0
+
+
+def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
+    """Choose the points that a network sees of a cloud with more than it was trained on.
+
+    Whatever the points of training were: farthest points cover any cloud evenly, need no seed, and
+    do not depend on the order in the file. On ModelNet10's val split they are as good as points
+    drawn at random (0.972 against 0.969, trained on random points).
+
+    Args:
+        xyz: (B, N, 3).
+        num_points: of the training clouds.
+
+    Returns:
+        (B, min(N, num_points)) int64.
+    """
+    return farthest_point_sample(xyz, min(num_points, xyz.shape[1]), start=outermost_point(xyz))
+
+
+def network_input(
+    model: Classifier | Segmenter, xyz: Tensor, features: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What a network is given of a posed cloud: which points, and what follows from them.
+
+    Args:
+        model: its ``data_spec`` says how many points it was trained on, and with what features.
+        xyz: (1, N, 3) float32, posed as the model expects.
+        features: (1, N, F) that do not follow from the coordinates.
+
+    Returns:
+        seen: (1, n, 3) the farthest points, as many as in training, or ``xyz`` itself where the
+            cloud has no more or the network knows no neighbourhoods.
+        features: (1, n, F) of those, or None.
+    """
+    spec, seen = model.data_spec, xyz
+    dense = isinstance(model, Classifier) or model.has_neighborhoods
+    if dense and xyz.shape[1] > spec.num_points:
+        # Of more points than in training, neighbourhoods would be of another scale.
+        idx = farthest_points(xyz, spec.num_points)
+        seen = gather_points(xyz, idx)
+        features = None if features is None else gather_points(features, idx)
+    if spec.features in DESCRIPTORS:
+        describe, _ = DESCRIPTORS[spec.features]
+        # Neighbours are the first in index order: shuffled, a scan's own order does not matter.
+        shuffle = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))
+        shuffle = shuffle.to(xyz.device)
+        features = describe(seen[:, shuffle])[:, shuffle.argsort()]
+    return seen, features
+
+
+def turns_about_y(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """(count, 3, 3) evenly spread turns about y for rows of points; the first changes nothing."""
+    angle = torch.arange(count) * (2 * math.pi / count)
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros(count), torch.ones(count)
+    rows = [cos, zero, -sin, zero, one, zero, sin, zero, cos]
+    return torch.stack(rows, dim=1).view(count, 3, 3).to(device)

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from warnings import catch_warnings, simplefilter
 
 from ea_pointcloud._device import resolve_device
+from ea_pointcloud.inference.batch import Job, Outcome, Outcomes, attempt, outcomes, stream
+from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.io.pool import usable_cores
-from ea_pointcloud.predictor import Predictor
-from ea_pointcloud.streaming.pipeline import Job, Outcome, Outcomes, attempt, outcomes, stream
 
 Result = TypeVar("Result")
 MakeJob = Callable[[Predictor], Job[Any, Result]]
@@ -32,8 +32,8 @@ def stream_with_ray(
     fail.
 
     Args:
-        make_job: the stages for a predictor, :func:`~ea_pointcloud.streaming.classification` with
-            its options bound; sent to the tasks and actors.
+        make_job: the stages for a predictor, :func:`~ea_pointcloud.inference.batch.classification`
+            with its options bound; sent to the tasks and actors.
         predictor: on the CPU; sent to the actors once.
         files: paths that every machine of the cluster can read.
         device: of the actors, ``"auto"`` for GPUs where the cluster has some.

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere, to_y_up
+from ea_pointcloud.inference.preprocess import CloudLike, coordinates, network_input, normals
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter
-from ea_pointcloud.models.inference import network_input
-from ea_pointcloud.prepare import CloudLike, coordinates, normals
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,6 @@ class WorkerDied:
     """In place of a result: the process that worked on the item ended (crash, out of memory)."""
 
 
-# What a worker that loads clouds would import; the second imports numba.
-PRELOAD = ("ea_pointcloud.streaming.pipeline", "ea_pointcloud.ops._cpu")
 FEW = 64  # items that are done before a worker has started
 _MAX_WORKERS = 16  # one network cannot answer what more of them read
 

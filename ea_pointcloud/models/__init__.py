@@ -8,12 +8,7 @@ from ea_pointcloud.models.baselines import (
     PointNetClassifier,
     PointNetConfig,
 )
-from ea_pointcloud.models.calibration import (
-    Calibration,
-    Familiarity,
-    fit_familiarity,
-    fit_temperature,
-)
+from ea_pointcloud.models.calibration import Calibration, Familiarity
 from ea_pointcloud.models.cost import count_macs
 from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import (
@@ -72,8 +67,6 @@ __all__ = [
     "classifier_config",
     "count_macs",
     "create_model",
-    "fit_familiarity",
-    "fit_temperature",
     "list_models",
     "list_pretrained",
     "load_model",

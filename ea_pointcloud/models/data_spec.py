@@ -34,7 +34,7 @@ class DataSpec:
             from the coordinates, ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``, see
             :func:`~ea_pointcloud.descriptors.whole_shape`.
         least_share: of a segmenter, how small each part that a shape may lack was in training, see
-            :func:`~ea_pointcloud.models.part_labels.least_shares`; () keeps every part.
+            :func:`~ea_pointcloud.inference.postprocess.least_shares`; () keeps every part.
     """
 
     class_names: tuple[str, ...]

@@ -19,9 +19,9 @@ from ea_pointcloud.datasets.selection import only_classes
 from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.datasets.variants import with_variants
+from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
-from ea_pointcloud.models.inference import farthest_points
-from ea_pointcloud.models.part_labels import least_shares
 from ea_pointcloud.ops import gather_points
 from ea_pointcloud.training.recipe_keys import DataRecipe, Recipe
 

@@ -29,7 +29,7 @@ _NORMAL_NEIGHBORS = 16
 
 @runtime_checkable
 class Labelled(Protocol):
-    """What :class:`ea_pointcloud.predictor.Segmentation` has, for instance."""
+    """What :class:`ea_pointcloud.inference.Segmentation` has, for instance."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
