@@ -25,7 +25,7 @@ RANK = {
     "nn": 2,
     "models": 3,
     "inference": 4,
-    "insight": 4.05,
+    "explain": 4.05,
     "robustness": 4.05,
     "training": 4.1,
     "export": 4.2,

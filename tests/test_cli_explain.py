@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from ea_pointcloud import viz
-from ea_pointcloud.insight import attention_maps, critical_points, most_used, saliency, subject_of
+from ea_pointcloud.explain import (
+    attention_maps,
+    critical_points,
+    most_used,
+    saliency,
+    subject_of,
+)
 from ea_pointcloud.models import EAClassifier, load_model
 from ea_pointcloud.training.data import data_spec, open_split
 from ea_pointcloud.training.recipe import load_recipe, save_recipe

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud import Predictor
-from ea_pointcloud.insight import attention_maps, critical_points
+from ea_pointcloud.explain import attention_maps, critical_points
 from ea_pointcloud.models import (
     DataSpec,
     EAMLPClassifier,

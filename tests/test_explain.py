@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud.insight import (
+from ea_pointcloud.explain import (
     AttentionMap,
     attention_layers,
     attention_maps,

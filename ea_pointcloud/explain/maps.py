@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud._checks import check_choice, check_count, check_no_empty_cloud, check_range
+from ea_pointcloud.explain._evaluating import evaluating
 from ea_pointcloud.inference.segment import CHUNK
-from ea_pointcloud.insight._evaluating import evaluating
 from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.models.base import stem_input
 from ea_pointcloud.nn import ExternalAttention, MultiHeadExternalAttention

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_no_empty_cloud, check_range, check_xyz
-from ea_pointcloud.insight._evaluating import evaluating
+from ea_pointcloud.explain._evaluating import evaluating
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.ops import PyramidLevel
 

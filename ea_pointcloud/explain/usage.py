@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_count, check_positive
-from ea_pointcloud.insight.maps import AttentionMap, attention_layers, attention_maps
+from ea_pointcloud.explain.maps import AttentionMap, attention_layers, attention_maps
 from ea_pointcloud.models import Classifier, Segmenter
 
 

@@ -1,5 +1,8 @@
 """The same two stages as a Ray Data pipeline, on one machine or a cluster."""
 
+# Where Ray is not installed, pyright takes this file for it.
+# pyright: reportAttributeAccessIssue=false
+
 import logging
 import os
 import pickle
