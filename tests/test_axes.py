@@ -110,7 +110,9 @@ def test_published_clouds_in_memory_and_streamed(
     )
     for resident in (True, False):
         options = [f"data.root={published}", f"data.mirrored={str(mirrored).lower()}"]
-        data = load_recipe("modelnet40", [*options, f"data.resident={str(resident).lower()}"]).data
+        data = load_recipe(
+            "modelnet40_ea", [*options, f"data.resident={str(resident).lower()}"]
+        ).data
         opened = open_split(data, "test")
         assert opened.mirroring == mirroring
         assert torch.equal(opened[[0, 7]]["xyz"], expected[[0, 7], :1024])
@@ -248,8 +250,8 @@ def test_what_is_refused(
         StreamedModelNet(published, mirrored="maybe")
     with pytest.raises(ValueError, match=wrong):
         Preparation(mirrored="maybe")
-    with pytest.raises(ValueError, match=rf"recipe modelnet40: data.{wrong}"):
-        load_recipe("modelnet40", ["data.mirrored=maybe"])
+    with pytest.raises(ValueError, match=rf"recipe modelnet40_ea: data.{wrong}"):
+        load_recipe("modelnet40_ea", ["data.mirrored=maybe"])
     with pytest.raises(
         ValueError,
         match=r"data.mirrored belongs to data.dataset=modelnet, folder or pyg, got True "
@@ -372,7 +374,7 @@ def test_a_mirrored_set_teaches_its_own_meshes(
 ) -> None:
     """The two classes are mirror images of one another, so that handedness decides."""
     root = hands / "published"
-    recipe = load_recipe("modelnet40", [f"data.root={root}", *HANDED])
+    recipe = load_recipe("modelnet40_ea", [f"data.root={root}", *HANDED])
     run = train(recipe, tmp_path / "run")
     assert "MB in memory, stored mirrored, x negated" in capsys.readouterr().err
     assert accuracy_on_clouds(run, root) >= 0.95
@@ -399,7 +401,7 @@ def test_mirror_images_kept_on_purpose(hands: Path, tmp_path: Path) -> None:
     """As other codes train: good on the set's clouds, and every mesh is taken for the other."""
     root = hands / "published"
     options = [f"data.root={root}", *HANDED, "data.mirrored=false"]
-    run = train(load_recipe("modelnet40", options), tmp_path / "run")
+    run = train(load_recipe("modelnet40_ea", options), tmp_path / "run")
     assert json.loads((run / "best" / "config.json").read_text())["data"]["mirroring"] == "kept"
     assert accuracy_on_clouds(run, root) >= 0.95
     assert accuracy_on_meshes(run, hands / "meshes") <= 0.05

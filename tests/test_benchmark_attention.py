@@ -72,9 +72,10 @@ def test_published_form_computes_the_same() -> None:
     torch.testing.assert_close(out, external_attention(features, key, value), atol=1e-6, rtol=0)
 
 
-def test_a_block_in_chunks_is_the_whole_block() -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_block_in_chunks_is_the_whole_block(dynamic: bool) -> None:
     torch.manual_seed(0)
-    block = ExternalAttention(8, memory_size=4).eval()
+    block = ExternalAttention(8, memory_size=4, dynamic=dynamic).eval()
     features = torch.randn(1, 50, 8, generator=seeded())
     with torch.no_grad():
         whole = block(features)

@@ -303,7 +303,7 @@ def test_available_memory_knows_the_limits_of_the_process() -> None:
 
 
 def test_auto_streams_what_does_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe("modelnet40", [f"data.root={folder}", "data.num_points=10"])
+    recipe = load_recipe("modelnet40_ea", [f"data.root={folder}", "data.num_points=10"])
     room = 3 * 150 * POINTS * 12
     monkeypatch.setattr(training_data, "available_memory", lambda device: room)
     assert isinstance(open_split(recipe.data, "train"), ModelNet)
@@ -312,7 +312,7 @@ def test_auto_streams_what_does_not_fit(folder: Path, monkeypatch: pytest.Monkey
         assert isinstance(open_split(recipe.data, split), StreamedModelNet)
     monkeypatch.setattr(training_data, "available_memory", lambda device: None)
     assert isinstance(open_split(recipe.data, "train"), ModelNet)
-    recipe = load_recipe("modelnet40", [f"data.root={folder}", "data.resident=false"])
+    recipe = load_recipe("modelnet40_ea", [f"data.root={folder}", "data.resident=false"])
     assert recipe.data.num_points > POINTS
     with pytest.raises(ValueError, match=r"num_points must be at most the 20 points stored, got"):
         open_split(recipe.data, "train")
@@ -368,9 +368,9 @@ def test_a_run_resumes_exactly_and_keeps_what_was_decided(
     folder: Path, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streamed = [*trained, "data.resident=false", "data.workers=0"]
-    whole = train(load_recipe("modelnet40", streamed), tmp_path / "whole")
+    whole = train(load_recipe("modelnet40_ea", streamed), tmp_path / "whole")
     monkeypatch.setattr(training_data, "available_memory", lambda device: 0)
-    auto = load_recipe("modelnet40", trained)
+    auto = load_recipe("modelnet40_ea", trained)
     half = tmp_path / "half"
     with pytest.raises(RuntimeError, match="power cut"):
         train(auto, half, callbacks=[Crash(1)])
@@ -390,7 +390,7 @@ def test_the_command_line_trains_evaluates_and_says_where_the_clouds_are(
 ) -> None:
     run = tmp_path / "run"
     streamed = [*trained, "data.resident=false", "--run", run]
-    assert call(monkeypatch, "train", "modelnet40", *streamed) == 0
+    assert call(monkeypatch, "train", "modelnet40_ea", *streamed) == 0
     assert f"train: 120 clouds, 0 MB streamed from {folder}" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate", run, "--split", "test", "--json") == 0
     assert '"shapes": 24' in capsys.readouterr().out
@@ -442,13 +442,13 @@ def test_a_set_of_ones_own_is_written_piece_by_piece(tmp_path: Path) -> None:
 
 def test_what_cannot_be_streamed_says_why(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.resident must be one of 'auto', True, False, got"):
-        load_recipe("modelnet40", ["data.resident=disk"])
+        load_recipe("modelnet40_ea", ["data.resident=disk"])
     with pytest.raises(ValueError, match=r"data.resident=false needs data.dataset=modelnet, w"):
         load_recipe("procedural", ["data.resident=false"])
     with pytest.raises(ValueError, match=r"data.buffer_mb must be at least 1, got 0"):
-        load_recipe("modelnet40", ["data.buffer_mb=0"])
+        load_recipe("modelnet40_ea", ["data.buffer_mb=0"])
     with pytest.raises(ValueError, match=r"data.workers must be at least 0, got -1"):
-        load_recipe("modelnet40", ["data.workers=-1"])
+        load_recipe("modelnet40_ea", ["data.workers=-1"])
     dataset = StreamedModelNet(folder)
     with pytest.raises(ValueError, match=r"batch_size must be at least 1, got 0"):
         BatchStream(dataset, 0)

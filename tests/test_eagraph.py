@@ -61,6 +61,20 @@ def test_eagraph_is_its_formula() -> None:
     close(model(xyz), model.head(torch.cat([token.amax(1), token.mean(1)], dim=-1)), 1e-4)
 
 
+def test_pooling_by_a_memory_beside_the_maximum_and_the_mean() -> None:
+    model = lively(network("eagraph", pooling="max_mean_memory", pool_slots=4, slot_channels=3))
+    xyz, mask = cloud("surface", 50, batch=2), some_mask([50, 20], 50)
+    token = model.encoder(xyz)
+    pooled = [token.amax(1), token.mean(1), model.memory_pooling(token)]
+    assert pooled[2].shape == (2, 12)
+    close(model(xyz), model.head(torch.cat(pooled, dim=-1)), 1e-4)
+    out = model(xyz, mask=mask)
+    for one, real, row in zip(xyz, mask, out, strict=True):
+        close(row, model(one[None, real])[0], 1e-4)
+    F.cross_entropy(model.train()(xyz, mask=mask), torch.tensor([0, 1])).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_without_attention_no_point_knows_of_those_far_away() -> None:
     far = torch.cat([cloud("surface", 40), cloud("surface", 40) + 100], dim=1)
     moved = far.clone()

@@ -326,6 +326,10 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "posed": (lambda: small_classifier(attention="offset"), {"normalize": False}),
     "two levels": (lambda: create_model("ea_classifier_tiny"), {"dynamic_points": True}),
     "heads": (lambda: small_classifier(attention="multihead_external", norm="softmax"), {}),
+    "dynamic": (
+        lambda: small_classifier(attention="multihead_dynamic_external"),
+        {"dynamic_points": True},
+    ),
     "all points": (lambda: small_segmenter("tiny"), {"dynamic_points": True}),
     "category-free": (lambda: small_segmenter(num_categories=0), {}),
     "described": (lambda: described(), {"dynamic_points": True}),
@@ -333,6 +337,10 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "pointnet": (lambda: create_model("pointnet_classifier_tiny"), {"dynamic_points": True}),
     "dgcnn": (lambda: of_graphs("dgcnn", edge_channels=(8, 8, 8)), {"dynamic_points": True}),
     "eagraph": (lambda: of_graphs("eagraph", depth=2), {"dynamic_points": True}),
+    "memory pooling": (
+        lambda: of_graphs("eagraph", depth=2, attention="none", pooling="max_mean_memory"),
+        {"dynamic_points": True},
+    ),
     "eamlp parts": (
         lambda: eamlp("segmenter", num_parts=4, num_categories=2),
         {"dynamic_points": True},

@@ -15,7 +15,7 @@ from ea_pointcloud.training.recipe_keys import Recipe
 
 
 def recipe_of(folder: Path) -> Recipe:
-    return load_recipe("modelnet40", [f"data.root={folder.parent}", "data.num_points=16"])
+    return load_recipe("modelnet40_ea", [f"data.root={folder.parent}", "data.num_points=16"])
 
 
 @pytest.mark.parametrize("farthest_of", [0, 64])

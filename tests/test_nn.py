@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ea_pointcloud.nn import (
     AttentionBlock,
     ExternalAttention,
     LinearNorm,
+    MemoryPooling,
     MultiHeadExternalAttention,
     NeighborEmbedding,
     PointBatchNorm,
@@ -246,6 +248,20 @@ def test_dynamic_layers_are_the_published_ones_with_dynamic_values(heads: int) -
     published = type(layer)(12, memory_size=7, **({"heads": heads} if heads else {})).double()
     published.load_state_dict(layer.state_dict())  # the same parameters
     assert not torch.allclose(published.eval()(features), expected)
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_dynamic_attention_is_linear_in_the_number_of_points(heads: int) -> None:
+    kind = "multihead_dynamic_external" if heads else "dynamic_external"
+    block = AttentionBlock(16, attention=kind, memory_size=8, heads=2).eval()
+    operations = []
+    for count in (100, 1000, 10_000):
+        features = torch.zeros(1, count, 16)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            block(features, features)
+        operations.append(counter.get_total_flops())
+    assert operations[1] == 10 * operations[0]
+    assert operations[2] == 100 * operations[0]
 
 
 def test_dynamic_attention_needs_the_double_norm() -> None:
@@ -487,3 +503,36 @@ def test_wrong_inputs_of_attention(attention: str) -> None:
         layer(torch.zeros(2, 16, 16), torch.ones(2, 3).bool())
     with pytest.raises(TypeError, match="mask must be bool with True for a real point"):
         layer(torch.zeros(2, 16, 16), torch.ones(2, 16))
+
+
+# --- memory pooling
+
+
+def test_memory_pooling_is_what_each_slot_attends_to() -> None:
+    layer = MemoryPooling(12, slots=5, slot_channels=3).double()
+    features = draw(2, 20, 12)
+    weights = (features @ layer.key_memory.T).softmax(1)  # (B, N, M)
+    expected = layer.slot(torch.einsum("bnm,bnc->bmc", weights, features)).flatten(1)
+    out = layer(features)
+    assert out.shape == (2, 15)
+    torch.testing.assert_close(out, expected)
+    order = torch.randperm(20, generator=seeded())
+    torch.testing.assert_close(layer(features[:, order]), expected)
+
+
+@pytest.mark.parametrize("padding", [0.0, -float("inf"), float("nan")])
+def test_memory_pooling_does_not_see_padding(padding: float) -> None:
+    layer = MemoryPooling(12, slots=5).double()
+    features = draw(2, 16, 12).masked_fill(~MASK[..., None], padding)
+    out = layer(features, MASK)
+    alone = [layer(one[None, real])[0] for one, real in zip(features, MASK, strict=True)]
+    torch.testing.assert_close(out, torch.stack(alone))
+    gradient = torch.autograd.grad(out.sum(), layer.parameters())
+    assert all(one.isfinite().all() for one in gradient)
+
+
+def test_memory_pooling_starts_as_its_table() -> None:
+    layer = MemoryPooling(256, slots=64)
+    assert float(layer.key_memory.detach().std()) == pytest.approx((2 / 64) ** 0.5, rel=0.03)
+    with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
+        MemoryPooling(12, slots=0)

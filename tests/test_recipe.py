@@ -25,7 +25,7 @@ def test_shapenetpart_is_the_published_setting() -> None:
 
 
 def test_modelnet40_is_the_published_setting() -> None:
-    recipe = load_recipe("modelnet40")
+    recipe = load_recipe("modelnet40_ea")
     assert recipe.data.name == "modelnet40"
     assert (recipe.data.num_points, recipe.data.point_choice) == (1024, "first")
     assert recipe.model.size == "base"
@@ -97,7 +97,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("data.point_choice=fps", "data.point_choice must be 'first' with the procedural set"),
         ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
         ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
-        ("model.overrides.attention=ea", "attention must be one of 'external', 'multihead_exte"),
+        ("model.overrides.attention=ea", "attention must be one of 'external', 'dynamic_external'"),
         ("augment.scale=[2,1]", r"augment.scale must be \[low, high\], 0 < low, got \[2.0, 1.0\]"),
         ("augment.shift=-1", "augment.shift must be at least 0, got -1"),
         ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
@@ -166,10 +166,10 @@ def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:
 
 
 def test_wolfmix_is_a_combination() -> None:
-    recipe = load_recipe("modelnet40", ["augment.wolf=1", "augment.mix=rsmix"])
+    recipe = load_recipe("modelnet40_ea", ["augment.wolf=1", "augment.mix=rsmix"])
     assert recipe.augmentation().wolf == 1
     assert recipe.mixing() == Mix(("rsmix",), prob=0.5, beta=1.0)  # as published
-    assert load_recipe("modelnet40").mixing() is None
+    assert load_recipe("modelnet40_ea").mixing() is None
 
 
 def test_what_only_the_network_knows_is_checked_before_the_data_is_made() -> None:

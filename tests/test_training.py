@@ -9,15 +9,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
-from ea_pointcloud.models import EAClassifier, EASegmenter
-from ea_pointcloud.ops import gather_points, knn, random_point_sample
+from ea_pointcloud.datasets.writing import write_modelnet
+from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, create_model
+from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, random_point_sample
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import BatchIndices, data_spec, open_held_out
-from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.evaluate import evaluate_run, evaluate_weights
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.measure import (
+    ClassificationReport,
     SegmentationReport,
     evaluate_classifier,
     evaluate_segmenter,
@@ -470,3 +473,45 @@ def test_farthest_points_of_clouds_of_different_sizes() -> None:
     assert seen["mask"].sum(1).tolist() == [64, 40]
     small = seen["xyz"][1, seen["mask"][1]]
     assert torch.equal(small.unique(dim=0), xyz[1, :40].unique(dim=0))
+
+
+def test_weights_on_another_set_are_compared_by_the_names_of_the_classes(tmp_path: Path) -> None:
+    names = ("airplane", "bottle", "chair", "vase")
+    torch.manual_seed(0)
+    model = create_model(
+        "ea_classifier_tiny",
+        data_spec=DataSpec(names, num_points=64),
+        num_centers=[16, 8],
+        num_neighbors=[8, 8],
+    ).eval()
+    model.save_pretrained(tmp_path / "weights")
+    xyz = normalize_unit_sphere(cloud("surface", 64, batch=12))
+    label = torch.arange(12) % 2
+    piece = (xyz.numpy(), label.numpy())
+    names = ("vase", "bottle")  # in another order than the network's
+    write_modelnet(tmp_path / "other_hdf5_2048", names, train=[piece], test=[piece])
+    write_modelnet(tmp_path / "cups_hdf5_2048", ("cup", "mug"), train=[piece])
+    found = evaluate_weights(
+        tmp_path / "weights",
+        "other",
+        "test",
+        torch.device("cpu"),
+        data_root=tmp_path,
+        votes=0,
+    )
+    with torch.no_grad():
+        logits = model(gather_points(xyz, farthest_point_sample(xyz, 64)))
+    truth = torch.tensor([3, 1])[label]
+    report = found.report
+    assert isinstance(report, ClassificationReport)
+    assert report.data_classes == ("vase", "bottle")
+    assert report.shapes == 12
+    assert report.overall_accuracy == pytest.approx(
+        float((logits.argmax(1) == truth).float().mean())
+    )
+    among = torch.tensor([3, 1])[logits[:, [3, 1]].argmax(1)]
+    assert report.restricted_accuracy == pytest.approx(float((among == truth).float().mean()))
+    assert report.class_accuracy["airplane"] is None
+    cups = tmp_path / "cups_hdf5_2048"
+    with pytest.raises(ValueError, match=r"classes \['cup', 'mug'\] are not the model's"):
+        evaluate_weights(tmp_path / "weights", cups, "train", torch.device("cpu"))

@@ -97,8 +97,7 @@ def run(
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
         from ea_pointcloud.augment.transforms import AXES
-        from ea_pointcloud.inference import find_files
-        from ea_pointcloud.inference.batch import classification
+        from ea_pointcloud.inference import classification, find_files
         from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 
     check_choice("--up", up, (*AXES, "auto"))

@@ -28,6 +28,8 @@ ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
 
 ea-pointcloud evaluate runs/modelnet10_eagraph-seed0 --farthest-of 1024
 
+ea-pointcloud evaluate eamlp-small-modelnet10 --data modelnet10 --data-root ~/data
+
 ea-pointcloud evaluate runs/modelnet10-seed0 --report report
 
 ea-pointcloud evaluate runs/modelnet10-seed0 --corruptions all --report robust
@@ -42,11 +44,22 @@ ea-pointcloud evaluate runs/an-older-run --calibrate
 
 def run(
     run_folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, one a seed.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, one a seed; with --data also weights by name."
+        ),
     ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of data sets, if it is no longer the run's.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET",
+            help="Measure on this data set instead of the run's own, classes matched by name: a "
+            "name ('data list') or a folder.",
+        ),
     ] = None,
     calibrate: Annotated[
         bool,
@@ -138,6 +151,10 @@ def run(
     from ea_pointcloud.training.run_folder import load_run_recipe
 
     check_choice("--split", split, ("train", "val", "test"))
+    if data is not None:
+        _no_others_with_data(calibrate, report, farthest_of, corruptions)
+        _evaluate_on(run_folders, data, split, data_root, device, as_json=as_json)
+        return
     _check_report(report, worst, force=force)
     options = _corruption_options(corruptions, rotations, adapt, denoise=denoise)
     _check_corruptions(run_folders, split, corruptions, reference, limit)
@@ -183,6 +200,47 @@ def run(
             corruptions=robust,
         )
         typer.echo(f"wrote {page}", err=True)
+
+
+def _no_others_with_data(
+    calibrate: bool, report: Path | None, farthest_of: int | None, corruptions: str | None
+) -> None:
+    given = {
+        "--calibrate": calibrate or None,
+        "--report": report,
+        "--farthest-of": farthest_of,
+        "--corruptions": corruptions,
+    }
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(f"{option} measures a run on its own data; leave out --data")
+
+
+def _evaluate_on(
+    weights: list[Path],
+    data: str,
+    split: str,
+    data_root: Path | None,
+    device: str,
+    *,
+    as_json: bool,
+) -> None:
+    from ea_pointcloud._device import resolve_device
+    from ea_pointcloud.report import tables
+    from ea_pointcloud.training.evaluate import evaluate_weights
+    from ea_pointcloud.training.measure import ClassificationReport
+
+    chosen = resolve_device(device)
+    found = [
+        evaluate_weights(str(each), data, split, chosen, data_root=data_root) for each in weights
+    ]
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2, allow_nan=False))
+        return
+    for one in found:
+        _print_table(tables.weights_table(one))
+        if isinstance(one.report, ClassificationReport):
+            _print_table(tables.class_table([one.report]))
 
 
 def _check_report(folder: Path | None, worst: int | None, *, force: bool) -> None:

@@ -142,8 +142,7 @@ def run(
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
         from ea_pointcloud.augment.transforms import AXES
-        from ea_pointcloud.inference import find_files
-        from ea_pointcloud.inference.batch import segmentation
+        from ea_pointcloud.inference import find_files, segmentation
         from ea_pointcloud.inference.predictor import Predictor
         from ea_pointcloud.models.pretrained import DEFAULT_SEGMENTER
 

@@ -1,6 +1,14 @@
 """From files or arrays to labels: the Predictor and all that stands behind it."""
 
-from ea_pointcloud.inference.batch import Job, Outcome, Outcomes, Segmented, stream
+from ea_pointcloud.inference.batch import (
+    Job,
+    Outcome,
+    Outcomes,
+    Segmented,
+    classification,
+    segmentation,
+    stream,
+)
 from ea_pointcloud.inference.classify import Candidate, Classification
 from ea_pointcloud.inference.files import Found, find_files
 from ea_pointcloud.inference.predictor import Predictor
@@ -19,6 +27,8 @@ __all__ = [
     "Prepared",
     "Segmentation",
     "Segmented",
+    "classification",
     "find_files",
+    "segmentation",
     "stream",
 ]

@@ -217,7 +217,10 @@ def classification_head(
         activation: of the layers; LeakyReLU without it.
     """
     layers: list[nn.Module] = []
-    width = token_channels * len(config.pooling.split("_"))
+    width = sum(
+        config.pool_slots * config.slot_channels if kind == "memory" else token_channels
+        for kind in config.pooling.split("_")
+    )
     # As published: only the first layer of the head goes without a bias.
     for index, channels in enumerate(config.head_channels):
         layers += [

@@ -22,7 +22,13 @@ from ea_pointcloud.models.knn_graph import (
     the_graph,
     without_padding,
 )
-from ea_pointcloud.nn import DropPath, LinearNorm, MaxEdgeConv, MultiHeadExternalAttention
+from ea_pointcloud.nn import (
+    DropPath,
+    LinearNorm,
+    MaxEdgeConv,
+    MemoryPooling,
+    MultiHeadExternalAttention,
+)
 from ea_pointcloud.ops import PyramidLevel
 from ea_pointcloud.ops.attention import check_norm
 
@@ -76,20 +82,25 @@ class EAGraphClassifierConfig(EAGraphConfig):
 
     Args:
         num_classes: classes told apart, >= 2.
-        pooling: ``"max"`` or ``"max_mean"`` over the points.
+        pooling: ``"max"``, ``"max_mean"`` or ``"max_mean_memory"`` over the points, the last with
+            :class:`~ea_pointcloud.nn.MemoryPooling`.
+        pool_slots: slots of that memory.
+        slot_channels: channels that are kept of each.
         head_channels: widths of the layers before the logits.
         dropout: dropout after each of them.
     """
 
     num_classes: int
     pooling: str = "max_mean"
+    pool_slots: int = 32
+    slot_channels: int = 16
     head_channels: tuple[int, ...] = (256,)
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check_choice("pooling", self.pooling, POOLING)
+        check_choice("pooling", self.pooling, (*POOLING, "max_mean_memory"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +258,10 @@ class EAGraphClassifier(AllPointsClassifier):
     def __init__(self, config: EAGraphClassifierConfig, data_spec: DataSpec | None = None) -> None:
         head = classification_head(config, config.fuse_channels)
         super().__init__(config, data_spec, EAGraphEncoder(config), head)
+        if "memory" in config.pooling:
+            self.memory_pooling = MemoryPooling(
+                config.fuse_channels, slots=config.pool_slots, slot_channels=config.slot_channels
+            )
 
 
 class EAGraphSegmenter(Segmenter):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_no_empty_cloud
 from ea_pointcloud.models.base import Classifier, stem_input
+from ea_pointcloud.nn import MemoryPooling
 from ea_pointcloud.nn.edge_conv import at_most
 from ea_pointcloud.ops import PyramidLevel, gather_points, knn
 
@@ -12,14 +13,18 @@ from ea_pointcloud.ops import PyramidLevel, gather_points, knn
 class AllPointsClassifier(Classifier):
     """A classifier that pools over all points of a cloud, and so has to know which are real."""
 
+    memory_pooling: MemoryPooling  # of a network whose pooling has one
+
     def pool(self, token: Tensor, mask: Tensor | None) -> Tensor:
         """(B, C) of the tokens (B, N, C) of all points."""
-        if mask is None:
-            return super().pool(token, mask)
         parts = []
         for kind in self.config.pooling.split("_"):
             if kind == "max":
                 parts.append(token.amax(1))  # padded points are -inf
+            elif kind == "memory":
+                parts.append(self.memory_pooling(token, mask))
+            elif mask is None:
+                parts.append(token.mean(1))
             else:
                 total = token.masked_fill(~mask[..., None], 0).sum(1)
                 parts.append(total / mask.sum(1, keepdim=True))

@@ -9,6 +9,7 @@ from ea_pointcloud.nn.blocks import AttentionBlock, NeighborEmbedding, Pointwise
 from ea_pointcloud.nn.drop_in import ExternalMultiheadAttention, ExternalTokenAttention
 from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv
 from ea_pointcloud.nn.initialise_memories import calibrate
+from ea_pointcloud.nn.memory_pooling import MemoryPooling
 from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
 from ea_pointcloud.nn.replace import Replacement, Swap, replace_attention
@@ -24,6 +25,7 @@ __all__ = [
     "ExternalTokenAttention",
     "LinearNorm",
     "MaxEdgeConv",
+    "MemoryPooling",
     "MultiHeadExternalAttention",
     "NeighborEmbedding",
     "PatchEmbedding",

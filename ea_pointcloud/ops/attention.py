@@ -317,8 +317,8 @@ def _content(logits: Tensor, features: Tensor, padding: Tensor | None) -> Tensor
         features = features.masked_fill(padding, 0.0)
     weights = logits.exp().to(features.dtype)
     if features.ndim == 4:
-        weights, features = weights.transpose(1, 2), features.transpose(1, 2)
-    return weights.transpose(-1, -2) @ features
+        return weights.permute(0, 2, 3, 1).contiguous() @ features.transpose(1, 2).contiguous()
+    return weights.transpose(1, 2) @ features
 
 
 def _over_slots(logits: Tensor, padding: Tensor | None) -> Tensor:
@@ -332,7 +332,7 @@ def _attend(logits: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
     # Leaving autocast's or the caller's dtype aside, the product runs in the memory's dtype.
     weights = _over_slots(logits, padding).to(values.dtype)
     if values.ndim == 4:  # weights (B, n, H, M), values (B, H, M, C)
-        out = (weights.transpose(1, 2) @ values).transpose(1, 2)
+        out = (weights.transpose(1, 2).contiguous() @ values).transpose(1, 2)
     else:
         out = weights @ values
     return out if padding is None else out.masked_fill(padding, 0.0)

@@ -34,7 +34,7 @@ def gather_points(features: Tensor, idx: Tensor, *, offset: Tensor | None = None
     """
     check_gather(features, idx)
     if offset is not None:
-        expected = (len(idx), idx.shape[1], features.shape[-1])
+        expected = (idx.shape[0], idx.shape[1], features.shape[-1])  # not len(), which exports fix
         if offset.shape != expected:
             raise ValueError(
                 f"offset must have shape (B, S, C) = {expected}, got {tuple(offset.shape)}"

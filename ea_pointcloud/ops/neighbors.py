@@ -84,8 +84,8 @@ def feature_neighbors(features: Tensor, k: int, *, mask: Tensor | None = None) -
     """Find the ``k`` nearest points of each point, itself among them, in the space of features.
 
     For any number of channels, in plain PyTorch on every device. Distances come out of a matrix
-    product, |x|^2 - 2 x y + |y|^2 in float32 around the mean of the cloud: where two differ by no
-    more than its rounding, either may be called the nearer. For coordinates :func:`knn` is exact.
+    product, ``|x|^2 - 2 x y + |y|^2`` in float32 around the mean of the cloud: where two differ by
+    no more than its rounding, either may count as the nearer. For coordinates :func:`knn` is exact.
     Nothing returned carries a gradient. Cost is O(B * N^2 * C), memory O(B * N^2).
 
     Args:

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.report.answers import PartAnswers
-from ea_pointcloud.training.evaluate import RunReport
+from ea_pointcloud.training.evaluate import RunReport, WeightsReport
 from ea_pointcloud.training.measure import VOTE_SIZES, ClassificationReport, SegmentationReport
 from ea_pointcloud.training.recipe_keys import Recipe
 
@@ -70,16 +70,38 @@ def run_table(report: RunReport, run: str | Path) -> Table:
     return figures_table([report], f"{run}: {first.split} split, {first.shapes} shapes")
 
 
+def weights_table(found: WeightsReport) -> Table:
+    """The figures of weights on a data set of any classes that they know."""
+    report = found.report
+    if isinstance(report, SegmentationReport):
+        headings = figure_columns("segmentation", votes=1)
+        row = ("all", *(mean_and_std([getattr(report, field)]) for field in headings.values()))
+        rows, first = [row], "parts"
+    else:
+        headings = figure_columns("classification", votes=10)
+        figures = [report.overall_accuracy, report.mean_class_accuracy, report.voted_accuracy]
+        rows = [(f"all {len(report.confusion)}", *(mean_and_std([one]) for one in figures))]
+        if report.restricted_accuracy is not None:
+            figures = [report.restricted_accuracy, report.restricted_mean_class_accuracy, None]
+            kept = f"the data's {len(report.data_classes)}"
+            rows.append((kept, *(mean_and_std([one]) for one in figures)))
+        first = "predicted among"
+    title = f"{found.weights} on {found.data}: {report.split} split, {report.shapes} shapes"
+    return Table(title, (first, *headings), rows)
+
+
 def seeds_table(reports: Sequence[RunReport]) -> Table:
     """The figures of several runs."""
     return figures_table(reports, f"{len(reports)} seeds: mean and standard deviation")
 
 
 def class_table(reports: Sequence[ClassificationReport]) -> Table:
-    """A row a class; what it was taken for is counted over all runs."""
+    """A row for each class of the data; what it is confused with is counted over all runs."""
     rows = []
     names = list(reports[0].class_accuracy)
     for index, name in enumerate(names):
+        if name not in reports[0].data_classes:
+            continue
         taken = [sum(report.confusion[index][to] for report in reports) for to in range(len(names))]
         mistakes = [(count, -to) for to, count in enumerate(taken) if count and to != index]
         shown = ", ".join(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ea_pointcloud._device import keep_freed_memory
+from ea_pointcloud.datasets import open_dataset
 from ea_pointcloud.models import Classifier, Segmenter, count_macs, load_model
 from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.training.calibrate import calibrate_weights
@@ -125,6 +126,91 @@ def evaluate_run(
         batch_size=recipe.eval.batch_size,
         mirroring=dataset.mirroring,
         farthest_of=farthest_of,
+    )
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """Figures of one set of weights on a data set that need not be the one it was trained on.
+
+    Args:
+        weights: name or path.
+        data: the data set, as it was asked for.
+        report: the figures; classes are matched by name.
+        parameters: trainable parameters.
+        device: where it was measured.
+        batch_size: of the evaluation.
+        num_points: points of each cloud, 0 for all.
+        mirroring: of the clouds, one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
+    """
+
+    weights: str
+    data: str
+    report: ClassificationReport | SegmentationReport
+    parameters: int
+    device: str
+    batch_size: int
+    num_points: int
+    mirroring: str
+
+
+def evaluate_weights(
+    weights: str | Path,
+    data: str | Path,
+    split: str,
+    device: torch.device,
+    *,
+    data_root: str | Path | None = None,
+    votes: int = 10,
+    batch_size: int = 64,
+) -> WeightsReport:
+    """Evaluate weights on any data set whose classes, by name, are among theirs.
+
+    Classifiers see clouds as ``classify`` shows them: of all points that are stored, as many as in
+    training by farthest point sampling. Segmenters see every point.
+
+    Args:
+        weights: a name, a weights folder, or a run folder.
+        data: a name or folder, see :func:`~ea_pointcloud.datasets.open_dataset`.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        device: where to compute.
+        data_root: where names of data sets are looked for.
+        votes: passes over randomly scaled clouds, 0 for none.
+        batch_size: clouds at a time.
+
+    Raises:
+        FileNotFoundError: if there are no such weights or data.
+        ValueError: if the data has classes that the network does not know.
+    """
+    model = load_model(str(weights)).to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    options: dict[str, Any] = {
+        "selection": str(weights),
+        "votes": votes,
+        "batch_size": batch_size,
+        "device": device,
+    }
+    if isinstance(model, Classifier):
+        num_points = model.data_spec.num_points
+        dataset = open_dataset(
+            data, split=split, num_points=num_points, point_choice="fps", data_root=data_root
+        )
+        report = evaluate_classifier(model, dataset, **options)
+    else:
+        assert isinstance(model, Segmenter)
+        num_points = 0
+        dataset = open_dataset(data, split=split, data_root=data_root)
+        report = evaluate_segmenter(model, dataset, **options)
+    return WeightsReport(
+        weights=str(weights),
+        data=str(data),
+        report=report,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=str(device),
+        batch_size=batch_size,
+        num_points=num_points,
+        mirroring=dataset.mirroring,
     )
 
 

@@ -62,6 +62,10 @@ class ClassificationReport:
         shapes: clouds in the split.
         overall_accuracy: right / all, one plain pass.
         mean_class_accuracy: mean of the per-class shares, one plain pass.
+        data_classes: classes of the data, which may be some of the network's alone.
+        restricted_accuracy: overall accuracy with the prediction restricted to the classes of the
+            data; None where those are all that the network has.
+        restricted_mean_class_accuracy: the same, mean of the per-class shares.
         voted_accuracy: overall accuracy of the mean of several randomly scaled passes, None
             without votes.
         class_accuracy: class name -> share named right, None for a class that does not occur.
@@ -75,6 +79,9 @@ class ClassificationReport:
     shapes: int
     overall_accuracy: float
     mean_class_accuracy: float
+    data_classes: tuple[str, ...]
+    restricted_accuracy: float | None
+    restricted_mean_class_accuracy: float | None
     voted_accuracy: float | None
     class_accuracy: dict[str, float | None]
     confusion: list[list[int]]
@@ -157,9 +164,13 @@ def evaluate_classifier(
         ValueError: if the data has a class that the model does not know.
     """
     names = model.data_spec.class_names
+    data_classes = dataset.class_names
     dataset = match_labels(dataset, model.data_spec)
+    absent = [place for place, name in enumerate(names) if name not in data_classes]
     model.eval()
     metrics = classification_metrics(len(names)).to(device)
+    restricted = metrics.clone()
+    absent_index = torch.tensor(absent, dtype=torch.long, device=device)
     confusion = MulticlassConfusionMatrix(len(names)).to(device)
     errors = _calibration_errors(model, device)
     voted_right, seconds = 0, 0.0
@@ -177,12 +188,15 @@ def evaluate_classifier(
         if observe is not None:
             observe(model, batch, logits)
         metrics.update(logits, label)
+        if absent:
+            restricted.update(logits.float().index_fill(1, absent_index, -torch.inf), label)
         confusion.update(logits, label)
         for error in errors:
             error.update(logits, label)
         if votes:
             voted_right += int((_vote(model, batch, votes, generator) == label).sum())
     values = metrics.compute()
+    among = restricted.compute() if absent else {}
     matrix = confusion.compute().cpu()
     return ClassificationReport(
         selection=selection,
@@ -190,6 +204,9 @@ def evaluate_classifier(
         shapes=len(dataset),
         overall_accuracy=float(values["overall_accuracy"]),
         mean_class_accuracy=float(values["mean_class_accuracy"]),
+        data_classes=tuple(data_classes),
+        restricted_accuracy=float(among["overall_accuracy"]) if absent else None,
+        restricted_mean_class_accuracy=float(among["mean_class_accuracy"]) if absent else None,
         voted_accuracy=voted_right / len(dataset) if votes else None,
         class_accuracy=dict(zip(names, class_accuracy(matrix), strict=True)),
         confusion=matrix.tolist(),

@@ -26,36 +26,41 @@ LR_SCALES = ("none", "linear", "sqrt")
 
 @dataclass
 class DataRecipe:
-    """Which clouds.
+    """Which data set, which of its points, and how it is read.
 
-    With ``train_split="trainval"`` the val part is trained on too, for a last run after everything
-    was chosen: nothing is selected then, the last epoch counts. ``shapes`` belongs to the
-    procedural set (train, val, test).
-
-    ``up``, ``stored_points``, ``skip_bad`` and ``drop_invalid`` belong to a folder of classes, see
-    :class:`~ea_pointcloud.datasets.FolderDataset`; ``root`` is that folder. ``features`` are what
-    points carry beside coordinates when parts are learned: ``"none"``, ``"normals"`` (the text
-    layout has them), ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
-
-    ``pyg`` is what a data set of PyTorch Geometric has stored below ``root``, see
-    :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`; ``up`` and ``stored_points`` count there
-    too.
-
-    ``point_choice`` keeps ``num_points`` of each cloud: the ``"first"``, ``"random"`` ones, or by
-    farthest point sampling (``"fps"``). The last two are drawn again for every training batch, the
-    last of a random half of the points; held-out clouds keep the same points always.
-
-    ``classes`` are those to take of ``modelnet`` or ``folder``, all of them where it is empty.
-
-    ``mirrored`` says whether the files are mirror images of the objects, whose x is negated when
-    they are read: ``true``, ``false``, or ``auto``, which takes the published clouds of ModelNet40
-    for it, see :func:`~ea_pointcloud.datasets.axes.find_mirroring`. It belongs to ``modelnet``,
-    ``folder`` and ``pyg``; what was done is stored with the weights.
-
-    ``resident`` holds the clouds in memory (``true``), streams them from disk (``false``, of
-    ``modelnet`` alone), or decides by the memory there is (``auto``). ``buffer_mb`` and
-    ``workers`` belong to streaming, see
-    :class:`~ea_pointcloud.datasets.batch_stream.BatchStream`.
+    Args:
+        dataset: kind of data set: ``"modelnet"`` (its HDF5 layout), ``"shapenetpart"`` (part
+            labels), ``"folder"`` (classes of your own), ``"procedural"`` (generated) or ``"pyg"``
+            (what a data set of PyTorch Geometric has stored, see
+            :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`).
+        root: folder of data sets; if omitted ``$EA_POINTCLOUD_DATA``, then ``./data``. With
+            ``folder`` and ``pyg`` the data set itself.
+        name: the set in that folder, as in ``NAME_ply_hdf5_2048``.
+        num_points: points of each cloud that the network sees.
+        point_choice: how they are chosen: ``"first"``, ``"random"``, or ``"fps"`` (farthest point
+            sampling). The last two are drawn again for every training batch, ``"fps"`` from a
+            random half of the stored points; held-out clouds always keep the same points.
+        train_split: ``"train"``, or ``"trainval"`` to train on val too, for a last run after
+            everything was chosen: nothing is selected then, the last epoch counts.
+        val_fraction: fraction of each class of the training split that is set apart as val.
+        shapes: numbers of generated shapes to train, validate and test on (``procedural``).
+        features: what points carry beside coordinates when parts are learned: ``"none"``,
+            ``"normals"`` (the text layout has them), or descriptors that are computed from the
+            coordinates: ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
+        up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (``folder`` and ``pyg``).
+        stored_points: points kept of each file (``folder`` and ``pyg``).
+        skip_bad: leave out files that cannot be read, instead of stopping (``folder``).
+        drop_invalid: leave out points that are not finite (``folder``).
+        mirrored: whether the files are mirror images, whose x is negated when they are read:
+            ``true``, ``false``, or ``auto``, which recognises the published clouds of ModelNet40,
+            see :func:`~ea_pointcloud.datasets.axes.find_mirroring` (``modelnet``, ``folder`` and
+            ``pyg``). What was done is stored with the weights.
+        classes: classes to take (``modelnet`` and ``folder``); all of them if empty.
+        resident: hold the clouds in memory (``true``), stream them from disk (``false``, of
+            ``modelnet`` alone), or decide by the memory there is (``auto``).
+        buffer_mb: memory of the shuffle buffer when clouds are streamed, see
+            :class:`~ea_pointcloud.datasets.BatchStream`.
+        workers: processes that read ahead when clouds are streamed; chosen if ``null``.
     """
 
     dataset: str = "modelnet"
@@ -80,13 +85,18 @@ class DataRecipe:
 
 @dataclass
 class ModelRecipe:
-    """Which network: an architecture, a named size of it, and fields of its config to replace.
+    """Which network: an architecture, a named size of it, and single settings to replace.
 
-    ``name`` is ``"ea"``, the point transformer with external attention, ``"eamlp"`` or
-    ``"eagraph"``; of a classifier also one of the baselines ``"pointnet"`` and ``"dgcnn"``.
-    ``init`` names trained weights to start from; without a ``size`` of one's own the network is
-    theirs, which ``overrides`` then spell out. ``category`` tells a segmenter the category of each
-    shape; without it, it has to do without.
+    Args:
+        name: ``"ea"``, the point transformer with external attention, ``"eamlp"`` or ``"eagraph"``;
+            of a classifier also one of the baselines ``"pointnet"`` and ``"dgcnn"``.
+        size: a named size of the network, e.g. ``"tiny"`` or ``"base"``. With ``init`` it may be
+            ``null``: then the network is that of the weights, and ``overrides`` in the run's
+            recipe spell out its settings.
+        init: trained weights to start from: a run folder, a name of pretrained weights, or
+            USER/NAME on the hub.
+        category: give a segmenter the category of each shape as an input.
+        overrides: settings of the network to replace, e.g. ``model.overrides.attention=self``.
     """
 
     name: str = "ea"
@@ -98,21 +108,35 @@ class ModelRecipe:
 
 @dataclass
 class AugmentRecipe:
-    """See :class:`~ea_pointcloud.augment.Augmentation`.
+    """Random changes of the training clouds; ``Augmentation`` applies them, in this order.
 
-    With ``variants`` so many copies of each shape are bent by ``warp`` and stretched by ``scale``
-    before training, and described anew; batches are then not bent again. See
-    :func:`~ea_pointcloud.datasets.variants.with_variants`. An epoch has all of them.
-
-    ``mix`` mixes the clouds of a batch, and their labels by the points of each, for classifiers:
-    ``"cutmix_r"``, ``"cutmix_k"``, ``"rsmix"``, ``"mixup"``, several joined by ``+`` of which each
-    cloud draws one, or ``"none"``, see :class:`~ea_pointcloud.augment.Mix`. Points are left out
-    after that. ``mix_prob`` is the share of clouds that are mixed, ``mix_beta`` the
-    parameter of the Beta distribution of how much. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
-
-    With ``normalize`` a classifier's clouds are centred and scaled to the unit sphere after all
-    that, as clouds are when they are classified: what was added or left out moves and scales the
-    rest there. A shift has no effect then, and a scale only as far as it differs by axis.
+    Args:
+        variants: bent and stretched copies of each shape that are made before training, by
+            ``warp`` and ``scale``, with descriptors of their own; batches are then not bent again,
+            and an epoch goes through all of them. See
+            :func:`~ea_pointcloud.datasets.variants.with_variants`.
+        wolf: fraction of the clouds that PointWOLF deforms.
+        warp: strength of a smooth deformation.
+        rotation: ``"none"``, ``"up"`` (about the up axis), ``"tilt"`` (at most 30 degrees about any
+            axis) or ``"any"`` (uniform over SO(3)).
+        mirror: mirror half of the clouds in an upright plane.
+        scale: lowest and highest factor, drawn for each axis.
+        shift: largest shift along an axis.
+        jitter: standard deviation of the noise on each coordinate, cut off at five times that.
+        stray: largest fraction of points that become outliers.
+        view: fraction of the clouds that become partial views, seen from one side.
+        cut: largest fraction of points cropped beyond a random plane.
+        drop: largest fraction of points in point dropout.
+        spoiled: fraction of the clouds that ``stray``, ``view``, ``cut`` and ``drop`` apply to.
+        mix: how a classifier's clouds are mixed, and their labels by the points of each:
+            ``"cutmix_r"``, ``"cutmix_k"``, ``"rsmix"``, ``"mixup"``, several joined by ``+`` of
+            which each cloud draws one, or ``"none"``; see :class:`~ea_pointcloud.augment.Mix`. It
+            comes before ``drop``. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
+        mix_prob: fraction of the clouds that are mixed.
+        mix_beta: parameter of the Beta distribution of how much of the other cloud is taken.
+        normalize: centre and scale a classifier's clouds to the unit sphere after all that, as in
+            inference, where outliers and missing points move and scale the rest. A shift has no
+            effect then, and a scale only as far as it differs by axis.
     """
 
     variants: int = 0
@@ -136,18 +160,23 @@ class AugmentRecipe:
 
 @dataclass
 class OptimRecipe:
-    """``"adamw"`` or ``"sgd"`` (momentum 0.9), linear warm-up, cosine to ``min_lr``.
+    """The optimiser and the loss: linear warm-up, then cosine to ``min_lr``.
 
-    The warm-up takes ``warmup_epochs``, but at most half of a short run. ``ema_decay`` 0 keeps no
-    average of the weights. ``logit_adjustment`` 1 trains a classifier for classes that are equally
-    frequent, whatever their shares in training, 0 for those shares, see
-    :meth:`~ea_pointcloud.training.module.RecipeModule.training_step`. ``iou_weight`` adds so much
-    of the soft IoU to a segmenter's loss.
-
-    ``lr`` and ``min_lr`` are meant for the batch of one process; with n processes ``scale_lr``
-    multiplies both by n (``"linear"``), its square root (``"sqrt"``), or leaves them (``"none"``).
-
-    ``fused`` updates all weights in one kernel: ``true``, ``false``, or ``"auto"``, on a GPU.
+    Args:
+        name: ``"adamw"``, or ``"sgd"`` with momentum 0.9.
+        lr: highest learning rate, for the batch of one process.
+        min_lr: learning rate at the end, for the batch of one process.
+        weight_decay: decay of the weights.
+        warmup_epochs: length of the warm-up; at most half of a short run.
+        clip_norm: largest norm of the gradient.
+        label_smoothing: probability mass given to the other classes.
+        logit_adjustment: 1 trains a classifier for classes that are equally frequent, whatever
+            their frequencies in training, 0 for those frequencies.
+        ema_decay: decay of the exponential moving average of the weights; 0 keeps none.
+        iou_weight: weight of the soft IoU in a segmenter's loss.
+        scale_lr: how n processes change the learning rates: times n (``"linear"``), times its
+            square root (``"sqrt"``), or not at all (``"none"``).
+        fused: update all weights in one kernel: ``true``, ``false``, or ``"auto"``, on a GPU.
     """
 
     name: str = "adamw"
@@ -166,22 +195,28 @@ class OptimRecipe:
 
 @dataclass
 class TrainerRecipe:
-    """How it runs.
+    """How long, on what, and in what precision.
 
-    An epoch goes through a small set again until it has ``epoch_batches`` batches.
-
-    ``devices`` processes on each of ``num_nodes`` machines train together, each on ``batch_size``
-    clouds a step: on a GPU each, or on the CPU. ``auto`` is what torchrun or srun started, else
-    one. ``strategy`` is ``"ddp"``, ``"fsdp"`` (weights and optimiser in parts on the GPUs), or
-    ``"auto"``, which is ddp for several. ``sync_batchnorm`` takes batch statistics over all.
-
-    A checkpoint within an epoch is written every ``checkpoint_minutes``, and at SIGTERM; 0 is at
-    SIGTERM alone. Those after an epoch are always written.
-
-    ``precision`` is ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (a GPU), or ``"auto"``:
-    bf16-mixed where the processor has instructions for it. ``compile`` compiles the network with
-    :func:`torch.compile` in ``"default"``, ``"reduce-overhead"`` (with CUDA graphs) or
-    ``"max-autotune"`` mode; ``"none"`` does not.
+    Args:
+        epochs: passes over the training split.
+        batch_size: clouds of a step of one process.
+        epoch_batches: least number of batches of an epoch; a small set is gone through again until
+            it has as many.
+        seed: of everything random in the run.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        precision: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (on a GPU), or ``"auto"``:
+            bf16-mixed where the processor has instructions for it.
+        tensorboard: also write TensorBoard events (the extra ``track``).
+        devices: processes on each machine that train together, on a GPU each or on the CPU;
+            ``auto`` is what torchrun or srun started, else one.
+        num_nodes: machines; ``auto`` is what torchrun or srun started, else one.
+        strategy: ``"ddp"``, ``"fsdp"`` (weights and optimiser in shards on the GPUs), or
+            ``"auto"``, which is ddp for several processes.
+        sync_batchnorm: take batch statistics over all processes.
+        checkpoint_minutes: minutes between checkpoints within an epoch; 0 writes one only at
+            SIGTERM. Those after an epoch are always written.
+        compile: mode in which :func:`torch.compile` compiles the network: ``"default"``,
+            ``"reduce-overhead"`` (with CUDA graphs) or ``"max-autotune"``; ``"none"`` does not.
     """
 
     epochs: int = MISSING
@@ -201,10 +236,16 @@ class TrainerRecipe:
 
 @dataclass
 class EvalRecipe:
-    """``votes`` are passes over randomly scaled clouds; a segmenter has fixed scales for them.
+    """How the figures at the end of a run are made.
 
-    ``copies`` averages a segmenter's refined parts over so many tilted and mirrored copies.
-    ``legacy`` also logs the test split every epoch; nothing is ever selected on it.
+    Args:
+        batch_size: clouds of a forward pass.
+        votes: passes over randomly scaled clouds whose probabilities are averaged; a segmenter has
+            fixed scales for them.
+        copies: tilted and mirrored copies over which a segmenter's postprocessed parts are
+            averaged; 0 for none.
+        legacy: also log the test split every epoch, for comparison with papers that select on it;
+            nothing is ever selected on it here.
     """
 
     batch_size: int = 64
@@ -215,7 +256,18 @@ class EvalRecipe:
 
 @dataclass
 class Recipe:
-    """A whole recipe; ``name`` is that of the packaged recipe or file it started from."""
+    """A whole recipe.
+
+    Args:
+        name: that of the packaged recipe or file it started from.
+        task: ``"classification"`` or ``"segmentation"``.
+        data: see :class:`DataRecipe`.
+        model: see :class:`ModelRecipe`.
+        augment: see :class:`AugmentRecipe`.
+        optim: see :class:`OptimRecipe`.
+        trainer: see :class:`TrainerRecipe`.
+        eval: see :class:`EvalRecipe`.
+    """
 
     name: str = ""
     task: str = "classification"

@@ -130,9 +130,10 @@ def benchmark_attention(
         why = "not with --quick" if quick else "needs a C++ compiler on a CPU"
         report["skipped"]["torch.compile"] = why
     if not only or "growth" in only:  # first, while this process holds little memory
-        rows, failed = measure_growth(device, sizes, quick=quick)
-        report["growth"]["rows"] = rows
-        report["failed"] |= failed
+        for dynamic in (False, True):
+            rows, failed = measure_growth(device, sizes, dynamic=dynamic, quick=quick)
+            report["growth"]["rows"] += rows
+            report["failed"] |= failed
     with current_device(device):
         bandwidth = copy_bandwidth(device) if cases and device.type == "cuda" else None
         for number, case in enumerate(cases, 1):
@@ -152,6 +153,7 @@ def tables(report: dict[str, Any]) -> list[str]:
         found.append(text_table(title(report, f"{report['slots']} slots"), rows, columns))
     if growth["rows"]:
         columns = {
+            "attention": ("attention", ""),
             "points": ("num_points", ",d"),
             "ms": ("ms", milliseconds),
             "/ before": ("time_ratio", ".2f"),

@@ -19,20 +19,21 @@ _SECONDS = 3.0  # of calls whose mean is taken, the same for all sizes
 
 
 def measure_growth(
-    device: torch.device, sizes: Sequence[int], *, quick: bool = False
+    device: torch.device, sizes: Sequence[int], *, dynamic: bool = False, quick: bool = False
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Measure each size in a process of its own.
 
     Args:
         device: where to compute.
         sizes: points, each ten times the one before.
+        dynamic: of the attention whose slots read the cloud.
         quick: one short sweep, for a look.
 
     Returns:
-        rows: a size each: ``num_points``, ``ms`` (of the processor where that computes, which
-        others do not disturb), ``peak_mb`` of the features and everything the block takes beside
-        them (None where the system does not tell), ``time_ratio`` and ``memory_ratio`` to the
-        size before, ``met``.
+        rows: a size each: ``attention``, ``num_points``, ``ms`` (of the processor where that
+        computes, which others do not disturb), ``peak_mb`` of the features and everything the block
+        takes beside them (None where the system does not tell), ``time_ratio`` and
+        ``memory_ratio`` to the size before, ``met``.
         failed: size -> error.
     """
     rows: list[dict[str, Any]] = []
@@ -40,13 +41,14 @@ def measure_growth(
     found: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
     sweeps, seconds = (1, 0.2) if quick else (_SWEEPS, _SECONDS)
     for size in [*sizes] * sweeps:
-        row, error = in_own_process(measure, str(device), size, seconds)
+        row, error = in_own_process(measure, str(device), size, seconds, dynamic)
         if row is None:
             failed[f"growth, {size} points"] = error
             break
         found[size].append(row)
     for each in filter(None, found.values()):
         row = min(each, key=lambda row: row["ms"])
+        row["attention"] = "dynamic_external" if dynamic else "external"
         before = rows[-1] if rows else {}
         ratios = [_ratio(row[key], before.get(key)) for key in ("ms", "peak_mb")]
         row |= dict(zip(("time_ratio", "memory_ratio"), ratios, strict=True))
@@ -69,12 +71,14 @@ def chunked_block(block: ExternalAttention, features: Tensor, chunk: int) -> Non
 
 
 @torch.no_grad()
-def measure(device_name: str, num_points: int, seconds: float) -> dict[str, Any]:
+def measure(
+    device_name: str, num_points: int, seconds: float, dynamic: bool = False
+) -> dict[str, Any]:
     """Mean time of at least ``seconds`` of calls, and the most memory, of one size."""
     device = torch.device(device_name)
     with current_device(device):
         torch.manual_seed(0)
-        block = ExternalAttention(CHANNELS).to(device).eval()
+        block = ExternalAttention(CHANNELS, dynamic=dynamic).to(device).eval()
         chunked_block(block, torch.randn(1, 2 * CHUNK, CHANNELS, device=device), CHUNK)  # warms up
         before = reset_peak(device)
         features = torch.randn(1, num_points, CHANNELS, device=device)

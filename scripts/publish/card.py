@@ -30,6 +30,12 @@ _HEADINGS = {
 }
 # Of sets that the package does not download: title, licence, citation.
 _OTHERS = {
+    "modelnet40_rebuilt": (
+        "ModelNet40 rebuilt, the official shapes and split with surfaces that were recovered from "
+        "occupancy grids of 30 x 30 x 30 cells",
+        "academic use only; the models belong to their authors (modelnet.cs.princeton.edu)",
+        "Wu et al., 3D ShapeNets: A deep representation for volumetric shapes, CVPR 2015",
+    ),
     "psb_part": (
         "the labelled Princeton segmentation benchmark",
         "stated by none of its authors; take it for academic use only",
