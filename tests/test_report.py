@@ -28,7 +28,7 @@ from ea_pointcloud.report import (
     tables,
     write_report,
 )
-from ea_pointcloud.report.answers import PartShape, examples, worst_mistakes
+from ea_pointcloud.report.answers import PartShape, examples, first_of_each_class, worst_mistakes
 from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.evaluate import RunReport, evaluate_run
 from ea_pointcloud.training.fit import train
@@ -107,7 +107,7 @@ def test_a_page_of_classes(
     for words in ("seeds</dt><dd>0, 1", f"28 shapes, {KINDS} classes", "Loss", "Learning rate"):
         assert words in page
     drawn = pictures(page)
-    assert len(drawn) == 3
+    assert len(drawn) == 3 + KINDS  # mistakes, and a shape of each class
     assert all(len(np.unique(np.asarray(picture))) > 50 for picture in drawn)
 
     before = (folder / "index.html").stat().st_mtime_ns
@@ -117,7 +117,7 @@ def test_a_page_of_classes(
     assert call(monkeypatch, "evaluate", class_runs[0], "--report", folder, "--force") == 0
     again = without_script((folder / "index.html").read_text(encoding="utf-8"))
     assert "standard deviation" not in again
-    assert len(pictures(again)) == min(12, wrong_clouds(a["confusion"]))
+    assert len(pictures(again)) == min(12, wrong_clouds(a["confusion"])) + KINDS
 
 
 def wrong_clouds(confusion: list[list[int]]) -> int:
@@ -188,6 +188,16 @@ class Answered(ClassAnswers):
         self.spec = DataSpec(("cup", "mug", "vase"))
         self.clouds = [np.full((4, 3), row, np.float32) for row in range(len(label))]
         self._probs, self._label = [torch.tensor(probs).double()], [torch.tensor(label)]
+
+
+def test_a_shape_of_each_class_is_the_first_in_the_split() -> None:
+    answers = Answered(
+        [[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.4, 0.1]], [1, 1, 0, 1]
+    )
+    cup, mug = first_of_each_class(answers)  # no vase in the split
+    assert (cup.index, cup.truth, cup.pred, cup.prob) == (2, "cup", "vase", pytest.approx(0.7))
+    assert (mug.index, mug.truth, mug.pred, mug.prob) == (0, "mug", "cup", pytest.approx(0.9))
+    assert np.array_equal(mug.xyz, answers.clouds[0])
 
 
 def test_the_worst_mistakes_are_the_most_confident_ones_of_any_run() -> None:

@@ -123,6 +123,41 @@ def answers_for(recipe: Recipe) -> Answers:
 
 
 @dataclass(frozen=True, eq=False)
+class ClassExample:
+    """A cloud of a class, with the prediction.
+
+    Args:
+        index: its place in the split.
+        xyz: (n, 3) float32.
+        truth: its class.
+        pred: the most probable class.
+        prob: its probability.
+    """
+
+    index: int
+    xyz: NDArray[np.float32]
+    truth: str
+    pred: str
+    prob: float
+
+
+def first_of_each_class(answers: ClassAnswers) -> list[ClassExample]:
+    """The first cloud of each class that occurs: chosen by its place, whatever the prediction."""
+    names, probs = answers.spec.class_names, answers.probs
+    labels, first = np.unique(answers.label, return_index=True)
+    return [
+        ClassExample(
+            index=index,
+            xyz=answers.clouds[index],
+            truth=names[label],
+            pred=names[int(probs[index].argmax())],
+            prob=float(probs[index].max()),
+        )
+        for label, index in zip(labels.tolist(), first.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
 class Mistake:
     """A cloud with the wrong name.
 

@@ -25,6 +25,7 @@ from ea_pointcloud.report.answers import (
     Mistake,
     PartAnswers,
     examples,
+    first_of_each_class,
     worst_mistakes,
 )
 from ea_pointcloud.report.corruptions import (
@@ -45,7 +46,7 @@ PAGE_FILE = "index.html"
 MISTAKES = 12  # drawn, where nobody says how many
 WORST_SHAPES = 1  # of a category
 _TEMPLATE = "page.html.j2"
-_EDGE = {"mistake": 280, "shape": 240}  # of a picture in pixels
+_EDGE = {"mistake": 280, "shape": 240, "example": 180}  # of a picture in pixels
 # With lossy colours: pictures of a hundred shapes would outgrow the charts by far as PNG.
 _QUALITY = 70
 
@@ -187,6 +188,13 @@ def _classes(
         "confusion": _html(charts.confusion_chart(reports), "confusion"),
         "wrong": ", ".join(wrong),
         "shapes": reports[0].shapes,
+        "examples": [
+            {
+                "picture": _picture(example.xyz, "example", up=up, color_by="height"),
+                "example": example,
+            }
+            for example in first_of_each_class(answers[0])
+        ],
         "mistakes": [
             {
                 "picture": _picture(mistake.xyz, "mistake", up=up, color_by="height"),
