@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ea_pointcloud.inference import Predictor as Predictor
     from ea_pointcloud.io import Cloud as Cloud
     from ea_pointcloud.io import CloudFileError as CloudFileError
     from ea_pointcloud.io import read_cloud as read_cloud
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ea_pointcloud.models import create_model as create_model
     from ea_pointcloud.models import list_models as list_models
     from ea_pointcloud.models import list_pretrained as list_pretrained
-    from ea_pointcloud.predictor import Predictor as Predictor
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOME = {
     "CloudFileError": "io",
     "EAClassifier": "models",
     "EASegmenter": "models",
-    "Predictor": "predictor",
+    "Predictor": "inference",
     "create_model": "models",
     "list_models": "models",
     "list_pretrained": "models",
@@ -35,8 +35,8 @@ _HOME = {
     "write_mesh": "io",
 }
 _MODULES = (
-    "datasets", "io", "metrics", "models", "nn", "ops", "predictor", "robustness", "training",
-    "transforms", "viz",
+    "augment", "datasets", "inference", "io", "metrics", "models", "nn", "ops", "robustness",
+    "training", "viz",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

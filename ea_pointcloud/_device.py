@@ -60,6 +60,16 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+@torch.compiler.assume_constant_result
+def tf32_allowed() -> bool:
+    """Whether the user lets float32 matrix products on a GPU take the tensor cores."""
+    settings = torch.backends.cuda.matmul
+    # PyTorch that has the newer name raises where it was set and the older one is read.
+    if hasattr(settings, "fp32_precision"):
+        return settings.fp32_precision == "tf32"
+    return bool(settings.allow_tf32)
+
+
 def keep_freed_memory() -> None:
     """Let a process that trains or measures on the CPU reuse its large buffers.
 

@@ -21,8 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ea_pointcloud._formats import guard
-from ea_pointcloud.io import Cloud, read_cloud, write_cloud, write_mesh
+from ea_pointcloud.io import Cloud, guard, read_cloud, write_cloud, write_mesh
 
 HUGE = 10**12
 COUNTS = (HUGE, 2**31, 2**32 - 1, 10**9, 0, -1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ea_pointcloud import Predictor
+from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets import (
     BatchStream,
     FolderDataset,
@@ -32,7 +33,6 @@ from ea_pointcloud.training.data import open_split
 from ea_pointcloud.training.evaluate import evaluate_run
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
-from ea_pointcloud.transforms import negate_x, normalize_unit_sphere, to_y_up
 from tests.test_cli import call
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from scripts.benchmarks.peers_networks import make_peers
 from scripts.benchmarks.plain_network import PlainClassifier, farthest_points
 from scripts.benchmarks.report import failures, not_measured
 from scripts.benchmarks.segment import benchmark_segment
-from tests.test_folded import trained
+from tests.test_fuse_bn import trained
 
 CPU = torch.device("cpu")
 

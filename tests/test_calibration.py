@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud import Predictor, create_model
+from ea_pointcloud.augment.transforms import random_jitter
 from ea_pointcloud.datasets import ProceduralShapes
+from ea_pointcloud.inference.calibration import fit_familiarity, fit_temperature
 from ea_pointcloud.metrics import CalibrationError
 from ea_pointcloud.models import (
     Calibration,
@@ -18,8 +20,6 @@ from ea_pointcloud.models import (
     EAClassifier,
     EASegmenter,
     Familiarity,
-    fit_familiarity,
-    fit_temperature,
     load_model,
 )
 from ea_pointcloud.training import calibrate
@@ -27,7 +27,6 @@ from ea_pointcloud.training.calibrate import calibrate_classifier, labelled_poin
 from ea_pointcloud.training.evaluate import calibrate_run
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
-from ea_pointcloud.transforms import random_jitter
 from tests.test_cli import call
 from tests.test_training import PARTS, QUICK
 

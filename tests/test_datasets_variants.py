@@ -7,7 +7,7 @@ import torch
 
 from ea_pointcloud.datasets import ShapeNetPart
 from ea_pointcloud.datasets.variants import with_variants
-from ea_pointcloud.ops.descriptors import local_shape
+from ea_pointcloud.descriptors import local_shape
 from ea_pointcloud.training.data import data_spec, open_training
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud import Predictor
-from ea_pointcloud.insight import attention_maps
+from ea_pointcloud.explain import attention_maps
 from ea_pointcloud.models import (
     DataSpec,
     EAGraphSegmenter,
@@ -23,7 +23,7 @@ from ea_pointcloud.nn import MaxEdgeConv
 from ea_pointcloud.training.recipe import load_recipe, recipe_values
 from tests.oracles import cloud, randomise, seeded
 from tests.test_eamlp import CATEGORY, close, some_mask
-from tests.test_every_point import EAGRAPH, lively, network
+from tests.test_knn_graph import EAGRAPH, lively, network
 
 
 def segmenter(data_spec: DataSpec | None = None, **options: Any) -> EAGraphSegmenter:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud import Predictor
-from ea_pointcloud.insight import attention_maps, critical_points
+from ea_pointcloud.explain import attention_maps, critical_points
 from ea_pointcloud.models import (
     DataSpec,
     EAMLPClassifier,
@@ -23,7 +23,7 @@ from ea_pointcloud.models import (
     load_model,
     start_from,
 )
-from ea_pointcloud.models.hub import PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.ops import build_pyramid, gather_points
 from ea_pointcloud.training.fit import load_run_recipe, train
@@ -388,7 +388,7 @@ def test_predictor_labels_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.labels.shape == (300,)
     assert set(answer.labels.tolist()) <= {2, 3}
     # The network sees 64 points; in parts of them the answer is the same.
-    monkeypatch.setattr("ea_pointcloud.models.inference.CHUNK", 20)
+    monkeypatch.setattr("ea_pointcloud.inference.segment.CHUNK", 20)
     assert (predictor.segment(xyz, category="b").labels == answer.labels).all()
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from ea_pointcloud import cli
 from ea_pointcloud.export import METADATA, Deployed, export_model, writing
 from ea_pointcloud.export.checking import example_inputs
+from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.io import write_mesh
 from ea_pointcloud.models import Calibration, DataSpec, EAClassifier, EASegmenter, create_model
-from ea_pointcloud.predictor import Predictor
 from tests.oracles import CLOUDS, cloud, fps_oracle, knn_oracle, seeded
 from tests.test_cli import call
 
@@ -394,7 +394,7 @@ def test_what_a_network_takes() -> None:
     assert about["inputs"][0]["meaning"].endswith("mean at 0, farthest point at 1")
     assert about["inputs"][1]["shape"] == ["batch", "points", 19]
     assert about["inputs"][1]["meaning"] == (
-        "local_shape of the points, as ea_pointcloud.ops.local_shape gives them"
+        "local_shape of the points, as ea_pointcloud.descriptors.local_shape gives them"
     )
     inputs = example_inputs(network, 2, 50, seeded())
     expected = network.model(inputs[0], inputs[1], category=inputs[2])

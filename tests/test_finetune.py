@@ -11,7 +11,7 @@ from ea_pointcloud.models import (
     segmenter_config,
     start_from,
 )
-from ea_pointcloud.models.hub import PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe, recipe_values

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet
+from ea_pointcloud.inference.preprocess import network_input
 from ea_pointcloud.models import DataSpec, create_model
-from ea_pointcloud.models.inference import network_input
 from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.recipe_keys import Recipe
-from ea_pointcloud.transforms import normalize_unit_sphere
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ea_pointcloud import io
-from ea_pointcloud.io import READABLE, Cloud, CloudFileError, read_cloud, write_cloud, write_mesh
+from ea_pointcloud.io import (
+    READABLE,
+    Cloud,
+    CloudFileError,
+    read_cloud,
+    write_cloud,
+    write_mesh,
+)
+from ea_pointcloud.io import read as reading
 
 UTM = np.array([[500000.123, 4000000.001, 10.0], [500002.0, 4000004.0, 12.5]])
 XYZ_PLY = "property double x\nproperty double y\nproperty double z\n"
@@ -617,7 +624,7 @@ def test_a_file_for_which_there_is_no_memory(
     def read(path: Path, index: int | None) -> None:
         raise MemoryError("9 TiB")
 
-    monkeypatch.setitem(io._READERS, ".npy", read)
+    monkeypatch.setitem(reading._READERS, ".npy", read)
     with pytest.raises(CloudFileError, match=r"a.npy: takes more memory than there is \(9 TiB\)"):
         read_cloud(put(tmp_path, "a.npy", "1"))
 
@@ -737,7 +744,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(io.Path, "write_bytes", full_disk)
+        patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(OSError, match="no space left"):
             write_cloud(path, a_cloud(), overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["a.ply"]

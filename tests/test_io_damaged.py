@@ -12,8 +12,7 @@ import laspy
 import numpy as np
 import pytest
 
-from ea_pointcloud._formats import guard
-from ea_pointcloud.io import READABLE, CloudFileError, read_cloud
+from ea_pointcloud.io import READABLE, CloudFileError, guard, read_cloud
 
 pytest.importorskip("resource", reason="measures memory as POSIX systems do")
 

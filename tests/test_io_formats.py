@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import pytest
 
-from ea_pointcloud._formats.common import Mesh
-from ea_pointcloud._formats.gltf import read_gltf
-from ea_pointcloud._formats.meshes import read_obj, read_off
-from ea_pointcloud._formats.ply import read_ply
-from ea_pointcloud._formats.stl import read_stl
 from ea_pointcloud.io import Cloud, CloudFileError, read_cloud, write_mesh
+from ea_pointcloud.io.common import Mesh
+from ea_pointcloud.io.gltf import read_gltf
+from ea_pointcloud.io.meshes import read_obj, read_off
+from ea_pointcloud.io.ply import read_ply
+from ea_pointcloud.io.stl import read_stl
 
 open3d = pytest.importorskip("open3d")
 laspy = pytest.importorskip("laspy")
@@ -449,7 +449,7 @@ def test_glb_errors(tmp_path: Path, content: bytes, words: str) -> None:
 def test_gltf_that_places_one_mesh_too_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ea_pointcloud._formats.gltf.LARGEST", 99)
+    monkeypatch.setattr("ea_pointcloud.io.gltf.LARGEST", 99)
     path = gltf(tmp_path, nodes=[{"mesh": 0}] * 25)
     with pytest.raises(CloudFileError, match="its nodes place more than 99 vertices"):
         read_cloud(path)

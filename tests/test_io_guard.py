@@ -12,8 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ea_pointcloud._formats import guard
-from ea_pointcloud.io import Cloud, CloudFileError, read_cloud, write_cloud
+from ea_pointcloud.io import Cloud, CloudFileError, guard, read_cloud, write_cloud
 
 # Takes the place of h5py in the process of the reader, and does what the file says.
 STAND_IN = """
@@ -155,7 +154,7 @@ def test_daemonic_workers_read_with_a_process_of_their_own(cloud_file: Path, met
 
 def test_the_process_ends_with_ours(cloud_file: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from ea_pointcloud._formats import guard; "
+        "import os, sys; from pathlib import Path; from ea_pointcloud.io import guard; "
         "guard.read_guarded('h5py', Path(sys.argv[1]), None); "
         "print(*[process._child.pid for process in guard._processes.values()], flush=True); "
         "os._exit(0)"  # no clean-up of ours

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, write_cloud
+from ea_pointcloud.inference.preprocess import inliers, prepare
 from ea_pointcloud.models import DataSpec, EAClassifier
 from ea_pointcloud.nn import PointBatchNorm
-from ea_pointcloud.prepare import inliers, prepare
 
 NAMES = ("bowl", "cone", "vase")
 

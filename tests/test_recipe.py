@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ea_pointcloud.mixing import Mix
+from ea_pointcloud.augment.mixup import Mix
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values, save_recipe
 
 

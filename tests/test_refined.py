@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ShapeNetPart
+from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.segment import label_points
 from ea_pointcloud.models import DataSpec, EASegmenter
-from ea_pointcloud.models.inference import label_points
-from ea_pointcloud.models.part_labels import least_shares
 from ea_pointcloud.training.measure import SegmentationReport, evaluate_segmenter
-from ea_pointcloud.transforms import normalize_unit_sphere
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 from tests.test_segment import segmenter
 

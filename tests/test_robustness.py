@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from ea_pointcloud.datasets import ModelNet
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
 from ea_pointcloud.datasets.selection import only_classes
+from ea_pointcloud.inference.calibration import Answers, ask
+from ea_pointcloud.inference.ood import (
+    auroc,
+    compare_scores,
+    false_positive_rate,
+    separation,
+)
 from ea_pointcloud.models import create_model
 from ea_pointcloud.report import corruptions as shown
 from ea_pointcloud.robustness import MODELNET40_C, MODELNET_C, Corruption
@@ -34,14 +41,6 @@ from ea_pointcloud.robustness.measures import (
     relative_errors,
 )
 from ea_pointcloud.robustness.options import InferenceOptions
-from ea_pointcloud.robustness.unknown import (
-    Answers,
-    ask,
-    auroc,
-    compare_scores,
-    false_positive_rate,
-    separation,
-)
 from ea_pointcloud.training import corruptions as training_corruptions
 from ea_pointcloud.training.corruptions import check_corruptions, evaluate_run_corruptions
 from ea_pointcloud.training.data import open_split

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, inference
-from ea_pointcloud.ops import local_shape
-from ea_pointcloud.transforms import normalize_unit_sphere
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.descriptors import local_shape
+from ea_pointcloud.inference import segment
+from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter
 from ea_pointcloud.viz import part_colors
 from tests.oracles import cloud
 from tests.test_cli import call
@@ -183,7 +184,7 @@ def test_work_in_parts_gives_the_same(
 ) -> None:
     predictor = Predictor(form(num_categories=0), "cpu")
     whole = predictor.segment(xyz)
-    monkeypatch.setattr(inference, "CHUNK", 41)
+    monkeypatch.setattr(segment, "CHUNK", 41)
     parts = predictor.segment(xyz)
     assert whole.category == parts.category
     assert (whole.labels == parts.labels).mean() > 0.99
@@ -193,7 +194,7 @@ def test_work_in_parts_gives_the_same(
 def test_attention_between_all_points_is_not_worked_in_parts(
     xyz: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "CHUNK", 41)
+    monkeypatch.setattr(segment, "CHUNK", 41)
     predictor = Predictor(segmenter(attention="offset"), "cpu")
     assert len(predictor.segment(xyz, category="mug").labels) == 300
 

@@ -9,7 +9,7 @@ from tests.oracles import cloud, randomise, seeded
 from tests.test_eagraph import segmenter as eagraph
 from tests.test_eamlp import CATEGORY, close, some_mask
 from tests.test_eamlp import segmenter as eamlp
-from tests.test_every_point import drawn
+from tests.test_knn_graph import drawn
 
 of_each = pytest.mark.parametrize("build", [eamlp, eagraph])
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.datasets.batch_stream import _Blocks
 from ea_pointcloud.training import fit
 from ea_pointcloud.training.callbacks import read_metrics

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
 from ea_pointcloud.datasets.writing import write_modelnet
@@ -28,7 +29,6 @@ from ea_pointcloud.training.module import RecipeModule, learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 from ea_pointcloud.training.tasks import SegmentationTask, task_of
-from ea_pointcloud.transforms import normalize_unit_sphere
 from tests.oracles import cloud, seeded
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 

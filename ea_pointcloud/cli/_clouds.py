@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from ea_pointcloud.predictor import Predictor
-    from ea_pointcloud.streaming import Job, Outcomes
+    from ea_pointcloud.inference import Job, Outcomes
+    from ea_pointcloud.inference.predictor import Predictor
 
 Result = TypeVar("Result")
+# Those of ``inference.batch``, which takes seconds to import.
+PRELOAD = ("ea_pointcloud.inference.batch", "ea_pointcloud.ops._cpu")
 ENGINES = ("local", "ray")
 PICTURES = 100  # clouds in a picture; more would be too small to see and too many to hold
 
@@ -39,11 +41,11 @@ def answers(
         total: how many files there are.
     """
     if engine == "ray":
-        from ea_pointcloud.streaming.ray_engine import stream_with_ray
+        from ea_pointcloud.inference.ray import stream_with_ray
 
         return stream_with_ray(make_job, predictor, files, device=device)
-    from ea_pointcloud._workers import default_workers
-    from ea_pointcloud.streaming import stream
+    from ea_pointcloud.inference import stream
+    from ea_pointcloud.io.pool import default_workers
 
     if workers is None:
         workers = default_workers(total)
@@ -61,7 +63,7 @@ def load_predictor(
         device: that was asked for; Ray's workers choose their own.
         engine: one of ``ENGINES``.
     """
-    from ea_pointcloud.predictor import Predictor
+    from ea_pointcloud.inference.predictor import Predictor
 
     predictor = Predictor.from_pretrained(
         default if model is None else model, "cpu" if engine == "ray" else device
@@ -76,7 +78,7 @@ def load_predictor(
 
 def start_early(paths: Sequence[str], *, recursive: bool, engine: str, workers: int | None) -> None:
     """Begin to start workers before this process spends seconds on its own imports, if any."""
-    from ea_pointcloud._workers import FEW, PRELOAD, default_workers, import_ahead
+    from ea_pointcloud.io.pool import FEW, default_workers, import_ahead
 
     def names() -> Iterator[str]:
         for path in paths:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from ea_pointcloud.insight import AttentionMap, Subject
+    from ea_pointcloud.explain import AttentionMap, Subject
     from ea_pointcloud.io import Cloud
 
 TOP = 6  # slots shown where none are named
@@ -125,7 +125,7 @@ def look_at(
 
     from ea_pointcloud._checks import check_range
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.insight import (
+    from ea_pointcloud.explain import (
         attention_layers,
         critical_points,
         most_used,
@@ -168,7 +168,7 @@ def look_at(
 def _maps(
     model: Any, subjects: "Sequence[Subject]", layer: int, slots: tuple[int, ...] | None
 ) -> "list[AttentionMap]":
-    from ea_pointcloud.insight import attention_maps
+    from ea_pointcloud.explain import attention_maps
 
     return [
         attention_maps(model, subject.seen, subject.features, layers=[layer], slots=slots)[0]

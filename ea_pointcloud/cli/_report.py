@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ea_pointcloud.streaming import Outcome, Outcomes
+    from ea_pointcloud.inference import Outcome, Outcomes
 
 Result = TypeVar("Result")
 PAGE = 200  # rows a table holds before it is printed; thousands would wait in memory for the last

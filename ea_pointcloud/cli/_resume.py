@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from typing_extensions import Self
 
 if TYPE_CHECKING:
-    from ea_pointcloud.streaming import Found
+    from ea_pointcloud.inference import Found
 
 # File names are bytes; those that are no UTF-8 come back as they were.
 _ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
@@ -18,7 +18,7 @@ _ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "
 
 def fingerprint(weights: str) -> str:
     """A hash of all files of a weights folder (or run folder, or name on the hub)."""
-    from ea_pointcloud.models.hub import resolve_weights
+    from ea_pointcloud.models.pretrained import resolve_weights
 
     digest = hashlib.sha256()
     for path in sorted(resolve_weights(weights).iterdir()):
@@ -69,7 +69,7 @@ class Settings:
 
     def write(self) -> None:
         """Replace what is there."""
-        from ea_pointcloud._atomic import write_whole
+        from ea_pointcloud._files import write_whole
 
         write_whole(self.path, json.dumps(self.values, indent=2) + "\n")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud._workers import without_interrupts
 from ea_pointcloud.cli._clouds import (
     PICTURES,
     answers,
@@ -42,12 +41,13 @@ from ea_pointcloud.cli._report import (
     stopped,
 )
 from ea_pointcloud.cli._resume import CsvLog, fingerprint
+from ea_pointcloud.io.pool import without_interrupts
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ea_pointcloud.classification import Classification
-    from ea_pointcloud.streaming import Outcome
+    from ea_pointcloud.inference import Outcome
+    from ea_pointcloud.inference.classify import Classification
 
 NAME = "classify"
 EXAMPLES = """Examples:
@@ -96,9 +96,9 @@ def run(
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
-        from ea_pointcloud.models.shipped import DEFAULT_CLASSIFIER
-        from ea_pointcloud.streaming import classification, find_files
-        from ea_pointcloud.transforms import AXES
+        from ea_pointcloud.augment.transforms import AXES
+        from ea_pointcloud.inference import classification, find_files
+        from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 
     check_choice("--up", up, (*AXES, "auto"))
     check_engine(engine, workers)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud._workers import without_interrupts
 from ea_pointcloud.cli._clouds import (
     PICTURES,
     answers,
@@ -43,13 +42,14 @@ from ea_pointcloud.cli._report import (
     stopped,
 )
 from ea_pointcloud.cli._resume import OutputFolder, fingerprint
+from ea_pointcloud.io.pool import without_interrupts
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-    from ea_pointcloud.segmentation import Segmentation
-    from ea_pointcloud.streaming import Outcome, Outcomes, Segmented
+    from ea_pointcloud.inference import Outcome, Outcomes, Segmented
+    from ea_pointcloud.inference.segment import Segmentation
 
 NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
@@ -141,10 +141,10 @@ def run(
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice
-        from ea_pointcloud.models.shipped import DEFAULT_SEGMENTER
-        from ea_pointcloud.predictor import Predictor
-        from ea_pointcloud.streaming import find_files, segmentation
-        from ea_pointcloud.transforms import AXES
+        from ea_pointcloud.augment.transforms import AXES
+        from ea_pointcloud.inference import find_files, segmentation
+        from ea_pointcloud.inference.predictor import Predictor
+        from ea_pointcloud.models.pretrained import DEFAULT_SEGMENTER
 
     check_choice("--up", up, (*AXES, "auto"))
     check_choice("--format", file_format, FORMATS)
@@ -216,8 +216,8 @@ def run(
 
 def _told(outcome: "Outcome[Segmented]", folder: OutputFolder | None) -> "Outcome[Row]":
     """What is printed of a file, after its points were written if they shall be."""
+    from ea_pointcloud.inference import Outcome
     from ea_pointcloud.io import write_cloud
-    from ea_pointcloud.streaming import Outcome
     from ea_pointcloud.viz import part_colors
 
     output = None if folder is None else folder.take(outcome.file)

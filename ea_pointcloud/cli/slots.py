@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ea_pointcloud.insight import SlotUsage
+    from ea_pointcloud.explain import SlotUsage
 
 NAME = "slots"
 EXAMPLES = """Examples:
@@ -53,7 +53,7 @@ def run(
     from ea_pointcloud._checks import check_choice, check_range
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.cli._clouds import check_picture
-    from ea_pointcloud.insight import attention_layers, slot_usage
+    from ea_pointcloud.explain import attention_layers, slot_usage
     from ea_pointcloud.models import Classifier, Segmenter, load_model
     from ea_pointcloud.training.data import open_held_out
     from ea_pointcloud.training.labels import match_labels

@@ -93,10 +93,10 @@ def run(
 ) -> None:
     """Look at clouds: in a window, or with --html, --render or --turntable in a file."""
     from ea_pointcloud._checks import check_choice
+    from ea_pointcloud.augment.transforms import AXES
     from ea_pointcloud.cli._clouds import check_output
     from ea_pointcloud.cli._look import check_look, draw_look
     from ea_pointcloud.io import read_cloud
-    from ea_pointcloud.transforms import AXES
     from ea_pointcloud.viz import Camera, compare, show, to_html
     from ea_pointcloud.viz import render as render_one
     from ea_pointcloud.viz import turntable as turn_one

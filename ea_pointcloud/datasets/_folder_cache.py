@@ -15,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ea_pointcloud._atomic import whole_file
-from ea_pointcloud._workers import usable_cores
+from ea_pointcloud._files import whole_file
 from ea_pointcloud.datasets._files import alone
 from ea_pointcloud.io import read_cloud
+from ea_pointcloud.io.pool import usable_cores
 
 CACHE_FOLDER = ".ea_pointcloud"
 _COLUMNS = ("path", "size", "mtime_ns", "length", "xyz")
@@ -155,7 +155,7 @@ def _digest(text: str) -> str:
 def _readers_digest() -> str:
     """Of the code that reads: another version may read the same file differently."""
     package = Path(__file__).parent.parent
-    sources = [Path(__file__), package / "io.py", *sorted((package / "_formats").glob("*.py"))]
+    sources = [Path(__file__), *sorted((package / "io").glob("*.py"))]
     return _digest("".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in sources))
 
 

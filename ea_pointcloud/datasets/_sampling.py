@@ -12,10 +12,15 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.augment.transforms import (
+    AXES,
+    negate_x,
+    normalize_unit_sphere,
+    to_y_up,
+)
 from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.ops import farthest_point_sample
-from ea_pointcloud.transforms import AXES, negate_x, normalize_unit_sphere, to_y_up
 
 OVERSAMPLING = 4  # points drawn for each that farthest point sampling keeps
 

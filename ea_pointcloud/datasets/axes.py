@@ -15,7 +15,7 @@ from ea_pointcloud.datasets.layouts import listed_classes, recognize
 from ea_pointcloud.datasets.sources import MODELNET40_CLASSES, SOURCES
 
 MIRRORED = ("auto", True, False)
-# One of ``transforms.MIRRORING`` -> what to say of the clouds of a set.
+# One of ``augment.transforms.MIRRORING`` -> what to say of the clouds of a set.
 STORED_AS = {
     "none": "stored right-handed",
     "undone": "stored mirrored, x negated",

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud._workers import usable_cores
 from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
+from ea_pointcloud.io.pool import usable_cores
 
 _CORES_PER_WORKER = 4
 _MAX_WORKERS = 4

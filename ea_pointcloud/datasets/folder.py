@@ -9,6 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_choice, check_count, check_range
+from ea_pointcloud.augment.transforms import (
+    AXES,
+    POINT_CHOICES,
+    negate_x,
+    normalize_unit_sphere,
+    to_y_up,
+)
 from ea_pointcloud.datasets._folder_cache import Reading, read_clouds
 from ea_pointcloud.datasets._folder_files import FolderListing, list_folder
 from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
@@ -16,13 +23,6 @@ from ea_pointcloud.datasets._splits import SPLITS, check_val_fraction
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.io import CloudFileError
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import (
-    AXES,
-    POINT_CHOICES,
-    negate_x,
-    normalize_unit_sphere,
-    to_y_up,
-)
 
 _SHOWN = 5  # files that an error or a warning lists
 

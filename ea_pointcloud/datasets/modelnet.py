@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.augment.transforms import choose_points, negate_x
 from ea_pointcloud.datasets._files import NAMES_FILE, find_modelnet
 from ea_pointcloud.datasets._splits import (
     SPLIT_SEED,
@@ -19,7 +20,6 @@ from ea_pointcloud.datasets._splits import (
 )
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import choose_points, negate_x
 
 
 class ModelNet(Dataset[dict[str, Tensor]]):

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from ea_pointcloud._atomic import whole_file, write_whole
-from ea_pointcloud._workers import WorkerDied, map_ahead, usable_cores
+from ea_pointcloud._files import whole_file, write_whole
 from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE, replace_folder
 from ea_pointcloud.datasets._folder_files import list_folder
 from ea_pointcloud.datasets._sampling import Job, Preparation, Sample, sample_file
@@ -23,6 +22,7 @@ from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.layouts import recognize, resampled_files
 from ea_pointcloud.datasets.verify import describe_written, package_version
 from ea_pointcloud.io import CloudFileError
+from ea_pointcloud.io.pool import WorkerDied, map_ahead, usable_cores
 
 SHAPES_PER_FILE = 512  # what an interruption costs at most
 _FILES_PER_WORKER = 32  # fewer are read sooner than a process starts

@@ -157,7 +157,7 @@ class CloudTransform(BaseTransform):
 
     Args:
         function: takes (B, N, 3), returns that or, as
-            :class:`~ea_pointcloud.augmentation.Augmentation`, a pair with the mask (B, N) of the
+            :class:`~ea_pointcloud.augment.Augmentation`, a pair with the mask (B, N) of the
             points kept or None.
 
     Raises:

@@ -10,6 +10,13 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_count
 from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.augment.transforms import (
+    AXES,
+    POINT_CHOICES,
+    negate_x,
+    normalize_unit_sphere,
+    to_y_up,
+)
 from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
 from ea_pointcloud.datasets._splits import (
     SPLIT_SEED,
@@ -19,13 +26,6 @@ from ea_pointcloud.datasets._splits import (
 )
 from ea_pointcloud.datasets.shapenetpart import SHAPENETPART_PARTS
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.transforms import (
-    AXES,
-    POINT_CHOICES,
-    negate_x,
-    normalize_unit_sphere,
-    to_y_up,
-)
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.augment.transforms import POINT_CHOICES, normalize_unit_sphere
 from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
 from ea_pointcloud.datasets._part_files import (
     LabelledCloud,
@@ -17,9 +18,8 @@ from ea_pointcloud.datasets._part_files import (
     check_distinct,
 )
 from ea_pointcloud.datasets._splits import SPLITS, check_val_fraction, stratified_mask
+from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.ops.descriptors import DESCRIPTORS
-from ea_pointcloud.transforms import POINT_CHOICES, normalize_unit_sphere
 
 # The numbering of both published layouts; a table beside the files comes before it.
 SHAPENETPART_PARTS: dict[str, tuple[int, ...]] = {
@@ -74,7 +74,8 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
             is published.
         features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
             layout has them), or what describes the points kept, ``"local_shape"``,
-            ``"surface_shape"`` or ``"whole_shape"``, see :func:`~ea_pointcloud.ops.whole_shape`.
+            ``"surface_shape"`` or ``"whole_shape"``, see
+            :func:`~ea_pointcloud.descriptors.whole_shape`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_count
 from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.augment.transforms import POINT_CHOICES, negate_x
 from ea_pointcloud.datasets._files import find_modelnet
 from ea_pointcloud.datasets._splits import (
     SPLIT_SEED,
@@ -29,7 +30,6 @@ from ea_pointcloud.datasets.modelnet import (
     unreadable,
 )
 from ea_pointcloud.ops import farthest_point_sample, gather_points
-from ea_pointcloud.transforms import POINT_CHOICES, negate_x
 
 BUFFER_MB = 256
 _WINDOWS = 3  # in memory at once: being cut into batches, filled ahead, and about to be freed

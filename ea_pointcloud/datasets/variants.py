@@ -5,10 +5,14 @@ from copy import copy
 import torch
 
 from ea_pointcloud._checks import check_at_least
+from ea_pointcloud.augment.transforms import (
+    normalize_unit_sphere,
+    random_scale,
+    random_warp,
+)
 from ea_pointcloud.datasets._padding import in_chunks
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart, described
-from ea_pointcloud.ops.descriptors import DESCRIPTORS
-from ea_pointcloud.transforms import normalize_unit_sphere, random_scale, random_warp
+from ea_pointcloud.descriptors import DESCRIPTORS
 
 
 def with_variants(
@@ -30,7 +34,7 @@ def with_variants(
         dataset: not altered.
         count: variants of each shape, >= 0.
         features: what the points carry: ``"none"`` or a descriptor.
-        warp: strength of the bending, see :func:`~ea_pointcloud.transforms.random_warp`.
+        warp: strength of the bending, see :func:`~ea_pointcloud.augment.random_warp`.
         scale: lowest and highest factor along an axis.
         generator: of all draws, on the CPU.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud._atomic import whole_file, write_whole
+from ea_pointcloud._files import whole_file, write_whole
 from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE
 from ea_pointcloud.datasets.modelnet import check_content
 from ea_pointcloud.datasets.verify import describe_written
@@ -25,7 +25,7 @@ def write_modelnet(
 
     ``ea-pointcloud train modelnet40 data.root=FOLDER`` learns it. Clouds should be right-handed, y
     up, centred and within the unit sphere
-    (:func:`~ea_pointcloud.transforms.normalize_unit_sphere`); a manifest beside them says so and
+    (:func:`~ea_pointcloud.augment.normalize_unit_sphere`); a manifest beside them says so and
     lets ``ea-pointcloud data verify`` check the files. Files of 100 MB to some GB are a good size;
     16-bit floats halve them.
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.ops import _backend, gather_points, interpolate_features, outermost_point
-from ea_pointcloud.ops.descriptors import DESCRIPTORS
-from ea_pointcloud.transforms import normalize_unit_sphere
 
 FORMAT_VERSION = 1
 
@@ -109,7 +109,7 @@ class Deployed(nn.Module):
         where = "any position and scale" if self.normalize else "mean at 0, farthest point at 1"
         features = "as in training" if spec.features == "none" else f"{spec.features} of the points"
         if self.described:
-            features += f", as ea_pointcloud.ops.{spec.features} gives them"
+            features += f", as ea_pointcloud.descriptors.{spec.features} gives them"
         meanings = {
             "xyz": f"finite coordinates, {spec.up_axis} up, {where}",
             "features": features,

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ea_pointcloud._atomic import whole_file
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud._files import whole_file
 from ea_pointcloud.export.checking import TOLERANCE, example_inputs, largest_difference
 from ea_pointcloud.export.network import Deployed
 from ea_pointcloud.models import Classifier, Segmenter

@@ -1,40 +1,42 @@
 """Whole networks, their configurations, and their weights."""
 
+from ea_pointcloud.models.base import Classifier
 from ea_pointcloud.models.base_segmenter import Segmenter
-from ea_pointcloud.models.baselines import DGCNNClassifier, PointNetClassifier
-from ea_pointcloud.models.baselines_config import DGCNNConfig, PointNetConfig
-from ea_pointcloud.models.calibration import (
-    Calibration,
-    Familiarity,
-    fit_familiarity,
-    fit_temperature,
+from ea_pointcloud.models.baselines import (
+    DGCNNClassifier,
+    DGCNNConfig,
+    PointNetClassifier,
+    PointNetConfig,
 )
-from ea_pointcloud.models.classifier import Classifier, EAClassifier
-from ea_pointcloud.models.config import (
+from ea_pointcloud.models.calibration import Calibration, Familiarity
+from ea_pointcloud.models.cost import count_macs
+from ea_pointcloud.models.data_spec import DataSpec
+from ea_pointcloud.models.ea import (
     ClassifierConfig,
+    EAClassifier,
+    EASegmenter,
+    PointEncoder,
     SegmenterConfig,
     classifier_config,
     segmenter_config,
 )
-from ea_pointcloud.models.cost import count_macs
-from ea_pointcloud.models.eagraph import EAGraphClassifier, EAGraphSegmenter
-from ea_pointcloud.models.eagraph_config import (
+from ea_pointcloud.models.eagraph import (
+    EAGraphClassifier,
     EAGraphClassifierConfig,
     EAGraphConfig,
+    EAGraphSegmenter,
     EAGraphSegmenterConfig,
 )
-from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
-from ea_pointcloud.models.eamlp_config import (
+from ea_pointcloud.models.eamlp import (
+    EAMLPClassifier,
     EAMLPClassifierConfig,
     EAMLPConfig,
+    EAMLPSegmenter,
     EAMLPSegmenterConfig,
 )
-from ea_pointcloud.models.encoder import PointEncoder
 from ea_pointcloud.models.factory import create_model, list_models, load_model
 from ea_pointcloud.models.finetune import start_from
-from ea_pointcloud.models.hub import DataSpec, PretrainedModel
-from ea_pointcloud.models.segmenter import EASegmenter
-from ea_pointcloud.models.shipped import list_pretrained
+from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained
 
 __all__ = [
     "Calibration",
@@ -65,8 +67,6 @@ __all__ = [
     "classifier_config",
     "count_macs",
     "create_model",
-    "fit_familiarity",
-    "fit_temperature",
     "list_models",
     "list_pretrained",
     "load_model",

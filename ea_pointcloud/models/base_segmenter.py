@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_no_empty_cloud, values_readable
-from ea_pointcloud.models.encoder import stem_input
-from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
+from ea_pointcloud.models.base import stem_input
+from ea_pointcloud.models.data_spec import FEATURES, DataSpec
+from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import LinearNorm, PointBatchNorm
 from ea_pointcloud.ops import PyramidLevel
 

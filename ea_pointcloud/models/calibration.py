@@ -1,20 +1,17 @@
-"""What the answers of a trained network are worth: honest probabilities, and unusual clouds.
+"""What is stored beside trained weights: a temperature, and how far clouds are from training.
 
-Fitted on clouds that the network was not trained on; ``training/calibrate.py`` does it for a run.
+``inference/calibration.py`` fits both, ``training/calibrate.py`` does it for a run.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 CALIBRATION_FILE = "calibration.safetensors"
 WARN_BEYOND = 0.98
-# Of the mean variance: keeps directions that hardly vary in training from deciding alone.
-_SHRINKAGE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,70 +104,3 @@ def load_calibration(folder: Path, description: dict[str, Any]) -> Calibration:
         raise ValueError(
             f"the calibration in {folder} is damaged ({error}); copy the folder again"
         ) from error
-
-
-def fit_temperature(logits: Tensor, label: Tensor) -> float:
-    """The temperature under which the labels are the most probable.
-
-    Where all labels are found right, the likelihood alone would ask for certainty: a weak prior
-    (the logarithm of the temperature is normal, mean 0, deviation 1) keeps a few clouds from it.
-
-    Args:
-        logits: (n, K), finite.
-        label: (n,) int64.
-
-    Raises:
-        ValueError: if there is nothing to fit to.
-
-    Reference:
-        Guo et al., On calibration of modern neural networks, ICML 2017.
-    """
-    if not len(logits):
-        raise ValueError("logits must have at least one row, got none")
-    with torch.inference_mode(False), torch.enable_grad():
-        # Copies: tensors that were made in inference mode cannot take part.
-        rows, label = logits.detach().double().clone(), label.clone()
-        log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS(
-            [log_temperature], max_iter=100, line_search_fn="strong_wolfe"
-        )
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            nll = F.cross_entropy(rows / log_temperature.exp(), label)
-            value = nll + log_temperature.square() / (2 * len(rows))
-            value.backward()
-            return value
-
-        optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-    return float(log_temperature.detach().exp())
-
-
-def fit_familiarity(features: Tensor, label: Tensor, held_out: Tensor) -> Familiarity:
-    """Learn what is familiar.
-
-    Args:
-        features: (n, C) of training clouds.
-        label: (n,) int64, their classes; a class without clouds is no neighbour to be near to.
-        held_out: (V, C) features of validation clouds.
-
-    Raises:
-        ValueError: if there are no clouds.
-    """
-    if not len(features) or not len(held_out):
-        raise ValueError(
-            f"features and held_out must have rows, got {len(features)} and {len(held_out)}"
-        )
-    scaled = F.normalize(features.double(), dim=-1)
-    occurring, place = label.unique(return_inverse=True)
-    means = torch.stack([scaled[place == index].mean(0) for index in range(len(occurring))])
-    offset = scaled - means[place]
-    covariance = offset.T @ offset / len(offset)
-    spread = covariance.trace() / len(covariance)
-    floor = (_SHRINKAGE * spread).clamp_min(torch.finfo(torch.float32).tiny)
-    covariance += floor * torch.eye(len(covariance), dtype=torch.float64)
-    # d^T S^-1 d = |d L^-T|^2 with S = L L^T.
-    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T.contiguous()
-    found = Familiarity(means.float(), whitening.float(), torch.empty(0))
-    distances = found.distance(held_out.float()).sort().values
-    return Familiarity(found.class_means, found.whitening, distances)

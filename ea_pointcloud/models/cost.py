@@ -4,7 +4,7 @@ import torch
 
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.models.base_segmenter import Segmenter
-from ea_pointcloud.models.hub import PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 
 
 def count_macs(model: PretrainedModel, num_points: int) -> int:

@@ -3,22 +3,32 @@
 from typing import Any, NamedTuple
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud.models.baselines import DGCNNClassifier, PointNetClassifier
-from ea_pointcloud.models.baselines_config import DGCNN_SIZES, POINTNET_SIZES
-from ea_pointcloud.models.classifier import EAClassifier
-from ea_pointcloud.models.config import CLASSIFIER_SIZES, SEGMENTER_SIZES, named_config
-from ea_pointcloud.models.eagraph import EAGraphClassifier, EAGraphSegmenter
-from ea_pointcloud.models.eagraph_config import EAGRAPH_CLASSIFIER_SIZES, EAGRAPH_SEGMENTER_SIZES
-from ea_pointcloud.models.eamlp import EAMLPClassifier, EAMLPSegmenter
-from ea_pointcloud.models.eamlp_config import EAMLP_CLASSIFIER_SIZES, EAMLP_SEGMENTER_SIZES
-from ea_pointcloud.models.hub import (
-    FEATURES,
-    DataSpec,
+from ea_pointcloud.models.base import named_config
+from ea_pointcloud.models.baselines import (
+    DGCNN_SIZES,
+    POINTNET_SIZES,
+    DGCNNClassifier,
+    PointNetClassifier,
+)
+from ea_pointcloud.models.data_spec import FEATURES, DataSpec
+from ea_pointcloud.models.ea import CLASSIFIER_SIZES, SEGMENTER_SIZES, EAClassifier, EASegmenter
+from ea_pointcloud.models.eagraph import (
+    EAGRAPH_CLASSIFIER_SIZES,
+    EAGRAPH_SEGMENTER_SIZES,
+    EAGraphClassifier,
+    EAGraphSegmenter,
+)
+from ea_pointcloud.models.eamlp import (
+    EAMLP_CLASSIFIER_SIZES,
+    EAMLP_SEGMENTER_SIZES,
+    EAMLPClassifier,
+    EAMLPSegmenter,
+)
+from ea_pointcloud.models.pretrained import (
     PretrainedModel,
     read_description,
     resolve_weights,
 )
-from ea_pointcloud.models.segmenter import EASegmenter
 
 
 class Architecture(NamedTuple):

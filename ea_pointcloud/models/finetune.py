@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
+from ea_pointcloud.models.base import Classifier
 from ea_pointcloud.models.base_segmenter import Segmenter
-from ea_pointcloud.models.classifier import Classifier
-from ea_pointcloud.models.hub import PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 
 # Settings that follow from the names.
 _COUNTS = ("num_classes", "num_parts", "num_categories")

@@ -7,7 +7,6 @@ from ea_pointcloud.ops.attention import (
     external_attention,
     slot_state,
 )
-from ea_pointcloud.ops.descriptors import local_shape, surface_shape, whole_shape
 from ea_pointcloud.ops.gather import gather_points, interpolate_features
 from ea_pointcloud.ops.neighbors import ball_query, feature_neighbors, knn
 from ea_pointcloud.ops.pooling import gather_max, max_over_neighbors
@@ -33,13 +32,10 @@ __all__ = [
     "gather_points",
     "interpolate_features",
     "knn",
-    "local_shape",
     "max_over_neighbors",
     "outermost_point",
     "random_point_sample",
     "sample_surface",
     "slot_state",
-    "surface_shape",
     "voxel_sample",
-    "whole_shape",
 ]

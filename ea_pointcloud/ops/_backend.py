@@ -152,16 +152,6 @@ def has_attention(device_type: str) -> bool:
     return hasattr(implementation(device_type), "attend")
 
 
-@torch.compiler.assume_constant_result
-def tf32_allowed() -> bool:
-    """Whether the user lets float32 matrix products on a GPU take the tensor cores."""
-    settings = torch.backends.cuda.matmul
-    # PyTorch that has the newer name raises where it was set and the older one is read.
-    if hasattr(settings, "fp32_precision"):
-        return settings.fp32_precision == "tf32"
-    return bool(settings.allow_tf32)
-
-
 def describe(device_type: str) -> str:
     """One line for ``ea-pointcloud info``: what runs on ``device_type``, and why."""
     if _override is not None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice, check_count, check_mask
+from ea_pointcloud._device import tf32_allowed
 from ea_pointcloud.ops import _backend
 
 NORMS = ("double", "softmax")
@@ -215,7 +216,7 @@ def _common_dtype(features: Tensor, *memories: Tensor | None) -> torch.dtype | N
 def _kernels_serve(key_memory: Tensor, dtype: torch.dtype) -> bool:
     slots, channels = key_memory.shape
     if dtype == torch.float32:
-        fits = channels <= _KERNEL_EXACT_CHANNELS or _backend.tf32_allowed()
+        fits = channels <= _KERNEL_EXACT_CHANNELS or tf32_allowed()
     else:
         fits = dtype in (torch.float16, torch.bfloat16)
     return fits and 0 < slots <= _KERNEL_SLOTS and 0 < slots * channels <= _KERNEL_VALUES

@@ -16,7 +16,7 @@ from PIL import Image
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.report import charts, tables
 from ea_pointcloud.report.answers import (
     Answers,

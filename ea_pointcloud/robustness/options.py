@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_share, real_points
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.inference.adapt_bn import adapt_batch_norm
+from ea_pointcloud.inference.classify import turned_probs
+from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import Classifier
-from ea_pointcloud.models.adaptation import adapt_batch_norm
-from ea_pointcloud.models.inference import turned_probs
-from ea_pointcloud.prepare import inliers
-from ea_pointcloud.transforms import normalize_unit_sphere
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
 
@@ -23,9 +23,10 @@ class InferenceOptions:
 
     Args:
         rotations: turns about the up axis whose probabilities are averaged, >= 1.
-        denoise: leave out statistical outliers, see :func:`~ea_pointcloud.prepare.inliers`.
+        denoise: leave out statistical outliers, see
+            :func:`~ea_pointcloud.inference.preprocess.inliers`.
         adaptation: weight of the statistics of the clouds at hand in the batch normalisations,
-            see :func:`~ea_pointcloud.models.adaptation.adapt_batch_norm`; None without.
+            see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; None without.
     """
 
     rotations: int = 1

@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ea_pointcloud.inference.calibration import ask, fit_familiarity, fit_temperature
 from ea_pointcloud.models import (
     Calibration,
     Classifier,
     DataSpec,
     PretrainedModel,
     Segmenter,
-    fit_familiarity,
-    fit_temperature,
     load_model,
 )
-from ea_pointcloud.robustness.unknown import ask
 from ea_pointcloud.training.data import Shapes, batches, open_split
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe_keys import Recipe

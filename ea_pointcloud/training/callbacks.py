@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.models import PretrainedModel
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ea_pointcloud._atomic import whole_file
+from ea_pointcloud._files import whole_file
 
 FOLDER = "checkpoints"
 LAST_CHECKPOINT = Path(FOLDER) / "last.ckpt"  # after the last whole epoch

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ea_pointcloud._device import available_memory, generator_for, mix_seeds
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
 from ea_pointcloud.datasets.batch_stream import BatchStream
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
@@ -18,12 +19,11 @@ from ea_pointcloud.datasets.selection import only_classes
 from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
 from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.datasets.variants import with_variants
+from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
-from ea_pointcloud.models.inference import farthest_points
-from ea_pointcloud.models.part_labels import least_shares
 from ea_pointcloud.ops import gather_points
 from ea_pointcloud.training.recipe_keys import DataRecipe, Recipe
-from ea_pointcloud.transforms import normalize_unit_sphere
 
 Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
 Loader = DataLoader[dict[str, Tensor]] | BatchStream

@@ -10,7 +10,7 @@ import torch
 from ea_pointcloud._device import keep_freed_memory
 from ea_pointcloud.datasets import open_dataset
 from ea_pointcloud.models import Classifier, Segmenter, count_macs, load_model
-from ea_pointcloud.models.hub import CONFIG_FILE
+from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import open_held_out
@@ -48,7 +48,7 @@ class RunReport:
         device: where it was measured.
         batch_size: of the evaluation.
         mirroring: of the clouds it was measured on, one of
-            :data:`~ea_pointcloud.transforms.MIRRORING`.
+            :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
         farthest_of: of how many points of a cloud the network saw the farthest, 0 for all; None if
             it saw those of the recipe.
     """
@@ -141,7 +141,7 @@ class WeightsReport:
         device: where it was measured.
         batch_size: of the evaluation.
         num_points: points of each cloud, 0 for all.
-        mirroring: of the clouds, one of :data:`~ea_pointcloud.transforms.MIRRORING`.
+        mirroring: of the clouds, one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
     """
 
     weights: str

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.datasets.sharing import Share
 from ea_pointcloud.models import PretrainedModel, load_model, start_from

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
+from ea_pointcloud.augment.transforms import random_scale
 from ea_pointcloud.metrics import (
     CalibrationError,
     PartIoU,
@@ -26,7 +27,6 @@ from ea_pointcloud.training.data import Shapes, batches
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.refined import NOT_REFINED, RefinedFigures
 from ea_pointcloud.training.tasks import Batch, class_logits, part_logits
-from ea_pointcloud.transforms import random_scale
 
 VOTE_SCALE = (0.8, 1.25)  # of a classifier, drawn for each axis
 VOTE_SIZES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # of a segmenter, in turn

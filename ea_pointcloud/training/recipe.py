@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.models.factory import ARCHITECTURES
-from ea_pointcloud.models.hub import read_description, resolve_weights
+from ea_pointcloud.models.pretrained import read_description, resolve_weights
 from ea_pointcloud.training.recipe_checks import check_recipe
 from ea_pointcloud.training.recipe_keys import TASKS, Recipe
 

@@ -14,10 +14,11 @@ from ea_pointcloud._checks import (
     check_share,
 )
 from ea_pointcloud._device import check_device_name
+from ea_pointcloud.augment.mixup import KINDS
+from ea_pointcloud.augment.transforms import AXES, POINT_CHOICES
 from ea_pointcloud.datasets.axes import MIRRORED
-from ea_pointcloud.mixing import KINDS
+from ea_pointcloud.models.data_spec import FEATURES
 from ea_pointcloud.models.factory import ARCHITECTURES
-from ea_pointcloud.models.hub import FEATURES
 from ea_pointcloud.training.recipe_keys import (
     COMPILE_MODES,
     LR_SCALES,
@@ -31,7 +32,6 @@ from ea_pointcloud.training.recipe_keys import (
     Recipe,
     TrainerRecipe,
 )
-from ea_pointcloud.transforms import AXES, POINT_CHOICES
 
 
 def check_recipe(recipe: Recipe) -> None:

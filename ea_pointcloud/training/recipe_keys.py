@@ -5,11 +5,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from ea_pointcloud.augmentation import Augmentation
-from ea_pointcloud.mixing import Mix
-from ea_pointcloud.models.config import named_config
+from ea_pointcloud.augment.mixup import Mix
+from ea_pointcloud.augment.pipeline import Augmentation
+from ea_pointcloud.models.base import named_config
+from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
-from ea_pointcloud.models.hub import FEATURES, DataSpec, PretrainedModel
+from ea_pointcloud.models.pretrained import PretrainedModel
 
 # Which data sets a task can be trained on.
 TASKS = {
@@ -130,7 +131,7 @@ class AugmentRecipe:
         spoiled: fraction of the clouds that ``stray``, ``view``, ``cut`` and ``drop`` apply to.
         mix: how a classifier's clouds are mixed, and their labels by the points of each:
             ``"cutmix_r"``, ``"cutmix_k"``, ``"rsmix"``, ``"mixup"``, several joined by ``+`` of
-            which each cloud draws one, or ``"none"``; see :class:`~ea_pointcloud.mixing.Mix`. It
+            which each cloud draws one, or ``"none"``; see :class:`~ea_pointcloud.augment.Mix`. It
             comes before ``drop``. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
         mix_prob: fraction of the clouds that are mixed.
         mix_beta: parameter of the Beta distribution of how much of the other cloud is taken.

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._device import generator_for
+from ea_pointcloud.augment.transforms import random_scale, random_tilt
+from ea_pointcloud.inference.postprocess import refine
 from ea_pointcloud.metrics import PartIoU
 from ea_pointcloud.models import Segmenter
-from ea_pointcloud.models.part_labels import refine
 from ea_pointcloud.training.calibrate import own_logits
 from ea_pointcloud.training.tasks import Batch, part_logits
-from ea_pointcloud.transforms import random_scale, random_tilt
 
 COPY_TILT = math.pi / 8  # the largest
 COPY_SCALE = (0.85, 1.15)

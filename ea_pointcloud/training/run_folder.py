@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import FOLDER
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
@@ -35,8 +35,8 @@ def start_run(recipe: Recipe, run: Path, mirroring: str) -> None:
     Args:
         recipe: every value of it.
         run: the folder.
-        mirroring: one of :data:`~ea_pointcloud.transforms.MIRRORING`; the recipe has what was asked
-            for, which another set may decide otherwise.
+        mirroring: one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`; the recipe has what
+            was asked for, which another set may decide otherwise.
     """
     save_recipe(recipe, run / RECIPE_FILE)
     found = {**versions(), "mirroring": mirroring}

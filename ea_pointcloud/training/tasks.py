@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from ea_pointcloud.augmentation import left_in
+from ea_pointcloud.augment.pipeline import left_in
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
 from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 from ea_pointcloud.training.recipe_keys import Recipe
-from ea_pointcloud.transforms import normalize_unit_sphere
 
 Batch = dict[str, Tensor]
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.io import Cloud, read_cloud
-from ea_pointcloud.transforms import AXES, to_y_up
 from ea_pointcloud.viz._open3d import import_open3d
 from ea_pointcloud.viz.colors import (
     RIGHT,
@@ -29,7 +29,7 @@ _NORMAL_NEIGHBORS = 16
 
 @runtime_checkable
 class Labelled(Protocol):
-    """What :class:`ea_pointcloud.predictor.Segmentation` has, for instance."""
+    """What :class:`ea_pointcloud.inference.Segmentation` has, for instance."""
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count, check_positive
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz._paint import CloudLike, Labels, Painted, Scale, paint
 from ea_pointcloud.viz.colors import SCALAR_COLORS

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ea_pointcloud._atomic import write_whole
 from ea_pointcloud._checks import check_choice, check_count, check_positive
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.viz import _open3d, _software
 from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz._legend import Strip, draw_strip, plan

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud._workers import PRELOAD, default_workers, import_ahead
 from ea_pointcloud.datasets import ProceduralShapes
+from ea_pointcloud.inference import stream
+from ea_pointcloud.inference.batch import PRELOAD, classification
+from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.io import Cloud, write_cloud
+from ea_pointcloud.io.pool import default_workers, import_ahead
 from ea_pointcloud.models import DataSpec, create_model, list_models
-from ea_pointcloud.predictor import Predictor
-from ea_pointcloud.streaming import classification, stream
 from scripts.benchmarks.report import SEED, new_report, text_table, title
 
 FILES = 2_000

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import generator_for, has_bfloat16, keep_freed_memory
-from ea_pointcloud.augmentation import Augmentation
+from ea_pointcloud.augment.pipeline import Augmentation
+from ea_pointcloud.inference.fuse_bn import fold_batch_norm
 from ea_pointcloud.models import EAClassifier, count_macs, create_model, list_models
-from ea_pointcloud.models.folded import fold_batch_norm
 from scripts.benchmarks.cases import surface_clouds
 from scripts.benchmarks.measure import Contestant, current_device, race_rows
 from scripts.benchmarks.peers_networks import make_peers

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud.models import ClassifierConfig, EAClassifier
-from ea_pointcloud.models.config import POOLING
+from ea_pointcloud.models.base import POOLING
 from ea_pointcloud.nn import ExternalAttention, LinearNorm, NeighborEmbedding
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 
 SEED = 0
 _PACKAGES = (

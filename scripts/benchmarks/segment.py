@@ -58,8 +58,8 @@ def benchmark_segment(
 
 def measure(device_name: str, attention: str, count: int, threads: int) -> dict[str, Any]:
     """Seconds on the clock and of the processor, and peak memory of the process, of a cloud."""
+    from ea_pointcloud.inference.predictor import Predictor
     from ea_pointcloud.models import create_model
-    from ea_pointcloud.predictor import Predictor
 
     device = torch.device(device_name)
     torch.set_num_threads(threads)

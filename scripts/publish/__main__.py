@@ -4,7 +4,7 @@
     python -m scripts.publish runs/a ea-base-modelnet40 --out hub --limit-mb 50
 
 The name is NETWORK-SIZE-DATA. The weights are those that were selected on val, or the last of a run
-that was trained on val too. `models/shipped.py` says which are taken where nobody names any.
+that was trained on val too. `models/pretrained.py` says which are taken where nobody names any.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.models.shipped import SHIPPED_FOLDER
+from ea_pointcloud.models.pretrained import SHIPPED_FOLDER
 from scripts.publish.weights import LIMIT, publish_weights
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ea_pointcloud.datasets.sources import SOURCES, source_of
-from ea_pointcloud.models.hub import CONFIG_FILE
+from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.report.tables import mean_and_std
 
 CARD_FILE = "README.md"  # as the Hugging Face hub calls it

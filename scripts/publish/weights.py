@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ea_pointcloud._atomic import write_whole
+from ea_pointcloud._files import write_whole
 from ea_pointcloud.models import PretrainedModel, Segmenter, load_model
-from ea_pointcloud.models.hub import WEIGHTS_FILE
+from ea_pointcloud.models.pretrained import WEIGHTS_FILE
 from ea_pointcloud.training.calibrate import own_logits
 from ea_pointcloud.training.callbacks import read_metrics, total_seconds
 from ea_pointcloud.training.data import open_held_out

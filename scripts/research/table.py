@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ea_pointcloud._atomic import write_whole
-from ea_pointcloud.models.hub import WEIGHTS_FILE
+from ea_pointcloud._files import write_whole
+from ea_pointcloud.models.pretrained import WEIGHTS_FILE
 from ea_pointcloud.report.tables import LEGACY, Table, data_name, figure_columns, mean_and_std
 from ea_pointcloud.training.callbacks import read_metrics, total_seconds
 from ea_pointcloud.training.evaluate import RunReport, evaluate_run

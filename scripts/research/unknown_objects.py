@@ -17,8 +17,9 @@ import torch
 
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.datasets import ShapeNetPart, open_dataset
+from ea_pointcloud.inference.calibration import Answers, ask
+from ea_pointcloud.inference.ood import compare_scores
 from ea_pointcloud.models import Classifier, load_model
-from ea_pointcloud.robustness.unknown import Answers, ask, compare_scores
 from ea_pointcloud.training.calibrate import TRAIN_CLOUDS
 from ea_pointcloud.training.data import Shapes, open_split
 from ea_pointcloud.training.labels import match_labels

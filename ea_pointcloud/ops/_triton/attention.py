@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ea_pointcloud.ops import _backend
+from ea_pointcloud._device import tf32_allowed
 from ea_pointcloud.ops._triton._common import parts_of, power_of_two
 
 _PROGRAMS = 512  # of a sum over points: about four for each of an H100's 132 multiprocessors
@@ -85,7 +85,7 @@ def shared_arguments(
 ) -> dict[str, object]:
     """What every kernel takes."""
     _, num_points, heads, channels = features.shape
-    exact = features.dtype == torch.float32 and not _backend.tf32_allowed()
+    exact = features.dtype == torch.float32 and not tf32_allowed()
     return {
         "key_ptr": key_memory.contiguous(),
         "bias_ptr": None if key_bias is None else key_bias.contiguous(),

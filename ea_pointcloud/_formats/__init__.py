@@ -1,1 +1,0 @@
-"""One file per family of formats: bytes to raw arrays and back; units and checks are in ``io``."""

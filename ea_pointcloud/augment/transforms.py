@@ -1,0 +1,244 @@
+"""Transforms of batches of clouds: on the tensor's device, seeded by a generator, never in place.
+
+Every function takes (B, N, 3) coordinates, draws independently for each cloud, and returns a new
+tensor. Generators live on the device of the coordinates. Not here: which of them a training uses,
+see :mod:`ea_pointcloud.augment.pipeline`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ea_pointcloud._checks import check_at_least, check_choice, check_mask, check_xyz
+from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
+
+AXES = ("x", "y", "z")
+ROTATIONS = ("none", "up", "tilt", "any")
+TILT = math.pi / 6  # the largest angle of the rotation "tilt"
+POINT_CHOICES = ("first", "random", "fps")
+# Of files that are mirror images of the objects: there are none, x was negated, they were kept.
+MIRRORING = ("none", "undone", "kept")
+WARP_ANCHORS = 4
+WARP_SIGMA = 0.5  # reach of an anchor, in the unit sphere
+
+
+def normalize_unit_sphere(xyz: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Move the mean to the origin and the farthest point to distance 1; padding becomes zero.
+
+    A cloud whose points all coincide stays at the origin.
+    """
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    weight = xyz.new_ones(*xyz.shape[:2], 1)
+    if mask is not None:
+        weight = mask[..., None].to(xyz.dtype)
+        xyz = xyz.masked_fill(~mask[..., None], 0.0)  # NaN times zero would be NaN
+    # Relative to a real point first: equal points become exact zeros, far clouds keep digits.
+    first = weight.argmax(1, keepdim=True).expand(-1, -1, 3)
+    xyz = xyz - xyz.gather(1, first)
+    centered = (xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)) * weight
+    radius = torch.linalg.norm(centered, dim=-1).amax(1)[:, None, None]
+    return centered / radius.clamp_min(torch.finfo(xyz.dtype).tiny)
+
+
+def to_y_up(xyz: Tensor, up_axis: str) -> Tensor:
+    """Rotate (never mirror) so that ``up_axis`` becomes y; accepts (..., 3).
+
+    From z up it is (x, y, z) -> (-x, z, y): a mesh that faces +y comes to face +z. The published
+    ModelNet40 clouds are (x, z, y) of the meshes, the mirror image of that; their readers negate x
+    (:func:`negate_x`).
+    """
+    check_choice("up_axis", up_axis, AXES)
+    x, y, z = xyz.unbind(-1)
+    turned = {"x": (-y, x, z), "y": (x, y, z), "z": (-x, z, y)}[up_axis]
+    return torch.stack(turned, dim=-1)
+
+
+def negate_x(xyz: Tensor) -> Tensor:
+    """The mirror image (-x, y, z) of coordinates or normals (..., 3)."""
+    return xyz * xyz.new_tensor((-1.0, 1.0, 1.0))
+
+
+def random_scale(
+    xyz: Tensor, low: float, high: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Multiply each axis of each cloud by its own factor from U(low, high)."""
+    check_xyz("xyz", xyz)
+    if not 0 < low <= high:
+        raise ValueError(f"low and high must satisfy 0 < low <= high, got {low} and {high}")
+    return xyz * _uniform(xyz, (len(xyz), 1, 3), low, high, generator)
+
+
+def random_shift(xyz: Tensor, limit: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Move each cloud along each axis by U(-limit, limit)."""
+    check_xyz("xyz", xyz)
+    check_at_least("limit", limit, 0)
+    return xyz + _uniform(xyz, (len(xyz), 1, 3), -limit, limit, generator)
+
+
+def random_jitter(
+    xyz: Tensor, std: float, clip: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Add normal noise to each coordinate, cut off at ``clip``."""
+    check_xyz("xyz", xyz)
+    check_at_least("std", std, 0)
+    check_at_least("clip", clip, 0)
+    noise = torch.randn(xyz.shape, generator=generator, device=xyz.device, dtype=xyz.dtype)
+    return xyz + (noise * std).clamp_(-clip, clip)
+
+
+def random_rotate_up(
+    xyz: Tensor,
+    *,
+    limit: float = math.pi,
+    up_axis: str = "y",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Turn each cloud about its up axis by U(-limit, limit) radians."""
+    check_xyz("xyz", xyz)
+    check_choice("up_axis", up_axis, AXES)
+    angle = _uniform(xyz, (len(xyz), 1), -limit, limit, generator)
+    cos, sin = angle.cos(), angle.sin()
+    up = AXES.index(up_axis)
+    out = xyz.clone()
+    first, second = xyz[..., (up + 1) % 3], xyz[..., (up + 2) % 3]
+    out[..., (up + 1) % 3] = cos * first - sin * second
+    out[..., (up + 2) % 3] = sin * first + cos * second
+    return out
+
+
+def random_rotate(xyz: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Turn each cloud by a rotation drawn uniformly from all rotations.
+
+    Reference:
+        Shoemake, Uniform random rotations, Graphics Gems III, 1992.
+    """
+    check_xyz("xyz", xyz)
+    q = torch.randn(len(xyz), 4, generator=generator, device=xyz.device, dtype=xyz.dtype)
+    return _rotated(xyz, F.normalize(q, dim=1))
+
+
+def random_tilt(xyz: Tensor, limit: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Turn each cloud about an axis of any direction by U(0, limit) radians."""
+    check_xyz("xyz", xyz)
+    check_at_least("limit", limit, 0)
+    axis = torch.randn(len(xyz), 3, generator=generator, device=xyz.device, dtype=xyz.dtype)
+    half = _uniform(xyz, (len(xyz), 1), 0.0, limit / 2, generator)
+    return _rotated(xyz, torch.cat([half.cos(), half.sin() * F.normalize(axis, dim=1)], dim=1))
+
+
+def random_mirror(
+    xyz: Tensor, *, up_axis: str = "y", generator: torch.Generator | None = None
+) -> Tensor:
+    """Mirror half of the clouds, by chance, in an upright plane through the origin."""
+    check_xyz("xyz", xyz)
+    check_choice("up_axis", up_axis, AXES)
+    mirrored = torch.rand(len(xyz), generator=generator, device=xyz.device) < 0.5
+    across = (AXES.index(up_axis) + 2) % 3  # x where y is up
+    sign = xyz.new_ones(len(xyz), 1, 3)
+    sign[:, 0, across] -= 2 * mirrored.to(xyz.dtype)
+    return xyz * sign
+
+
+def random_warp(
+    xyz: Tensor, strength: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Bend each cloud smoothly: four anchors, spread over it, turn, stretch and move on their own.
+
+    At an anchor: a turn about a random axis by up to ``strength`` * 60 degrees, a factor for each
+    axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5.
+    Points between anchors follow them, by weights that fall off along random axes.
+
+    Args:
+        xyz: (B, N, 3), about the size of the unit sphere.
+        strength: 0 changes nothing.
+        generator: of all draws.
+
+    Reference:
+        Kim et al., Point cloud augmentation with weighted local transformations, ICCV 2021.
+    """
+    check_xyz("xyz", xyz)
+    check_at_least("strength", strength, 0)
+    batch = len(xyz)
+    start = random_point_sample(xyz, 1, generator=generator)[:, 0]
+    anchors = gather_points(xyz, farthest_point_sample(xyz, WARP_ANCHORS, start=start))  # (B, A, 3)
+    offset = xyz[:, None] - anchors[:, :, None]  # (B, A, N, 3)
+    # At least one axis counts; leaving others out makes whole slabs move together.
+    axes = torch.randint(1, 8, (batch, WARP_ANCHORS), generator=generator, device=xyz.device)
+    counts = axes[..., None] >> torch.arange(3, device=xyz.device) & 1  # (B, A, 3)
+    sq_dist = (offset.square() * counts[:, :, None]).sum(-1)
+    weight = torch.softmax(-sq_dist / (2 * WARP_SIGMA**2), dim=1)  # (B, A, N), sums to 1 over A
+    limit = strength * math.pi / 3
+    turned = random_tilt(offset.flatten(0, 1), limit, generator=generator).view_as(offset)
+    shape = (batch, WARP_ANCHORS, 1, 3)
+    reach = math.log1p(strength)
+    factor = _uniform(xyz, shape, -reach, reach, generator).exp()
+    shift = _uniform(xyz, shape, -strength / 2, strength / 2, generator)
+    moved = turned * factor + anchors[:, :, None] + shift
+    return (moved * weight[..., None]).sum(1)
+
+
+def random_drop(
+    xyz: Tensor, max_ratio: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Choose points to leave out, a share from U(0, max_ratio) of each cloud.
+
+    Returns a mask instead of copying points over the dropped ones, which would give the copied
+    point extra weight in the attention's softmax over the points.
+
+    Returns:
+        mask: (B, N) bool, False = dropped; at least one point of each cloud stays.
+    """
+    check_xyz("xyz", xyz)
+    if not 0 <= max_ratio < 1:
+        raise ValueError(f"max_ratio must be at least 0 and below 1, got {max_ratio}")
+    ratio = _uniform(xyz, (len(xyz), 1), 0.0, max_ratio, generator)
+    draw = torch.rand(xyz.shape[:2], generator=generator, device=xyz.device)
+    mask = draw >= ratio
+    keep = draw.argmax(1, keepdim=True)
+    return mask.scatter(1, keep, True)
+
+
+def choose_points(
+    xyz: Tensor, num_points: int, choice: str, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Indices (B, num_points) of the points to keep: the first, a random set, or by farthest point.
+
+    More points than there are repeats the order from its start.
+    """
+    check_choice("choice", choice, POINT_CHOICES)
+    if choice == "random":
+        return random_point_sample(xyz, num_points, generator=generator)
+    if choice == "fps":
+        return farthest_point_sample(xyz, num_points)
+    check_at_least("num_points", num_points, 1)
+    check_xyz("xyz", xyz)
+    order = torch.arange(num_points, device=xyz.device) % xyz.shape[1]
+    return order.expand(len(xyz), -1)
+
+
+def _rotated(xyz: Tensor, quaternion: Tensor) -> Tensor:
+    """Turn clouds (B, N, 3) by unit quaternions (B, 4), the real part first."""
+    w, x, y, z = quaternion.unbind(1)
+    rotation = torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ],
+        dim=1,
+    ).view(-1, 3, 3)  # fmt: skip
+    return xyz @ rotation.transpose(1, 2)
+
+
+def _uniform(
+    like: Tensor,
+    shape: tuple[int, ...],
+    low: float,
+    high: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    draw = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
+    return low + draw * (high - low)

@@ -1,0 +1,207 @@
+"""The maps of external attention: the weight of every point in every memory slot."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ea_pointcloud._checks import check_choice, check_count, check_no_empty_cloud, check_range
+from ea_pointcloud.explain._evaluating import evaluating
+from ea_pointcloud.inference.segment import CHUNK
+from ea_pointcloud.models import Classifier, Segmenter
+from ea_pointcloud.models.base import stem_input
+from ea_pointcloud.nn import ExternalAttention, MultiHeadExternalAttention
+from ea_pointcloud.ops import PyramidLevel, gather_points, interpolate_features
+
+External = ExternalAttention | MultiHeadExternalAttention
+NORMALIZATIONS = ("double", "points")
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """The map of one layer, where the layer attends: at all points, or at a network's centres.
+
+    Args:
+        layer: which attention layer, 0 is the first.
+        slots: the memory slots that the columns of ``weights`` are of.
+        xyz: (B, S, 3) the points that attend, S = N where the network groups nothing.
+        weights: (B, S, slots) float32, zero at padded points.
+        mask: (B, S) bool, True = real point; None where all are.
+    """
+
+    layer: int
+    slots: tuple[int, ...]
+    xyz: Tensor
+    weights: Tensor
+    mask: Tensor | None = None
+
+    def at(self, xyz: Tensor) -> Tensor:
+        """Carry the map to any points, from the three nearest that attend.
+
+        Rows that sum to 1 still do; sums over the points are those of other points.
+
+        Args:
+            xyz: (B, N, 3) in the pose that the network was given; the points that attend get their
+                own weights.
+
+        Returns:
+            (B, N, slots).
+        """
+        if xyz is self.xyz:
+            return self.weights
+        points, weights, lengths = self.xyz, self.weights, None
+        if self.mask is not None:  # padding goes last
+            order = self.mask.byte().argsort(dim=1, descending=True, stable=True)
+            points, weights = gather_points(points, order), gather_points(weights, order)
+            lengths = self.mask.sum(1)
+        return interpolate_features(xyz, points, weights, min(3, points.shape[1]), lengths=lengths)
+
+    def usage(self) -> Tensor:
+        """(B, slots) mean weight of each slot over the real points of each cloud."""
+        if self.mask is None:
+            return self.weights.mean(1)
+        return self.weights.sum(1) / self.mask.sum(1, keepdim=True)
+
+
+def most_used(maps: Sequence[AttentionMap], count: int) -> tuple[int, ...]:
+    """The slots used most over all clouds of some maps of one layer, most used first.
+
+    Args:
+        maps: of the same layer and slots, of any clouds.
+        count: how many, >= 1; at most all slots of the maps come back, ties go to the lower one.
+    """
+    check_count("count", count)
+    usage = torch.cat([one.usage() for one in maps]).mean(0)
+    order = usage.argsort(descending=True, stable=True)[:count]
+    return tuple(maps[0].slots[place] for place in order.tolist())
+
+
+def attention_layers(model: nn.Module) -> list[External]:
+    """The external attention layers of a network, first to last.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    kinds = (ExternalAttention, MultiHeadExternalAttention)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    if not layers:
+        raise ValueError(
+            f"model must have external attention, but this {type(model).__name__} has none and so "
+            "no memory slots; build or train it with attention='external'"
+        )
+    return layers
+
+
+@torch.no_grad()
+def attention_maps(
+    model: Classifier | Segmenter,
+    xyz: Tensor,
+    features: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    layers: Sequence[int] | None = None,
+    slots: Sequence[int] | None = None,
+    normalization: str = "double",
+    head: int | None = None,
+) -> list[AttentionMap]:
+    """Find the weight of every point in the memory slots of a network's attention layers.
+
+    Runs the network up to its last attention layer, in evaluation mode and without a graph. Only
+    what was asked for is kept: a segmenter on a million points streams, and one slot of it costs
+    4 MB. What a segmenter is told of the category comes after its attention and changes nothing.
+
+    Args:
+        model: a network with external attention.
+        xyz: (B, N, 3) as the network expects, on its device; :func:`subject_of` brings any cloud
+            there.
+        features: (B, N, F) where the network was trained with some.
+        mask: (B, N) bool, True = real point.
+        layers: which attention layers, 0 is the first and -1 the last; all without it.
+        slots: which memory slots, 0..M-1; all without it.
+        normalization: ``"double"``, the weights by which the layer mixes its values, whose rows sum
+            to 1 over the slots; or ``"points"``, before the second normalisation, whose columns sum
+            to 1 over the points that attend.
+        head: which head of multi-head attention; the mean over the heads without it.
+
+    Returns:
+        One map a layer, in the order asked for.
+
+    Raises:
+        ValueError: if the network has no external attention, a layer, slot or head does not exist,
+            or its layers do not normalise over the points.
+    """
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    known = attention_layers(model)
+    places = list(range(len(known))) if layers is None else list(layers)
+    for place in places:
+        check_range("layers", place, -len(known), len(known) - 1)
+    size = len(known[0].key_memory)
+    columns = list(range(size)) if slots is None else list(slots)
+    for slot in columns:
+        check_range("slots", slot, 0, size - 1, "M-1")
+    norm = None if normalization == "double" else normalization
+    if norm is not None and known[0].norm_kind == "softmax":
+        raise ValueError(
+            "normalization must be 'double', got 'points': this network was built with "
+            "norm='softmax', which normalises over the slots alone"
+        )
+    check_no_empty_cloud(mask)
+
+    collected: dict[int, list[Tensor]] = {place % len(known): [] for place in places}
+    pyramid = model.build_pyramid(xyz, mask)
+    with ExitStack() as hooks, evaluating(model):
+        for place, parts in collected.items():
+            keep = _Keep(parts, columns, head, norm)
+            handle = known[place].register_forward_pre_hook(keep, with_kwargs=True)
+            hooks.callback(handle.remove)
+        _attend(model, xyz, features, mask, pyramid)
+    centers = pyramid[-1].xyz if pyramid else xyz
+    return [
+        AttentionMap(
+            layer=place % len(known),
+            slots=tuple(columns),
+            xyz=centers,
+            weights=torch.cat(collected[place % len(known)], dim=1),
+            mask=mask if centers is xyz else None,  # centres are always real points
+        )
+        for place in places
+    ]
+
+
+@dataclass
+class _Keep:
+    """Called before an attention layer: computes the map of what the layer is about to see."""
+
+    parts: list[Tensor]  # (B, n, slots) of successive parts of the cloud
+    slots: list[int]
+    head: int | None
+    norm: str | None
+
+    def __call__(self, layer: External, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        weights = layer.attention_map(*inputs, **options, norm=self.norm)
+        if weights.ndim == 4:  # (B, n, heads, M)
+            if self.head is not None:
+                check_range("head", self.head, 0, weights.shape[2] - 1, "heads-1")
+            weights = weights.mean(2) if self.head is None else weights[:, :, self.head]
+        elif self.head is not None:
+            raise ValueError(f"head was given ({self.head}), but this network has a single head")
+        self.parts.append(weights[..., self.slots])
+
+
+def _attend(
+    model: Classifier | Segmenter,
+    xyz: Tensor,
+    features: Tensor | None,
+    mask: Tensor | None,
+    pyramid: tuple[PyramidLevel, ...],
+) -> None:
+    """Run the attention layers and no more of the network than they need."""
+    if isinstance(model, Classifier):
+        model.encoder(xyz, features, mask=mask, pyramid=pyramid)
+        return
+    points = stem_input(xyz, features, mask, model.config.feature_channels)
+    chunk = CHUNK if xyz.shape[1] > CHUNK else None
+    model.trunk.prepare(points.to(model.out.weight.dtype), xyz, mask, pyramid, chunk)

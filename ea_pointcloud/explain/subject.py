@@ -1,0 +1,55 @@
+"""A cloud of one's own as a network sees it: posed, thinned, with the features it takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ea_pointcloud.augment.transforms import normalize_unit_sphere, to_y_up
+from ea_pointcloud.inference.preprocess import CloudLike, coordinates, network_input, normals
+from ea_pointcloud.io import read_cloud
+from ea_pointcloud.models import Classifier, Segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A cloud, and what a network is given of it.
+
+    Args:
+        xyz: (1, N, 3) float32 all points, y up, in the unit sphere, on the network's device.
+        seen: (1, n, 3) those the network sees; ``xyz`` itself where it sees all.
+        features: (1, n, F) of those; None where the network takes coordinates alone.
+    """
+
+    xyz: Tensor
+    seen: Tensor
+    features: Tensor | None
+
+
+@torch.no_grad()
+def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y") -> Subject:
+    """Bring a cloud to where :func:`attention_maps` and the others want it.
+
+    Args:
+        model: its ``data_spec`` says what it expects.
+        cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
+        up: the axis that is up in it: ``"x"``, ``"y"`` or ``"z"``.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if the file or array holds no usable points, or the network was trained with
+            normals and there are none.
+    """
+    if isinstance(cloud, (str, Path)):
+        cloud = read_cloud(cloud)
+    device = next(model.parameters()).device
+
+    def posed(values: Tensor) -> Tensor:
+        return to_y_up(values[None].to(device), up)
+
+    xyz = normalize_unit_sphere(posed(torch.from_numpy(coordinates(cloud)))).float()
+    features = None
+    if model.data_spec.features == "normals":
+        features = posed(torch.from_numpy(normals(cloud)))
+    return Subject(xyz, *network_input(model, xyz, features))

@@ -1,0 +1,185 @@
+"""From prepared clouds to names: which way up, how probable, and how far from all that is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ea_pointcloud.augment.transforms import AXES, to_y_up
+from ea_pointcloud.inference.preprocess import AUTO, Prepared, preference, turns_about_y
+from ea_pointcloud.models import Classifier
+
+_FACINGS = 4  # turns about each axis that "auto" tries
+_TOGETHER = 32  # clouds whose poses are in memory at a time
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One possible class and its probability."""
+
+    label: str
+    prob: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a cloud was taken for.
+
+    Args:
+        label: the most probable class.
+        prob: its probability.
+        top: the candidates, most probable first.
+        up: the axis that was taken for up.
+        up_margin: by how much ``up="auto"`` preferred it, see
+            :func:`~ea_pointcloud.inference.preprocess.preference`; None where the axis was given.
+        unfamiliar: the share of the validation clouds that are less unusual than this one; None
+            where the weights have no calibration.
+        warning: a sentence for the user where the cloud is unlike anything in training.
+    """
+
+    label: str
+    prob: float
+    top: tuple[Candidate, ...]
+    up: str
+    up_margin: float | None
+    unfamiliar: float | None
+    warning: str | None
+
+
+class _Pose(NamedTuple):
+    """A cloud (n, 3) turned so that y is up, and how that was decided."""
+
+    xyz: Tensor
+    up: str
+    margin: float | None
+
+
+def classify_prepared(
+    model: Classifier, prepared: Sequence[Prepared], *, top: int, rotations: int
+) -> list[Classification]:
+    """Name the class of prepared clouds.
+
+    Where a cloud's axis is left open, it is brought into the pose that is the most familiar: each
+    of x, y and z up, facing four ways, for weights know one side of an object from another.
+    Without a calibration that is the pose of the highest probability, which finds fewer right.
+
+    Args:
+        model: in evaluation mode.
+        prepared: from :func:`~ea_pointcloud.inference.preprocess.prepare`.
+        top: candidates kept, >= 1.
+        rotations: turns about the up axis whose probabilities are averaged, >= 1.
+    """
+    results = []
+    for start in range(0, len(prepared), _TOGETHER):
+        poses = _poses(model, prepared[start : start + _TOGETHER])
+        turned = [pose.xyz @ turn for pose in poses for turn in turns_about_y(rotations)]
+        features, logits = embed_clouds(model, turned)
+        probs = class_probs(model, logits).view(len(poses), rotations, -1).mean(1)
+        unlike = _unlike(model, features, logits).view(len(poses), rotations).amin(1).tolist()
+        results += [_result(model, *each, top) for each in zip(poses, probs, unlike, strict=True)]
+    return results
+
+
+def _poses(model: Classifier, prepared: Sequence[Prepared]) -> list[_Pose]:
+    turns = turns_about_y(_FACINGS)
+    open_clouds = [each.xyz for each in prepared if each.up == AUTO]
+    tried = [to_y_up(xyz, axis) @ turn for xyz in open_clouds for axis in AXES for turn in turns]
+    scores = iter(())
+    if tried:
+        scores = iter(_unlike(model, *embed_clouds(model, tried)).view(-1, len(AXES), _FACINGS))
+    poses = []
+    for each in prepared:
+        if each.up != AUTO:
+            poses.append(_Pose(to_y_up(each.xyz, each.up), each.up, None))
+            continue
+        unlike = next(scores)
+        best, margin = preference(unlike.amin(1))
+        posed = to_y_up(each.xyz, AXES[best]) @ turns[unlike[best].argmin()]
+        poses.append(_Pose(posed, AXES[best], margin))
+    return poses
+
+
+def _unlike(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
+    """(B,) how strange poses are: the distance to training, or what is missing to certainty."""
+    if model.calibration is None or model.calibration.familiarity is None:
+        return 1 - class_probs(model, logits).amax(-1)
+    return model.calibration.familiarity.distance(features)
+
+
+def _result(
+    model: Classifier, pose: _Pose, probs: Tensor, unlike: float, top: int
+) -> Classification:
+    names = model.data_spec.class_names
+    values, places = probs.topk(min(top, len(names)))
+    pairs = zip(places.tolist(), values.tolist(), strict=True)
+    candidates = tuple(Candidate(names[place], value) for place, value in pairs)
+    known = None if model.calibration is None else model.calibration.familiarity
+    unfamiliar = warning = None
+    if known is not None:
+        unfamiliar = known.share_below(unlike)
+        if known.is_unusual(unlike):
+            warning = (
+                f"unlike anything in training (more unusual than {unfamiliar:.1%} of the "
+                "validation clouds); the name is a guess"
+            )
+    return Classification(
+        label=candidates[0].label,
+        prob=candidates[0].prob,
+        top=candidates,
+        up=pose.up,
+        up_margin=pose.margin,
+        unfamiliar=unfamiliar,
+        warning=warning,
+    )
+
+
+@torch.inference_mode()
+def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ask a classifier about clouds of different sizes; what is in the same batch does not matter.
+
+    Args:
+        model: in evaluation mode.
+        clouds: each (n, 3) float32, posed as the model expects; on any device.
+
+    Returns:
+        features: (B, C) float32 on the CPU, what the last layer is given.
+        logits: (B, classes) float32 on the CPU, at temperature 1.
+    """
+    last, embedded, logits = model.head[-1], [], []
+    device = next(model.parameters()).device
+    for start in range(0, len(clouds), _BATCH_SIZE):
+        batch = clouds[start : start + _BATCH_SIZE]
+        lengths = torch.tensor([len(cloud) for cloud in batch])
+        xyz = pad_sequence(list(batch), batch_first=True).to(device)
+        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
+        features = model.embed(xyz, mask=None if bool(mask.all()) else mask.to(device))
+        embedded.append(features.float().cpu())
+        logits.append(last(features).float().cpu())
+    return torch.cat(embedded), torch.cat(logits)
+
+
+def class_probs(model: Classifier, logits: Tensor) -> Tensor:
+    """(B, classes) probabilities of logits, at the temperature of the weights if they have one."""
+    temperature = 1.0 if model.calibration is None else model.calibration.temperature
+    return (logits / temperature).softmax(-1)
+
+
+@torch.inference_mode()
+def turned_probs(
+    model: Classifier, xyz: Tensor, mask: Tensor | None = None, *, rotations: int = 1
+) -> Tensor:
+    """(B, classes) probabilities, averaged over turns about y.
+
+    Args:
+        model: in evaluation mode.
+        xyz: (B, N, 3), posed as the model expects, on its device; every point is seen.
+        mask: (B, N) bool, True = real point.
+        rotations: how many turns, >= 1.
+    """
+    turns = turns_about_y(rotations, xyz.device).to(xyz.dtype)
+    each = [class_probs(model, model(xyz @ turn, mask=mask).float()) for turn in turns]
+    return torch.stack(each).mean(0)

@@ -1,0 +1,352 @@
+"""From files or arrays to names: numpy in, labels out, over the tensor door of the models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud._device import resolve_device
+from ea_pointcloud.augment.transforms import AXES, to_y_up
+from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
+from ea_pointcloud.inference.classify import (
+    Candidate,
+    Classification,
+    classify_prepared,
+)
+from ea_pointcloud.inference.fuse_bn import fold_batch_norm
+from ea_pointcloud.inference.preprocess import AUTO, CloudLike, Prepared, prepare
+from ea_pointcloud.inference.segment import (
+    Segmentation,
+    category_place,
+    segment_points,
+)
+from ea_pointcloud.io import read_cloud
+from ea_pointcloud.models import Classifier, Segmenter, load_model
+from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
+
+__all__ = ["Candidate", "Classification", "CloudLike", "Predictor", "Segmentation"]
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Predictor:
+    """Classify or segment clouds of any size, in any position and scale, from files or arrays.
+
+    What the weights expect is done inside: up axis, centring, scaling, and the choice of points.
+    The same input gives the same answer every time, whatever else is in the batch. The batch
+    normalisations are folded into the layers before them, in a copy: weights of ``model`` that are
+    changed later need a new predictor.
+
+    Args:
+        model: a trained network; its ``data_spec`` says what it expects. A classifier classifies,
+            a segmenter segments.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        precision: of the layers; ``"bfloat16"`` is faster where the processor has it, and slower
+            elsewhere. Coordinates and normalisations stay in float32.
+
+    Raises:
+        ValueError: if the model was trained with another axis up than y, there is no such device,
+            or the precision is unknown.
+    """
+
+    def __init__(
+        self,
+        model: Classifier | Segmenter,
+        device: str | torch.device = "auto",
+        *,
+        precision: str = "float32",
+    ) -> None:
+        check_choice("precision", precision, PRECISIONS)
+        if model.data_spec.up_axis != "y":
+            raise ValueError(f"the model must be one with y up, got {model.data_spec.up_axis} up")
+        self.device = resolve_device(device)
+        self.model = model.to(self.device).eval()
+        self.precision = precision
+        self._folded = fold_batch_norm(self.model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = DEFAULT_CLASSIFIER,
+        device: str | torch.device = "auto",
+        *,
+        precision: str = "float32",
+    ) -> "Predictor":
+        """Load weights from a folder or run folder, by name, or from the hub.
+
+        Without a name those of a classifier that comes with the package;
+        :func:`~ea_pointcloud.models.list_pretrained` names all that do.
+        """
+        model = load_model(str(name_or_path))
+        assert isinstance(model, (Classifier, Segmenter))
+        return cls(model, device, precision=precision)
+
+    @overload
+    def classify(
+        self,
+        clouds: CloudLike,
+        *,
+        up: str = ...,
+        top: int = ...,
+        rotations: int = ...,
+        denoise: bool = ...,
+    ) -> Classification: ...
+
+    @overload
+    def classify(
+        self,
+        clouds: Sequence[CloudLike],
+        *,
+        up: str = ...,
+        top: int = ...,
+        rotations: int = ...,
+        denoise: bool = ...,
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        clouds: CloudLike | Sequence[CloudLike],
+        *,
+        up: str = "y",
+        top: int = 3,
+        rotations: int = 1,
+        denoise: bool = False,
+    ) -> Classification | list[Classification]:
+        """Name the class of one cloud, or of each cloud of a list.
+
+        The same as :meth:`prepare` for each, then :meth:`classify_prepared`.
+
+        Args:
+            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
+            up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``: the one
+                that makes the cloud the most like those of training.
+            top: candidates kept, >= 1; at most the number of classes come back.
+            rotations: turns about the up axis whose probabilities are averaged, >= 1.
+            denoise: leave out statistical outliers first.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file or array holds no usable points, or the weights are a segmenter's.
+        """
+        if not isinstance(clouds, (list, tuple)):
+            options = {"up": up, "top": top, "rotations": rotations, "denoise": denoise}
+            return self.classify([clouds], **options)[0]  # pyright: ignore
+        self.check_classify()
+        check_count("top", top)
+        check_count("rotations", rotations)
+        prepared = [self.prepare(cloud, up=up, denoise=denoise) for cloud in clouds]
+        return self.classify_prepared(prepared, top=top, rotations=rotations)
+
+    def prepare(self, cloud: CloudLike, *, up: str = "y", denoise: bool = False) -> Prepared:
+        """See :func:`ea_pointcloud.inference.preprocess.prepare`, which needs no model.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file or array holds no usable points.
+        """
+        return prepare(cloud, self.model.data_spec, up=up, denoise=denoise)
+
+    def classify_prepared(
+        self, prepared: Sequence[Prepared], *, top: int = 3, rotations: int = 1
+    ) -> list[Classification]:
+        """Name the class of clouds that :meth:`prepare` has prepared; for the rest see classify.
+
+        Raises:
+            ValueError: if the weights are a segmenter's.
+        """
+        check_count("top", top)
+        check_count("rotations", rotations)
+        model = self._classifier()
+        with self._layers():
+            return classify_prepared(model, prepared, top=top, rotations=rotations)
+
+    def adapt(
+        self,
+        clouds: Sequence[CloudLike],
+        *,
+        up: str = "y",
+        denoise: bool = False,
+        weight: float = 1.0,
+    ) -> "Predictor":
+        """A predictor for clouds that all differ from those of training in the same way.
+
+        The batch normalisations take their statistics from these clouds, as those of a sensor that
+        was not in training, see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`. Labels
+        are not needed. This predictor stays as it is; the new one has no measure of the unfamiliar.
+
+        Args:
+            clouds: at least 16, of the mixture of classes that is going to be asked about.
+            up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``.
+            denoise: leave out statistical outliers first.
+            weight: of the new statistics, 0 < weight <= 1; the rest is that of training's.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if there are too few clouds, one holds no usable points, or the weights are
+                a segmenter's.
+        """
+        check_choice("up", up, AXES)
+        self.check_classify()
+        check_enough(len(clouds))
+        assert isinstance(self.model, Classifier)
+        posed = [to_y_up(self.prepare(cloud, up=up, denoise=denoise).xyz, up) for cloud in clouds]
+        lengths = torch.tensor([len(xyz) for xyz in posed])
+        xyz = pad_sequence(posed, batch_first=True).to(self.device)
+        mask = (torch.arange(xyz.shape[1]) < lengths[:, None]).to(self.device)
+        adapted = adapt_batch_norm(self.model, xyz, mask, weight=weight)
+        return Predictor(adapted, self.device, precision=self.precision)
+
+    @overload
+    def segment(
+        self,
+        clouds: CloudLike,
+        *,
+        up: str = ...,
+        category: str | None = ...,
+        classifier: "Predictor | None" = ...,
+        rotations: int = ...,
+        denoise: bool = ...,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        clouds: Sequence[CloudLike],
+        *,
+        up: str = ...,
+        category: str | None = ...,
+        classifier: "Predictor | None" = ...,
+        rotations: int = ...,
+        denoise: bool = ...,
+    ) -> list[Segmentation]: ...
+
+    def segment(
+        self,
+        clouds: CloudLike | Sequence[CloudLike],
+        *,
+        up: str = "y",
+        category: str | None = None,
+        classifier: "Predictor | None" = None,
+        rotations: int = 1,
+        denoise: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Name the part of every point of one cloud, or of each cloud of a list.
+
+        Labels are chosen among the parts of the object's category. Without one it is the category
+        whose parts are the most probable over all points; a network that is told the category is
+        told each in turn. Networks on all points see every point; grouped ones see the farthest
+        points, as many as in training, and all points get what their three nearest of those have.
+        Weights that know how small the parts of training were average over neighbours and leave out
+        parts that are smaller, see :func:`~ea_pointcloud.inference.postprocess.refine`.
+
+        Args:
+            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
+                Weights trained with normals need them: a file or Cloud that has some.
+            up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``: the one
+                that the classifier finds or, without one, under which the parts are the most
+                certain.
+            category: of all these clouds, one of the model's, in upper or lower case.
+            classifier: names the category of each cloud; its classes are categories of the model.
+            rotations: turns about the up axis whose probabilities are averaged, >= 1.
+            denoise: leave out statistical outliers; they get the label of the nearest point that
+                is left, at confidence 0.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file or array holds no usable points, the category is unknown or comes
+                from two places, or the weights are a classifier's.
+        """
+        if not isinstance(clouds, (list, tuple)):
+            options = {"up": up, "category": category, "classifier": classifier}
+            options |= {"rotations": rotations, "denoise": denoise}
+            return self.segment([clouds], **options)[0]  # pyright: ignore
+        check_choice("up", up, (*AXES, AUTO))
+        check_count("rotations", rotations)
+        self.check_segment(category=category, classifier=classifier)
+        options = {"up": up, "rotations": rotations, "denoise": denoise}
+        return [self._segment_one(cloud, category, classifier, **options) for cloud in clouds]
+
+    def check_classify(self) -> None:
+        """Raise for what :meth:`classify` would refuse whatever the cloud.
+
+        Raises:
+            ValueError: if the weights are a segmenter's.
+        """
+        self._classifier()
+
+    def check_segment(
+        self, *, category: str | None = None, classifier: "Predictor | None" = None
+    ) -> None:
+        """Raise for what :meth:`segment` would refuse whatever the cloud.
+
+        Raises:
+            ValueError: if the weights are a classifier's, or the category is unknown or comes from
+                two places.
+        """
+        spec = self._segmenter().data_spec
+        if category is not None and classifier is not None:
+            raise ValueError("category and classifier both name the category; give one of them")
+        if category is not None:
+            category_place(spec, category, "category")
+        elif classifier is not None:
+            classifier.check_classify()
+
+    def __repr__(self) -> str:
+        """The network, its classes or parts, and the device."""
+        name, count = type(self.model).__name__, len(self.model.data_spec.class_names)
+        what = "classes" if isinstance(self.model, Classifier) else "parts"
+        return f"Predictor({name}, {count} {what}, {self.device})"
+
+    def _layers(self) -> torch.autocast:
+        """What the layers run in."""
+        lower = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
+
+    def _classifier(self) -> Classifier:
+        if not isinstance(self._folded, Classifier):
+            raise ValueError(
+                f"these weights are of {type(self.model).__name__}, which labels points; use "
+                "segment, or give the weights of a classifier"
+            )
+        return self._folded
+
+    def _segmenter(self) -> Segmenter:
+        if not isinstance(self._folded, Segmenter):
+            raise ValueError(
+                f"these weights are of {type(self.model).__name__}, which names whole clouds; use "
+                "classify, or give the weights of a segmenter"
+            )
+        return self._folded
+
+    def _segment_one(
+        self,
+        cloud: CloudLike,
+        category: str | None,
+        classifier: "Predictor | None",
+        up: str,
+        **options: Any,
+    ) -> Segmentation:
+        model, spec = self._segmenter(), self.model.data_spec
+        if isinstance(cloud, (str, Path)):
+            cloud = read_cloud(cloud)
+        place, source, named = None, "network", None
+        if category is not None:
+            place, source = category_place(spec, category, "category"), "given"
+        elif classifier is not None:
+            named, source = classifier.classify(cloud, up=up, top=1, **options), "classifier"
+            place = category_place(spec, named.label, "the class found by the classifier")
+            up = named.up
+        with self._layers():
+            found, up, margin = segment_points(model, cloud, up=up, category=place, **options)
+        return Segmentation(
+            labels=found.labels.cpu().numpy(),
+            confidence=found.confidence.cpu().numpy(),
+            category=None if found.category is None else spec.category_names[found.category],
+            category_from=source,
+            names=spec.class_names,
+            up=up,
+            up_margin=margin if named is None else named.up_margin,
+            warning=None if named is None else named.warning,
+        )

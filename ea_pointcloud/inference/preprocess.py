@@ -1,0 +1,191 @@
+"""From a file or array to the points that a network shall see; the network itself is not asked."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere
+from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.models import Classifier, DataSpec, Segmenter
+from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
+
+CloudLike = str | Path | Cloud | NDArray[np.floating]
+
+AUTO = "auto"  # the axis that is up is left to the network
+DENOISE_NEIGHBORS = 16
+DENOISE_DEVIATIONS = 2.5
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A cloud as the network shall see it, but for the axis that is up.
+
+    Args:
+        xyz: (n, 3) float32 on the CPU, in the unit sphere, axes as in the input.
+        up: the axis that is up, or ``"auto"``; see :func:`prepare`.
+    """
+
+    xyz: Tensor
+    up: str
+
+
+def prepare(cloud: CloudLike, spec: DataSpec, *, up: str = "y", denoise: bool = False) -> Prepared:
+    """Centre and scale a cloud and choose the points that a classifier is given.
+
+    Needs the description of the weights and not the network, and gives the same in any process.
+
+    Args:
+        cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
+        spec: what the network expects, its ``data_spec``.
+        up: the axis that is up in the cloud, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``.
+        denoise: leave out statistical outliers, see :func:`inliers`.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if the file or array holds no usable points.
+    """
+    check_choice("up", up, (*AXES, AUTO))
+    xyz = torch.from_numpy(coordinates(cloud))
+    if denoise:
+        xyz = xyz[inliers(xyz)]
+    posed = normalize_unit_sphere(xyz[None]).float()
+    chosen = gather_points(posed, farthest_points(posed, spec.num_points))[0]
+    return Prepared(chosen, up)
+
+
+def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
+    """(N, 3) float64: large offsets must not eat the shape before it is centred.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if the file or array holds no usable points.
+    """
+    if isinstance(cloud, (str, Path)):
+        cloud = read_cloud(cloud)
+    xyz = cloud.xyz if isinstance(cloud, Cloud) else np.asarray(cloud)
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or len(xyz) == 0:
+        raise ValueError(f"a cloud must be an array (N, 3) with N >= 1, got shape {xyz.shape}")
+    xyz = xyz.astype(np.float64)
+    if not np.isfinite(xyz).all():
+        raise ValueError("a cloud must have finite coordinates; drop rows with NaN or inf first")
+    if (xyz == xyz[0]).all():
+        raise ValueError(f"a cloud must have an extent, got {len(xyz)} points in one place")
+    return xyz
+
+
+def normals(cloud: Cloud | NDArray[np.floating]) -> NDArray[np.float32]:
+    """(N, 3) normals, for a network that was trained with some.
+
+    Raises:
+        ValueError: if the cloud has none, or not finite ones.
+    """
+    found = cloud.normals if isinstance(cloud, Cloud) else None
+    if found is None:
+        raise ValueError(
+            "these weights were trained with normals, which this cloud has not; give a file or "
+            "Cloud that has them"
+        )
+    if not np.isfinite(found).all():
+        raise ValueError("a cloud must have finite normals; drop rows with NaN or inf first")
+    return found
+
+
+def inliers(xyz: Tensor) -> Tensor:
+    """Which points are no statistical outliers.
+
+    A point is one if the mean distance to its 16 nearest others (all of them in a smaller cloud)
+    exceeds the mean of that over all points by more than 2.5 standard deviations.
+
+    Args:
+        xyz: (N, 3), any frame and unit.
+
+    Returns:
+        (N,) bool; all True for fewer than three points.
+
+    Reference:
+        Rusu et al., Towards 3D point cloud based object maps for household environments, RAS 2008.
+    """
+    if len(xyz) < 3:
+        return torch.ones(len(xyz), dtype=torch.bool, device=xyz.device)
+    near = normalize_unit_sphere(xyz[None]).float()
+    sq_dist, _ = knn(near, near, min(DENOISE_NEIGHBORS + 1, len(xyz)))
+    mean = sq_dist[0, :, 1:].sqrt().mean(1)  # without the point itself, at distance 0
+    return mean <= mean.mean() + DENOISE_DEVIATIONS * mean.std()
+
+
+def preference(unlike: Tensor) -> tuple[int, float]:
+    """The lowest of some measures of strangeness, and how clearly it is the lowest.
+
+    Args:
+        unlike: (P,), P >= 2, each at least 0.
+
+    Returns:
+        best: its place, the first among equals.
+        margin: 1 - lowest / next, from 0 (a tie) to 1.
+    """
+    order = unlike.argsort(stable=True)
+    lowest, following = unlike[order[:2]].tolist()
+    return int(order[0]), 1 - lowest / following if following > 0 else 0.0
+
+
+def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
+    """Choose the points that a network sees of a cloud with more than it was trained on.
+
+    Whatever the points of training were: farthest points cover any cloud evenly, need no seed, and
+    do not depend on the order in the file. On ModelNet10's val split they are as good as points
+    drawn at random (0.972 against 0.969, trained on random points).
+
+    Args:
+        xyz: (B, N, 3).
+        num_points: of the training clouds.
+
+    Returns:
+        (B, min(N, num_points)) int64.
+    """
+    return farthest_point_sample(xyz, min(num_points, xyz.shape[1]), start=outermost_point(xyz))
+
+
+def network_input(
+    model: Classifier | Segmenter, xyz: Tensor, features: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What a network is given of a posed cloud: which points, and what follows from them.
+
+    Args:
+        model: its ``data_spec`` says how many points it was trained on, and with what features.
+        xyz: (1, N, 3) float32, posed as the model expects.
+        features: (1, N, F) that do not follow from the coordinates.
+
+    Returns:
+        seen: (1, n, 3) the farthest points, as many as in training, or ``xyz`` itself where the
+            cloud has no more or the network knows no neighbourhoods.
+        features: (1, n, F) of those, or None.
+    """
+    spec, seen = model.data_spec, xyz
+    dense = isinstance(model, Classifier) or model.has_neighborhoods
+    if dense and xyz.shape[1] > spec.num_points:
+        # Of more points than in training, neighbourhoods would be of another scale.
+        idx = farthest_points(xyz, spec.num_points)
+        seen = gather_points(xyz, idx)
+        features = None if features is None else gather_points(features, idx)
+    if spec.features in DESCRIPTORS:
+        describe, _ = DESCRIPTORS[spec.features]
+        # Neighbours are the first in index order: shuffled, a scan's own order does not matter.
+        shuffle = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))
+        shuffle = shuffle.to(xyz.device)
+        features = describe(seen[:, shuffle])[:, shuffle.argsort()]
+    return seen, features
+
+
+def turns_about_y(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """(count, 3, 3) evenly spread turns about y for rows of points; the first changes nothing."""
+    angle = torch.arange(count) * (2 * math.pi / count)
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros(count), torch.ones(count)
+    rows = [cos, zero, -sin, zero, one, zero, sin, zero, cos]
+    return torch.stack(rows, dim=1).view(count, 3, 3).to(device)

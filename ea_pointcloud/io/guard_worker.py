@@ -1,0 +1,85 @@
+"""The far side of ``guard``: a process that reads the files it is asked for, one after another.
+
+A request is a line of JSON: path, index, and the seconds and bytes of memory that reading may take.
+A reply is a line of JSON, followed by the bytes of the arrays that it lists.
+"""
+
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ea_pointcloud.io.common import CloudFileError, Points
+from ea_pointcloud.io.hdf5 import read_hdf5
+from ea_pointcloud.io.las import read_las
+
+READERS: dict[str, Callable[[Path, int | None], Points]] = {
+    "h5py": read_hdf5,
+    "laspy": lambda path, _: read_las(path),
+}
+
+
+def serve(library: str) -> None:
+    """Answer requests until there are no more, with ``library``, one of ``READERS``."""
+    # An interrupt goes to every process of the terminal; it is for the one that asks to stop us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # so that nothing a library prints is taken for a reply
+    try:
+        importlib.import_module(library)
+    except ImportError as error:
+        _reply(replies, f"needs {library} ({error}); install it with pip", {})
+        return
+    faulthandler.cancel_dump_traceback_later()
+    _reply(replies, None, {})
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        _limit_memory(int(request["memory"]))
+        faulthandler.dump_traceback_later(request.pop("seconds"), exit=True)
+        error, arrays = _read(library, **request)
+        faulthandler.cancel_dump_traceback_later()
+        _reply(replies, error, arrays)
+
+
+def _read(
+    library: str, path: str, index: int | None, memory: float
+) -> tuple[str | None, dict[str, np.ndarray]]:
+    """An error without the file's name, or the parts of its points."""
+    file = Path(path)
+    try:
+        parts = READERS[library](file, index)._asdict().items()
+        return None, {name: np.ascontiguousarray(part) for name, part in parts if part is not None}
+    except CloudFileError as error:
+        return str(error).removeprefix(f"{file.name}: "), {}
+    except MemoryError:
+        return f"takes more than {memory / 2**30:.1f} GiB; damaged or too large, split it", {}
+    except BaseException as error:  # a panic in Rust is no Exception
+        return f"damaged ({type(error).__name__}: {error}); copy it again", {}
+
+
+def _reply(replies: BinaryIO, error: str | None, arrays: dict[str, np.ndarray]) -> None:
+    layout = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    replies.write(json.dumps({"error": error, "arrays": layout}).encode() + b"\n")
+    for array in arrays.values():
+        replies.write(array.reshape(-1).view(np.uint8).data)
+    replies.flush()
+
+
+def _limit_memory(size: int) -> None:
+    """Let allocations fail beyond ``size`` bytes, where the system can do that."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    # Not the address space: libraries reserve much of it that they never use.
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        size = min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
