@@ -374,7 +374,7 @@ def test_a_segmenter_is_refused() -> None:
 def test_published_files_are_for_modelnet40_alone(modelnet_folder: Path, tmp_path: Path) -> None:
     write_modelnet_c(tmp_path / "modelnet_c")
     root = modelnet_folder.parent
-    recipe = load_recipe("modelnet40", [f"data.root={root}", "data.num_points=32"])
+    recipe = load_recipe("modelnet40_ea", [f"data.root={root}", "data.num_points=32"])
     names = ModelNet(root, split="test").class_names
     found = {}
     for kind, known in (("other", names), ("same", MODELNET40_CLASSES)):
@@ -469,7 +469,7 @@ def test_a_set_with_some_of_its_classes(modelnet_folder: Path) -> None:
 
 def test_a_recipe_can_leave_classes_out(modelnet_folder: Path, tmp_path: Path) -> None:
     root = f"data.root={modelnet_folder}"
-    recipe = load_recipe("modelnet40", [root, "data.classes=[shape01,shape05]"])
+    recipe = load_recipe("modelnet40_ea", [root, "data.classes=[shape01,shape05]"])
     for split in ("train", "val", "test"):
         dataset = open_split(recipe.data, split)
         assert dataset.class_names == ("shape01", "shape05")  # pyright: ignore[reportAttributeAccessIssue]
@@ -480,7 +480,7 @@ def test_a_recipe_can_leave_classes_out(modelnet_folder: Path, tmp_path: Path) -
         (["data.classes=[a,b]", "data.dataset=procedural"], r"data.dataset with data.classes must"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_recipe("modelnet40", [root, *options])
+            load_recipe("modelnet40_ea", [root, *options])
 
 
 def test_the_script_compares_scores_on_the_classes_left_out(
@@ -492,7 +492,7 @@ def test_the_script_compares_scores_on_the_classes_left_out(
     classes = [f"shape{place:02d}" for place in range(38)]
     listed = f"data.classes=[{','.join(classes)}]"
     options = [f"data.root={modelnet_folder}", "data.num_points=16", listed]
-    save_recipe(load_recipe("modelnet40", options), tmp_path / "recipe.yaml")
+    save_recipe(load_recipe("modelnet40_ea", options), tmp_path / "recipe.yaml")
     model = create_model("ea_classifier_tiny", num_classes=38, **SMALL)
     model.data_spec = replace(model.data_spec, class_names=tuple(classes), num_points=16)
     model.save_pretrained(tmp_path / "best")

@@ -294,7 +294,7 @@ def test_a_reading_process_that_dies_is_named(
     quick = [value for value in QUICK if not value.startswith("data.")]
     options = [f"data.root={modelnet_folder.parent}", "data.resident=false", "data.num_points=64"]
     recipe = load_recipe(
-        "modelnet40",
+        "modelnet40_ea",
         [*quick, *options, "data.workers=1", "trainer.epochs=1", "trainer.device=cpu"],
     )
     read = _Blocks.__getitem__

@@ -251,7 +251,7 @@ def parameters(run: Path) -> list[torch.Tensor]:
 
 def test_published_modelnet40_recipe_runs(modelnet_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(
-        "modelnet40",
+        "modelnet40_ea",
         [
             f"data.root={modelnet_folder.parent}",
             "data.num_points=64",
@@ -287,7 +287,7 @@ def test_what_cannot_be_trained_says_why(tmp_path: Path, modelnet_folder: Path) 
     with pytest.raises(ValueError, match=r"last.ckpt is damaged \(.*copy the run folder again, or"):
         train(recipe, run, resume=True)
     with pytest.raises(FileNotFoundError, match=r"no shape_names.txt in"):
-        train(load_recipe("modelnet40", [f"data.root={tmp_path}/x"]), tmp_path / "new")
+        train(load_recipe("modelnet40_ea", [f"data.root={tmp_path}/x"]), tmp_path / "new")
     assert not (tmp_path / "new").exists()
     train(recipe, tmp_path / "done")
     changed = load_recipe("procedural", [*QUICK, "trainer.epochs=1", "optim.lr=0.5"])
