@@ -401,7 +401,7 @@ def test_data_may_move_between_training_and_evaluation(
     monkeypatch.chdir(modelnet_folder.parent)
     quick = [value for value in QUICK if not value.startswith("data.")]
     recipe = load_recipe(
-        "modelnet40", [*quick, "trainer.epochs=1", "data.root=.", "trainer.device=cpu"]
+        "modelnet40_ea", [*quick, "trainer.epochs=1", "data.root=.", "trainer.device=cpu"]
     )
     run = train(recipe, tmp_path / "run")
     monkeypatch.chdir("/")  # a relative root was resolved when the run began
