@@ -26,6 +26,7 @@ from ea_pointcloud.nn import (
     ExternalTokenAttention,
     LinearNorm,
     MaxEdgeConv,
+    MemoryPooling,
     MultiHeadExternalAttention,
     NeighborEmbedding,
     PatchEmbedding,
@@ -119,6 +120,14 @@ CASES = [
         half=True,
     ),
     Case("MaxEdgeConv", lambda: MaxEdgeConv(CHANNELS, 10), in_ring, shape=(2, 16, 10), half=True),
+    Case(
+        "MemoryPooling",
+        lambda: MemoryPooling(CHANNELS, slots=5, slot_channels=3),
+        plain,
+        shape=(2, 15),
+        masked=False,
+        half=True,
+    ),
     *(
         case
         for norm in ("double", "softmax")
