@@ -28,7 +28,7 @@ ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
 
 ea-pointcloud evaluate runs/modelnet10_eagraph-seed0 --farthest-of 1024
 
-ea-pointcloud evaluate eamlp-small-modelnet10 --data modelnet10 --data-root ~/data
+ea-pointcloud evaluate eagraph-tiny-modelnet40 --data modelnet10
 
 ea-pointcloud evaluate runs/modelnet10-seed0 --report report
 
