@@ -44,7 +44,7 @@ def test_every_case_times_ours_and_others(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "attention.json").read_text()) == json.loads(json.dumps(report))
     printed = "\n\n".join([*tables(report), *not_measured(report)])
     assert "2x50 C=8 float32 forward" in printed
-    assert "\n 1,000  " in printed
+    assert "dynamic_external   1,000  " in printed
     assert "skipped: not with --quick" in printed
 
 

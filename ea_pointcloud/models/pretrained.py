@@ -27,7 +27,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _FILES = [WEIGHTS_FILE, CONFIG_FILE, CALIBRATION_FILE]
 FORMAT_VERSION = 1
-DEFAULT_CLASSIFIER = "eagraph-tiny-modelnet40-robust"
+DEFAULT_CLASSIFIER = "eagraph-tiny-modelnet40"
 DEFAULT_SEGMENTER = "eagraph-tiny-psb"
 SHIPPED_FOLDER = Path(str(resources.files("ea_pointcloud"))) / "weights"
 
