@@ -449,3 +449,16 @@ def test_augmentation_wrong_numbers(wrong: dict[str, object], words: str) -> Non
     # At the latest on the first batch.
     with pytest.raises(ValueError, match=words):
         Augmentation(**wrong)(torch.zeros(1, 4, 3))
+
+
+@pytest.mark.parametrize("rotation", ["up", "tilt", "any"])
+def test_a_fraction_of_the_clouds_is_rotated(rotation: str) -> None:
+    xyz = torch.randn(400, 5, 3, generator=seeded())
+    out, _ = Augmentation(rotation=rotation, rotation_prob=0.25)(xyz, generator=seeded(1))
+    same = (out == xyz).all(-1).all(-1)
+    assert 0.65 < float(same.float().mean()) < 0.85
+    torch.testing.assert_close(out.norm(dim=-1), xyz.norm(dim=-1))
+    every, _ = Augmentation(rotation=rotation)(xyz, generator=seeded(1))
+    torch.testing.assert_close(out[~same], every[~same])
+    with pytest.raises(ValueError, match="rotation_prob must be"):
+        Augmentation(rotation=rotation, rotation_prob=1.5)

@@ -162,7 +162,9 @@ def test_classify_takes_what_ships(
     assert row["label"] in names
     expected = Predictor.from_pretrained(device="cpu").classify(chair)
     assert (row["label"], row["prob"]) == (expected.label, pytest.approx(expected.prob))
-    assert f"weights: {DEFAULT_CLASSIFIER}, which knows {', '.join(names)}; --model" in output.err
+    said = f"Using pretrained {DEFAULT_CLASSIFIER} ({len(names)} classes: {', '.join(names[:10])}"
+    assert said in output.err
+    assert "Change with --model." in output.err
     schema = read(ROOT / "ea_pointcloud" / "schemas", "classify.schema.json")
     jsonschema.validate(rows, schema)
     # Those who name weights are not told.
@@ -170,7 +172,7 @@ def test_classify_takes_what_ships(
     assert call(monkeypatch, *named) == 0
     output = capsys.readouterr()
     assert json.loads(output.out) == rows
-    assert "which knows" not in output.err
+    assert "Using pretrained" not in output.err
 
 
 def test_segment_takes_what_ships(
@@ -181,7 +183,7 @@ def test_segment_takes_what_ships(
     (row,) = json.loads(output.out)
     assert (row["weights"], row["category_from"]) == (DEFAULT_SEGMENTER, "network")
     assert row["category"] in load_model(DEFAULT_SEGMENTER).data_spec.category_names
-    assert f"weights: {DEFAULT_SEGMENTER}, which knows " in output.err
+    assert f"Using pretrained {DEFAULT_SEGMENTER} (19 categories: " in output.err
 
 
 def test_info_lists_what_ships(

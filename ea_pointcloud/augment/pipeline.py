@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_choice
+from ea_pointcloud._checks import check_choice, check_share
 from ea_pointcloud.augment.corruption import random_cut, random_stray, random_view
 from ea_pointcloud.augment.pointwolf import random_wolf
 from ea_pointcloud.augment.transforms import (
@@ -40,6 +40,7 @@ class Augmentation:
         warp: strength of the smooth bending, see :func:`~ea_pointcloud.augment.random_warp`.
         rotation: ``"none"``, ``"up"``, ``"tilt"`` (at most 30 degrees about any axis) or ``"any"``,
             uniform over all rotations, SO(3).
+        rotation_prob: fraction of the clouds that are rotated.
         mirror: whether half of the clouds are mirrored in an upright plane.
         scale: lowest and highest factor, drawn for each axis.
         shift: largest shift along an axis.
@@ -59,6 +60,7 @@ class Augmentation:
     wolf: float = 0.0
     warp: float = 0.0
     rotation: str = "none"
+    rotation_prob: float = 1.0
     mirror: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
@@ -72,6 +74,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Check what the functions would only find on the first batch."""
         check_choice("rotation", self.rotation, ROTATIONS)
+        check_share("rotation_prob", self.rotation_prob)
 
     def __call__(
         self,
@@ -94,12 +97,8 @@ class Augmentation:
             xyz = torch.where(chosen[:, None, None], bent, xyz)
         if self.warp:
             xyz = random_warp(xyz, self.warp, generator=generator)
-        if self.rotation == "up":
-            xyz = random_rotate_up(xyz, generator=generator)
-        elif self.rotation == "tilt":
-            xyz = random_tilt(xyz, TILT, generator=generator)
-        elif self.rotation == "any":
-            xyz = random_rotate(xyz, generator=generator)
+        if self.rotation != "none":
+            xyz = self._rotate(xyz, generator)
         if self.mirror:
             xyz = random_mirror(xyz, generator=generator)
         if tuple(self.scale) != (1.0, 1.0):
@@ -114,6 +113,18 @@ class Augmentation:
         whole = torch.rand(len(xyz), 1, generator=generator, device=xyz.device) >= self.spoiled
         xyz = torch.where(whole[..., None], xyz, spoiled)
         return xyz, None if kept is None else kept | whole
+
+    def _rotate(self, xyz: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.rotation == "up":
+            rotated = random_rotate_up(xyz, generator=generator)
+        elif self.rotation == "tilt":
+            rotated = random_tilt(xyz, TILT, generator=generator)
+        else:
+            rotated = random_rotate(xyz, generator=generator)
+        if self.rotation_prob == 1:
+            return rotated
+        draw = torch.rand(len(xyz), 1, 1, generator=generator, device=xyz.device)
+        return torch.where(draw < self.rotation_prob, rotated, xyz)
 
     def _spoil(
         self, xyz: Tensor, mask: Tensor | None, generator: torch.Generator | None

@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 # Those of ``inference.batch``, which takes seconds to import.
 PRELOAD = ("ea_pointcloud.inference.batch", "ea_pointcloud.ops._cpu")
 ENGINES = ("local", "ray")
+_LISTED = 12  # classes of the default weights that are named
 PICTURES = 100  # clouds in a picture; more would be too small to see and too many to hold
 
 
@@ -59,7 +60,7 @@ def load_predictor(
 
     Args:
         model: what the user said.
-        default: taken without it, and then said on standard error with the names it knows.
+        default: taken if omitted, and then said on standard error with its classes.
         device: that was asked for; Ray's workers choose their own.
         engine: one of ``ENGINES``.
     """
@@ -71,8 +72,14 @@ def load_predictor(
     if model is not None:
         return model, predictor
     spec = predictor.model.data_spec
-    known = ", ".join(spec.category_names or spec.class_names)
-    typer.echo(f"weights: {default}, which knows {known}; --model takes others", err=True)
+    names, kind = spec.category_names or spec.class_names, "classes"
+    if spec.category_names:
+        kind = "categories"
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    typer.echo(
+        f"Using pretrained {default} ({len(names)} {kind}: {listed}). Change with --model.",
+        err=True,
+    )
     return default, predictor
 
 

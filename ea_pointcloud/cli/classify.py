@@ -92,7 +92,7 @@ def run(
     ] = False,
     schema: Annotated[bool, json_schema(NAME)] = False,
 ) -> None:
-    """Name the class of each file; one that cannot be read is reported, the others go on."""
+    """Classify each file; unreadable files are reported and skipped."""
     start_early(paths, recursive=recursive, engine=engine, workers=workers)
     with without_interrupts():
         from ea_pointcloud._checks import check_choice

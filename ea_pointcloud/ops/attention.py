@@ -124,6 +124,7 @@ def external_attention(
             logits = logits - total if logits.requires_grad else logits.sub_(total)
         if dynamic:
             content = _content(logits, part, padding) if state is None else state.content
+            assert content is not None
             values = value_memory + content
         outputs.append(_attend(logits, values, padding).to(features.dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

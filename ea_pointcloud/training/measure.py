@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.augment.transforms import random_scale
+from ea_pointcloud.datasets import ShapeNetPart
 from ea_pointcloud.metrics import (
     CalibrationError,
     PartIoU,
@@ -164,6 +165,7 @@ def evaluate_classifier(
         ValueError: if the data has a class that the model does not know.
     """
     names = model.data_spec.class_names
+    assert not isinstance(dataset, ShapeNetPart)
     data_classes = dataset.class_names
     dataset = match_labels(dataset, model.data_spec)
     absent = [place for place, name in enumerate(names) if name not in data_classes]

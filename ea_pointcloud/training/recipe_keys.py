@@ -119,6 +119,7 @@ class AugmentRecipe:
         warp: strength of a smooth deformation.
         rotation: ``"none"``, ``"up"`` (about the up axis), ``"tilt"`` (at most 30 degrees about any
             axis) or ``"any"`` (uniform over SO(3)).
+        rotation_prob: fraction of the clouds that are rotated.
         mirror: mirror half of the clouds in an upright plane.
         scale: lowest and highest factor, drawn for each axis.
         shift: largest shift along an axis.
@@ -143,6 +144,7 @@ class AugmentRecipe:
     wolf: float = 0.0
     warp: float = 0.0
     rotation: str = "none"
+    rotation_prob: float = 1.0
     mirror: bool = False
     scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
     shift: float = 0.2
@@ -289,6 +291,7 @@ class Recipe:
             wolf=self.augment.wolf,
             warp=0.0 if self.augment.variants else self.augment.warp,
             rotation=self.augment.rotation,
+            rotation_prob=self.augment.rotation_prob,
             mirror=self.augment.mirror,
             scale=(low, high),
             shift=self.augment.shift,
