@@ -260,6 +260,13 @@ def test_command_line_imports_nothing_heavy() -> None:
     assert run_python(code) == "[]"
 
 
+def test_processes_behind_the_guard_and_pool_start_light() -> None:
+    code = "import sys, ea_pointcloud.io.pool as _; print('numpy' in sys.modules)"
+    assert run_python(code) == "False"
+    code = "import sys, ea_pointcloud.io.guard_worker as _; print('torch' in sys.modules)"
+    assert run_python(code) == "False"
+
+
 def test_public_names_resolve() -> None:
     import ea_pointcloud
 

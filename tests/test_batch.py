@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud.cli import _report
-from ea_pointcloud.inference import Job, find_files, stream
+from ea_pointcloud.cli import _clouds, _report
+from ea_pointcloud.inference import Job, batch, find_files, stream
 from ea_pointcloud.inference.batch import EXPECTED, Outcome, classification, segmentation
 from ea_pointcloud.io.pool import WorkerDied, map_ahead, without_interrupts
 from ea_pointcloud.models import DataSpec
@@ -278,6 +278,10 @@ def test_a_batch_that_fails_is_answered_one_by_one() -> None:
         Outcome("d", "D"),
     ]
     assert list(stream(job, ["b"])) == [Outcome("b", error="out of memory")]
+
+
+def test_the_command_preloads_what_the_stream_does() -> None:
+    assert _clouds.PRELOAD == batch.PRELOAD
 
 
 def test_a_worker_that_dies_is_an_error_of_its_file() -> None:
