@@ -151,13 +151,14 @@ def run(
     from ea_pointcloud.training.run_folder import load_run_recipe
 
     check_choice("--split", split, ("train", "val", "test"))
-    if data is not None:
-        _no_others_with_data(calibrate, report, farthest_of, corruptions)
-        _evaluate_on(run_folders, data, split, data_root, device, as_json=as_json)
-        return
     _check_report(report, worst, force=force)
     options = _corruption_options(corruptions, rotations, adapt, denoise=denoise)
+    if data is not None:
+        _no_others_with_data(calibrate, report, farthest_of, corruptions)
     _check_corruptions(run_folders, split, corruptions, reference, limit)
+    if data is not None:
+        _evaluate_on(run_folders, data, split, data_root, device, as_json=as_json)
+        return
     if corruptions is not None and farthest_of is not None:
         raise ValueError("--corruptions chooses its own points; leave out --farthest-of")
     check_same_recipe(run_folders)

@@ -79,7 +79,7 @@ def weights_table(found: WeightsReport) -> Table:
         rows, first = [row], "parts"
     else:
         headings = figure_columns("classification", votes=10)
-        figures = [report.overall_accuracy, report.mean_class_accuracy, report.voted_accuracy]
+        figures = [getattr(report, field) for field in headings.values()]
         rows = [(f"all {len(report.confusion)}", *(mean_and_std([one]) for one in figures))]
         if report.restricted_accuracy is not None:
             figures = [report.restricted_accuracy, report.restricted_mean_class_accuracy, None]
