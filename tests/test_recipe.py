@@ -133,7 +133,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("augment.offline_copies=-1", "augment.offline_copies must be at least 0, got -1"),
         (
             "augment.offline_copies=2",
-            "augment.offline_copies needs data.dataset=shapenetpart and features tha",
+            "augment.offline_copies needs data.dataset=shapenetpart and features com",
         ),
     ],
 )
