@@ -161,7 +161,7 @@ def test_what_to_start_from_must_be_there_and_fit(tmp_path: Path) -> None:
     recipe = load_recipe(
         "procedural", [*QUICK, f"model.init={tmp_path / 'weights'}", "model.size=base"]
     )
-    with pytest.raises(ValueError, match=r"model.init=.*weights: the weights do not fit the netwo"):
+    with pytest.raises(ValueError, match=r"model.init=.*weights: the checkpoint does not fit the "):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"model.size must be one of 'tiny', 'small', 'base', got"):
