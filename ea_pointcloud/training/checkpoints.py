@@ -18,7 +18,7 @@ WITHIN_CHECKPOINT = Path(FOLDER) / "within.ckpt"  # within the epoch after it
 BATCHES_DONE = "batches_done"  # of the epoch, in a checkpoint within it
 
 
-class Place(NamedTuple):
+class Progress(NamedTuple):
     """How far a run has come.
 
     Args:
@@ -32,13 +32,13 @@ class Place(NamedTuple):
     checkpoint: Path | None = None
 
 
-def furthest(run: Path) -> Place:
+def furthest(run: Path) -> Progress:
     """Where a run can be continued.
 
     Raises:
         ValueError: if a checkpoint is damaged.
     """
-    places = [Place()]
+    found = [Progress()]
     for name in (LAST_CHECKPOINT, WITHIN_CHECKPOINT):
         path = run / name
         if not path.is_file():
@@ -48,10 +48,11 @@ def furthest(run: Path) -> Place:
             epoch, batches = checkpoint["epoch"], checkpoint.get(BATCHES_DONE)
         except Exception as error:
             raise ValueError(
-                f"{path} is damaged ({error}); copy the run folder again, or train anew"
+                f"{path} is damaged ({error}); copy the run folder again, or start a new run"
             ) from error
-        places.append(Place(epoch + 1, 0, path) if batches is None else Place(epoch, batches, path))
-    return max(places, key=lambda place: place[:2])
+        whole = batches is None
+        found.append(Progress(epoch + 1, 0, path) if whole else Progress(epoch, batches, path))
+    return max(found, key=lambda progress: progress[:2])
 
 
 def epochs_done(run: Path) -> int:

@@ -55,17 +55,17 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
         missing = OmegaConf.missing_keys(config)
         if missing:
             raise ValueError(f"{source}: {', '.join(sorted(missing))} must be set")
-        recipe = OmegaConf.to_object(cast("DictConfig", config))
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ValueError(f"{source}: {_explain(error)}") from error
-    assert isinstance(recipe, Recipe)
-    recipe.name = recipe.name or Path(name_or_path).stem
     try:
+        recipe = OmegaConf.to_object(cast("DictConfig", config))
+        assert isinstance(recipe, Recipe)
+        recipe.name = recipe.name or Path(name_or_path).stem
         check_choice("task", recipe.task, TASKS)
         if recipe.model.init is not None and recipe.model.size is None:
             recipe.model.overrides = network_of(recipe.model.init, recipe)
         check_recipe(recipe)
-    except (TypeError, ValueError) as error:
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ValueError(f"recipe {name_or_path}: {error}") from error
     return recipe
 
