@@ -29,7 +29,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        assert call(patch, "train", "procedural", *QUICK, "--run", run) == 0
+        assert call(patch, "train", "procedural", *QUICK, "--run-dir", run) == 0
     return run
 
 
@@ -105,7 +105,7 @@ def test_classify_reports_bad_files_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(monkeypatch, "classify", *files, "--model", run_folder, "--json", "--top", 2) == 1
+    assert call(monkeypatch, "classify", *files, "--model", run_folder, "--json", "--topk", 2) == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in rows] == [str(path) for path in files]
     assert [("error" in row) for row in rows] == [False, True, False, True, True]
@@ -146,8 +146,15 @@ def test_mistakes_end_in_one_line(
     cases = {
         ("train", "modelnet4"): "error: no recipe 'modelnet4'; known are folder, modelnet10",
         ("train", "procedural", "optim.lrr=1"): "error: override 'optim.lrr=1': unknown key 'opti",
-        ("train", "procedural", "--run", "a", "--resume", "b"): "error: --run names a new run and",
-        ("train", "procedural", "--run", run_folder): "error: run folder ",
+        (
+            "train",
+            "procedural",
+            "--run-dir",
+            "a",
+            "--resume",
+            "b",
+        ): "error: --run-dir names a new run and",
+        ("train", "procedural", "--run-dir", run_folder): "error: run folder ",
         (
             "train",
             "procedural",
@@ -213,7 +220,7 @@ def test_ctrl_c_says_how_to_continue(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ea_pointcloud.training.fit.train", interrupted)
-    assert call(monkeypatch, "train", "procedural", "--run", tmp_path / "run") == 130
+    assert call(monkeypatch, "train", "procedural", "--run-dir", tmp_path / "run") == 130
     error = capsys.readouterr().err
     assert f"ea-pointcloud train procedural --resume {tmp_path / 'run'}" in error
 
@@ -225,7 +232,9 @@ def test_several_seeds_are_summarised(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     second = tmp_path / "second"
-    assert call(monkeypatch, "train", "procedural", *QUICK, "trainer.seed=1", "--run", second) == 0
+    assert (
+        call(monkeypatch, "train", "procedural", *QUICK, "trainer.seed=1", "--run-dir", second) == 0
+    )
     assert call(monkeypatch, "evaluate", run_folder, second, "--json") == 0
     reports = json.loads(capsys.readouterr().out)
     a, b = (report["reports"][0]["overall_accuracy"] for report in reports)
@@ -237,7 +246,7 @@ def test_several_seeds_are_summarised(
     assert call(monkeypatch, "evaluate", run_folder, run_folder) == 1
     assert "the runs must have different seeds, got [0, 0]" in capsys.readouterr().err
     third = tmp_path / "third"
-    options = ("trainer.seed=2", "trainer.epochs=1", "--run", third)
+    options = ("trainer.seed=2", "trainer.epochs=1", "--run-dir", third)
     assert call(monkeypatch, "train", "procedural", *QUICK, *options) == 0
     capsys.readouterr()
     assert call(monkeypatch, "evaluate", run_folder, third) == 1
@@ -250,7 +259,7 @@ def test_evaluate_of_part_labels(
     runs = [tmp_path / "first", tmp_path / "second"]
     options = ("trainer.epochs=1", "eval.legacy=true")
     for seed, run in enumerate(runs):
-        arguments = (*PARTS, *options, f"trainer.seed={seed}", "--run", run)
+        arguments = (*PARTS, *options, f"trainer.seed={seed}", "--run-dir", run)
         assert call(monkeypatch, "train", "procedural", *arguments) == 0
     capsys.readouterr()
     assert call(monkeypatch, "evaluate", *runs, "--json") == 0
@@ -294,7 +303,7 @@ def test_legacy_figure_is_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    options = ("eval.legacy=true", "trainer.epochs=1", "--run", run)
+    options = ("eval.legacy=true", "trainer.epochs=1", "--run-dir", run)
     assert call(monkeypatch, "train", "procedural", *QUICK, *options) == 0
     assert call(monkeypatch, "evaluate", run) == 0
     assert "test (legacy, as most papers)" in capsys.readouterr().out

@@ -389,7 +389,7 @@ def test_the_command_line_trains_evaluates_and_says_where_the_clouds_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    streamed = [*trained, "data.resident=false", "--run", run]
+    streamed = [*trained, "data.resident=false", "--run-dir", run]
     assert call(monkeypatch, "train", "modelnet40_ea", *streamed) == 0
     assert f"train: 120 clouds, 0 MB streamed from {folder}" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate", run, "--split", "test", "--json") == 0

@@ -378,7 +378,7 @@ def test_the_command_that_trained() -> None:
 
 def test_the_script_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "none"
-    arguments = [str(missing), "ea-tiny-none", "--out", str(tmp_path)]
+    arguments = [str(missing), "ea-tiny-none", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["publish", *arguments])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("scripts.publish", run_name="__main__")

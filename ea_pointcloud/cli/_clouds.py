@@ -42,15 +42,15 @@ def answers(
         total: how many files there are.
     """
     if engine == "ray":
-        from ea_pointcloud.inference.ray import stream_with_ray
+        from ea_pointcloud.inference.ray import batch_inference_ray
 
-        return stream_with_ray(make_job, predictor, files, device=device)
-    from ea_pointcloud.inference import stream
+        return batch_inference_ray(make_job, predictor, files, device=device)
+    from ea_pointcloud.inference import batch_inference
     from ea_pointcloud.io.pool import default_workers
 
     if workers is None:
         workers = default_workers(total)
-    return stream(make_job(predictor), files, workers=workers)
+    return batch_inference(make_job(predictor), files, workers=workers)
 
 
 def load_predictor(

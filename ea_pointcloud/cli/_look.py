@@ -50,7 +50,7 @@ def check_look(
         ValueError: if they do not go together.
     """
     if attention is None and (slots is not None or top is not None):
-        raise ValueError("--slots and --top choose the slots of a layer; add --attention LAYER")
+        raise ValueError("--slots and --topk choose the slots of a layer; add --attention LAYER")
     if attention is None and not saliency and not critical:
         if model is not None:
             raise ValueError("--model needs --attention LAYER, --saliency or --critical beside it")
@@ -58,7 +58,7 @@ def check_look(
     if model is None:
         raise ValueError("--attention, --saliency and --critical need --model WEIGHTS")
     if slots is not None and top is not None:
-        raise ValueError("--slots and --top both choose the slots; give one of them")
+        raise ValueError("--slots and --topk both choose the slots; give one of them")
     chosen = None
     if slots is not None:
         try:

@@ -105,7 +105,7 @@ class OutputFolder:
             ValueError: if two inputs have the same output, or an output replaces an input.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"--out {self.folder} is a file; name a folder")
+            raise NotADirectoryError(f"--output {self.folder} is a file; name a folder")
         whole = self.folder.resolve()
         roots = [Path(path).resolve() for path in paths]
         # A folder that the outputs' folder is in leaves that out when it is listed.
@@ -129,7 +129,7 @@ class OutputFolder:
                 if written == root or root in written.parents:
                     what = "replace the input" if written == root else "be among the inputs in"
                     raise ValueError(
-                        f"{output} would {what} {root}; choose another folder for --out"
+                        f"{output} would {what} {root}; choose another folder for --output"
                     )
             if output.exists():
                 existing.append(output)

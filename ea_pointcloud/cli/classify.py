@@ -67,9 +67,9 @@ def run(
     model: Model = None,
     recursive: Recursive = False,
     up: Up = "y",
-    rotations: Rotations = 1,
-    denoise: Annotated[
-        bool, typer.Option("--denoise", help="Leave out statistical outliers first.")
+    tta_rotations: Rotations = 1,
+    remove_outliers: Annotated[
+        bool, typer.Option("--remove-outliers", help="Leave out statistical outliers first.")
     ] = False,
     drop_invalid: DropInvalid = False,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
@@ -109,8 +109,8 @@ def run(
     options = {
         "up": up,
         "top": top,
-        "rotations": rotations,
-        "denoise": denoise,
+        "tta_rotations": tta_rotations,
+        "remove_outliers": remove_outliers,
         "drop_invalid": drop_invalid,
     }
     found = partial(find_files, paths, recursive=recursive, exclude=csv)
@@ -172,7 +172,7 @@ def json_row(outcome: "Outcome[Classification]", weights: str) -> dict[str, Any]
         "top": [{"label": candidate.label, "prob": candidate.prob} for candidate in result.top],
         "up": result.up,
         "up_margin": result.up_margin,
-        "unfamiliar": result.unfamiliar,
+        "ood_score": result.ood_score,
         "warning": result.warning,
         "weights": weights,
     }
@@ -180,7 +180,7 @@ def json_row(outcome: "Outcome[Classification]", weights: str) -> dict[str, Any]
 
 def _columns(top: int) -> list[str]:
     others = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "prob")]
-    extras = ["up", "up_margin", "unfamiliar", "warning"]
+    extras = ["up", "up_margin", "ood_score", "warning"]
     return ["file", "label", "prob", *others, *extras, "error"]
 
 
@@ -190,7 +190,7 @@ def _csv_row(outcome: "Outcome[Classification]", top: int) -> list[str]:
         empty = [""] * (len(_columns(top)) - 2)
         return [outcome.file, *empty, outcome.error or ""]
     pairs = [text for candidate in result.top for text in (candidate.label, _short(candidate.prob))]
-    extras = [_short(result.up_margin), _short(result.unfamiliar), result.warning or ""]
+    extras = [_short(result.up_margin), _short(result.ood_score), result.warning or ""]
     return [outcome.file, *pairs, result.up, *extras, ""]
 
 

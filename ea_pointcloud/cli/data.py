@@ -165,7 +165,7 @@ ea-pointcloud data prepare modelnet10
 
 ea-pointcloud data prepare modelnet40 --points 10000 --fps
 
-ea-pointcloud data prepare ~/meshes --up z --out ~/data/mine_ply_hdf5_2048
+ea-pointcloud data prepare ~/meshes --up z --output ~/data/mine_ply_hdf5_2048
 """
 )
 def prepare(

@@ -36,14 +36,14 @@ ea-pointcloud evaluate runs/modelnet10-seed0 --corruptions all --report robust
 
 ea-pointcloud evaluate runs/a --corruptions modelnet-c --reference dgcnn.json
 
-ea-pointcloud evaluate runs/a --corruptions all --denoise --adapt 1
+ea-pointcloud evaluate runs/a --corruptions all --remove-outliers --adapt 1
 
 ea-pointcloud evaluate runs/an-older-run --calibrate
 """
 
 
 def run(
-    run_folders: Annotated[
+    run_dirs: Annotated[
         list[Path],
         typer.Argument(
             metavar="RUN...", help="Run folders, one a seed; with --data also weights by name."
@@ -122,16 +122,17 @@ def run(
             min=1, metavar="N", help="Corrupt N shapes, spread over the split, for a quick look."
         ),
     ] = None,
-    rotations: Annotated[
+    tta_rotations: Annotated[
         int | None,
         typer.Option(
             min=1, help="Under corruptions, average so many turns about the up axis, as classify."
         ),
     ] = None,
-    denoise: Annotated[
+    remove_outliers: Annotated[
         bool,
         typer.Option(
-            "--denoise", help="Under corruptions, leave out statistical outliers, as classify."
+            "--remove-outliers",
+            help="Under corruptions, leave out statistical outliers, as classify.",
         ),
     ] = False,
     adapt: Annotated[
@@ -152,31 +153,31 @@ def run(
 
     check_choice("--split", split, ("train", "val", "test"))
     _check_report(report, worst, force=force)
-    options = _corruption_options(corruptions, rotations, adapt, denoise=denoise)
+    options = _corruption_options(
+        corruptions, tta_rotations, adapt, remove_outliers=remove_outliers
+    )
     if data is not None:
         _no_others_with_data(calibrate, report, farthest_of, corruptions)
-    _check_corruptions(run_folders, split, corruptions, reference, limit)
+    _check_corruptions(run_dirs, split, corruptions, reference, limit)
     if data is not None:
-        _evaluate_on(run_folders, data, split, data_root, device, as_json=as_json)
+        _evaluate_on(run_dirs, data, split, data_root, device, as_json=as_json)
         return
     if corruptions is not None and farthest_of is not None:
         raise ValueError("--corruptions chooses its own points; leave out --farthest-of")
-    check_same_recipe(run_folders)
+    check_same_recipe(run_dirs)
     chosen = resolve_device(device)
     if calibrate:
-        for run in run_folders:
+        for run in run_dirs:
             calibrate_run(run, chosen, data_root=data_root)
-    kept = [None if report is None else answers_for(load_run_recipe(run)) for run in run_folders]
+    kept = [None if report is None else answers_for(load_run_recipe(run)) for run in run_dirs]
     measured = [
-        evaluate_run(
-            run, split, chosen, data_root=data_root, observe=answers, farthest_of=farthest_of
-        )
-        for run, answers in zip(run_folders, kept, strict=True)
+        evaluate_run(run, split, chosen, data_root=data_root, hook=answers, farthest_of=farthest_of)
+        for run, answers in zip(run_dirs, kept, strict=True)
     ]
     robust = []
     if corruptions is not None:
         robust = _measure_corruptions(
-            run_folders, measured, split, corruptions, chosen, reference, limit, options
+            run_dirs, measured, split, corruptions, chosen, reference, limit, options
         )
     if as_json:
         rows = [asdict(one) for one in measured]
@@ -184,16 +185,16 @@ def run(
             row["corruptions"] = [asdict(one) for one in found]
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
     else:
-        for run, one in zip(run_folders, measured, strict=True):
+        for run, one in zip(run_dirs, measured, strict=True):
             _print_run(one, run)
         if len(measured) > 1:
             _print_summary(measured)
         if robust:
-            _print_corruptions(run_folders, robust)
+            _print_corruptions(run_dirs, robust)
     if report is not None:
         page = write_report(
             report,
-            run_folders,
+            run_dirs,
             measured,
             [answers for answers in kept if answers is not None],
             command=shlex.join(["ea-pointcloud", *sys.argv[1:]]),
@@ -261,7 +262,7 @@ def _check_report(folder: Path | None, worst: int | None, *, force: bool) -> Non
 
 
 def _check_corruptions(
-    run_folders: list[Path],
+    run_dirs: list[Path],
     split: str,
     which: str | None,
     reference: Path | None,
@@ -276,27 +277,33 @@ def _check_corruptions(
     from ea_pointcloud.training.corruptions import check_corruptions, read_figures
     from ea_pointcloud.training.run_folder import load_run_recipe
 
-    recipe = load_run_recipe(run_folders[0])
+    recipe = load_run_recipe(run_dirs[0])
     check_corruptions(which, recipe)
     if reference is not None:
         read_figures(reference, recipe, split)
 
 
 def _corruption_options(
-    which: str | None, rotations: int | None, adapt: float | None, *, denoise: bool
+    which: str | None, tta_rotations: int | None, adapt: float | None, *, remove_outliers: bool
 ) -> "InferenceOptions":
     """How the networks are asked about corrupted clouds."""
     from ea_pointcloud.robustness.options import InferenceOptions
 
-    given = {"--rotations": rotations, "--adapt": adapt, "--denoise": denoise or None}
+    given = {
+        "--tta-rotations": tta_rotations,
+        "--adapt": adapt,
+        "--remove-outliers": remove_outliers or None,
+    }
     for option, value in given.items():
         if which is None and value is not None:
             raise ValueError(f"{option} belongs to corruptions; add --corruptions all")
-    return InferenceOptions(rotations=rotations or 1, denoise=denoise, adaptation=adapt)
+    return InferenceOptions(
+        tta_rotations=tta_rotations or 1, remove_outliers=remove_outliers, adaptation=adapt
+    )
 
 
 def _measure_corruptions(
-    run_folders: list[Path],
+    run_dirs: list[Path],
     measured: "list[RunReport]",
     split: str,
     which: str,
@@ -319,15 +326,15 @@ def _measure_corruptions(
             options=options,
             progress=lambda line: typer.echo(line, err=True),
         )
-        for run, one in zip(run_folders, measured, strict=True)
+        for run, one in zip(run_dirs, measured, strict=True)
     ]
 
 
-def _print_corruptions(run_folders: list[Path], robust: "list[list[CorruptionReport]]") -> None:
+def _print_corruptions(run_dirs: list[Path], robust: "list[list[CorruptionReport]]") -> None:
     from ea_pointcloud.cli._output import console
     from ea_pointcloud.report import corruptions
 
-    for run, found in zip(run_folders, robust, strict=True):
+    for run, found in zip(run_dirs, robust, strict=True):
         for one in found:
             _print_table(corruptions.corruption_table(one, f"{run}, {one.benchmark}"))
             console().print(corruptions.corruption_line(one))
@@ -348,13 +355,13 @@ def _print_table(table: "Table") -> None:
     console().print(drawn)
 
 
-def _print_run(report: "RunReport", run_folder: Path) -> None:
+def _print_run(report: "RunReport", run_dir: Path) -> None:
     from ea_pointcloud.cli._output import console
     from ea_pointcloud.report import tables
     from ea_pointcloud.training.measure import SegmentationReport
 
     first = report.reports[0]
-    _print_table(tables.run_table(report, run_folder))
+    _print_table(tables.run_table(report, run_dir))
     if isinstance(first, SegmentationReport):
         _print_table(tables.category_table([first]))
     else:

@@ -14,7 +14,7 @@ EXAMPLES = """Examples:
 
 ea-pointcloud export runs/modelnet10-seed0
 
-ea-pointcloud export runs/modelnet10-seed0 --dynamic-points --out shapes.onnx
+ea-pointcloud export runs/modelnet10-seed0 --dynamic-points --output shapes.onnx
 
 ea-pointcloud export runs/psb_part-seed0 --format torch-export --json
 """
@@ -63,7 +63,7 @@ def run(
     check_choice("--format", file_format, FORMATS)
     suffix = FORMATS[file_format]
     path = Path(Path(model).resolve().name + suffix) if out is None else out
-    check_output("--out", path, (suffix,), force=force)
+    check_output("--output", path, (suffix,), force=force)
     if file_format == "onnx":
         check_onnx()
     network = load_model(model)

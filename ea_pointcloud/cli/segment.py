@@ -55,13 +55,13 @@ NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
 EXAMPLES = """Examples:
 
-ea-pointcloud segment chair.ply --category Chair --out parts
+ea-pointcloud segment chair.ply --category Chair --output parts
 
 ea-pointcloud segment *.off --model runs/a --up z --render parts.png
 
 ea-pointcloud segment scan.pcd --model runs/a --classifier runs/b --json
 
-ea-pointcloud segment scans -r --model runs/a --category chair --out parts
+ea-pointcloud segment scans -r --model runs/a --category chair --output parts
 """
 
 
@@ -105,11 +105,11 @@ def run(
         str | None, typer.Option(metavar="WEIGHTS", help="A classifier that says what they are.")
     ] = None,
     up: Up = "y",
-    rotations: Rotations = 1,
-    denoise: Annotated[
+    tta_rotations: Rotations = 1,
+    remove_outliers: Annotated[
         bool,
         typer.Option(
-            "--denoise",
+            "--remove-outliers",
             help="Leave out statistical outliers; they get the nearest label, at confidence 0.",
         ),
     ] = False,
@@ -133,7 +133,7 @@ def run(
     workers: Workers = None,
     engine: Engine = "local",
     force: Annotated[
-        bool, typer.Option("--force", help="Let --out and --render replace existing files.")
+        bool, typer.Option("--force", help="Let --output and --render replace existing files.")
     ] = False,
     schema: Annotated[bool, json_schema(NAME)] = False,
 ) -> None:
@@ -157,7 +157,12 @@ def run(
     namer = None if classifier is None else Predictor.from_pretrained(classifier, loaded_on)
     predictor.check_segment(category=category, classifier=namer)
 
-    options = {"up": up, "rotations": rotations, "denoise": denoise, "drop_invalid": drop_invalid}
+    options = {
+        "up": up,
+        "tta_rotations": tta_rotations,
+        "remove_outliers": remove_outliers,
+        "drop_invalid": drop_invalid,
+    }
     found = partial(find_files, paths, recursive=recursive, exclude=out)
     tally = Tally(sum(1 for _ in found()), "segmented")
     folder = None

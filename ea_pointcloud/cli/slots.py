@@ -22,7 +22,7 @@ _SHOWN = 5  # slots listed of each class
 
 
 def run(
-    run_folder: Annotated[
+    run_dir: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run folder with external attention.")
     ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
@@ -61,10 +61,10 @@ def run(
 
     check_choice("--split", split, ("train", "val", "test"))
     check_picture(render, force=force)
-    recipe = load_run_recipe(run_folder)
+    recipe = load_run_recipe(run_dir)
     if data_root is not None:
         recipe = replace(recipe, data=replace(recipe.data, root=str(data_root)))
-    model = load_model(str(run_folder)).to(resolve_device(device))
+    model = load_model(str(run_dir)).to(resolve_device(device))
     assert isinstance(model, (Classifier, Segmenter))
     depth = len(attention_layers(model))
     check_range("--layer", layer, -depth, depth - 1)
@@ -82,7 +82,7 @@ def run(
         rows = [usage.as_dict() for usage in usages]
         typer.echo(json.dumps(rows, indent=2, allow_nan=False))
     else:
-        _print_tables(usages, shown, f"{run_folder}: {int(shown.shapes.sum())} {split} shapes")
+        _print_tables(usages, shown, f"{run_dir}: {int(shown.shapes.sum())} {split} shapes")
     if render is not None:
         from ea_pointcloud.viz.attention import usage_heatmap
 

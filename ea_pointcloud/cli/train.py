@@ -10,7 +10,7 @@ EXAMPLES = """Examples:
 
 ea-pointcloud train procedural
 
-ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run runs/a
+ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a
 
 ea-pointcloud train modelnet10 --resume runs/a
 
@@ -36,13 +36,11 @@ def run(
             metavar="KEY=VALUE", help="Values to replace; runs/NAME/recipe.yaml shows them all."
         ),
     ] = None,
-    run_folder: Annotated[
+    run_dir: Annotated[
         Path | None,
         typer.Option(
-            "--run",
-            "--run-folder",  # torchrun takes --run for the beginning of its own --run-path
-            help="Run folder; runs/RECIPE-seedN without it, of a folder runs/FOLDER-seedN. After "
-            "torchrun only the longer name works.",
+            "--run-dir",
+            help="Run folder; runs/RECIPE-seedN or runs/FOLDER-seedN if omitted.",
         ),
     ] = None,
     resume: Annotated[
@@ -60,10 +58,10 @@ def run(
     """Train a recipe."""
     from ea_pointcloud.training.recipe import load_recipe, run_name
 
-    if resume is not None and run_folder is not None:
-        raise ValueError("--run names a new run and --resume a stopped one; give one of them")
+    if resume is not None and run_dir is not None:
+        raise ValueError("--run-dir names a new run and --resume a stopped one; give one of them")
     resolved = load_recipe(recipe, overrides if resume is None else None)
-    folder = resume or run_folder or Path("runs") / run_name(resolved)
+    folder = resume or run_dir or Path("runs") / run_name(resolved)
     if auto_resume and (folder / "recipe.yaml").is_file():
         resume = folder
     if resume is not None:
@@ -109,7 +107,7 @@ def run(
     if status is None:
         say(f"done; next: ea-pointcloud evaluate {folder} --split test")
         return
-    place = furthest(folder)
+    progress = furthest(folder)
     command = f"ea-pointcloud train {recipe} --resume {folder}"
-    say(f"stopped; to continue after epoch {place.epochs}, batch {place.batches}: {command}")
+    say(f"stopped; to continue after epoch {progress.epochs}, batch {progress.batches}: {command}")
     raise typer.Exit(status)

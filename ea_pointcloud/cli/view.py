@@ -73,7 +73,7 @@ def run(
         ),
     ] = None,
     slots: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Which slots; see --top without it.")
+        str | None, typer.Option(metavar="A,B,...", help="Which slots; see --topk without it.")
     ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="How many of the slots used most; 6 without it.")

@@ -5,14 +5,14 @@ from ea_pointcloud.inference.batch import (
     Outcome,
     Outcomes,
     Segmented,
+    batch_inference,
     classification,
     segmentation,
-    stream,
 )
 from ea_pointcloud.inference.classify import Candidate, Classification
 from ea_pointcloud.inference.files import Found, find_files
 from ea_pointcloud.inference.predictor import Predictor
-from ea_pointcloud.inference.preprocess import CloudLike, Prepared
+from ea_pointcloud.inference.preprocess import CloudLike, ModelInput
 from ea_pointcloud.inference.segment import Segmentation
 
 __all__ = [
@@ -21,14 +21,14 @@ __all__ = [
     "CloudLike",
     "Found",
     "Job",
+    "ModelInput",
     "Outcome",
     "Outcomes",
     "Predictor",
-    "Prepared",
     "Segmentation",
     "Segmented",
+    "batch_inference",
     "classification",
     "find_files",
     "segmentation",
-    "stream",
 ]

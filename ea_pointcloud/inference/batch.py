@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ea_pointcloud.inference.classify import Classification
 from ea_pointcloud.inference.predictor import Predictor
-from ea_pointcloud.inference.preprocess import Prepared, prepare
+from ea_pointcloud.inference.preprocess import ModelInput, preprocess
 from ea_pointcloud.inference.segment import Segmentation
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.io.pool import WorkerDied, map_ahead
@@ -67,7 +67,9 @@ class Job(Generic[Loaded, Result]):
     ahead: int
 
 
-def stream(job: Job[Loaded, Result], files: Iterable[str], *, workers: int = 0) -> Outcomes[Result]:
+def batch_inference(
+    job: Job[Loaded, Result], files: Iterable[str], *, workers: int = 0
+) -> Outcomes[Result]:
     """Answer file by file, in order; one that fails is an outcome with an error.
 
     Memory is bounded by the batch and what is loaded ahead, however many files there are. The
@@ -150,9 +152,9 @@ def classification(
     predictor: Predictor,
     *,
     up: str = "y",
-    top: int = 3,
-    rotations: int = 1,
-    denoise: bool = False,
+    topk: int = 3,
+    tta_rotations: int = 1,
+    remove_outliers: bool = False,
     drop_invalid: bool = False,
 ) -> Job[Sent, Classification]:
     """Name the class of each file; for the options see :meth:`Predictor.classify`.
@@ -162,29 +164,31 @@ def classification(
     """
     predictor.check_classify()
     load = partial(
-        _load_prepared,
+        _load_input,
         spec=predictor.model.data_spec,
         up=up,
-        denoise=denoise,
+        remove_outliers=remove_outliers,
         drop_invalid=drop_invalid,
     )
-    answer = partial(_classify, predictor, top=top, rotations=rotations)
+    answer = partial(_classify, predictor, topk=topk, tta_rotations=tta_rotations)
     return Job(load, answer, BATCH_SIZE, ahead=8)
 
 
-def _load_prepared(
-    file: str, *, spec: DataSpec, up: str, denoise: bool, drop_invalid: bool
+def _load_input(
+    file: str, *, spec: DataSpec, up: str, remove_outliers: bool, drop_invalid: bool
 ) -> Sent:
-    """A :class:`Prepared` in numpy: torch would send each tensor through a file descriptor."""
-    prepared = prepare(read_cloud(file, drop_invalid=drop_invalid), spec, up=up, denoise=denoise)
+    """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
+    prepared = preprocess(
+        read_cloud(file, drop_invalid=drop_invalid), spec, up=up, remove_outliers=remove_outliers
+    )
     return prepared.xyz.numpy(), prepared.up
 
 
 def _classify(
-    predictor: Predictor, sent: list[Sent], *, top: int, rotations: int
+    predictor: Predictor, sent: list[Sent], *, topk: int, tta_rotations: int
 ) -> list[Classification]:
-    prepared = [Prepared(torch.from_numpy(xyz), up) for xyz, up in sent]
-    return predictor.classify_prepared(prepared, top=top, rotations=rotations)
+    inputs = [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
+    return predictor.classify(inputs, topk=topk, tta_rotations=tta_rotations)
 
 
 class Segmented(NamedTuple):
@@ -200,8 +204,8 @@ def segmentation(
     up: str = "y",
     category: str | None = None,
     classifier: Predictor | None = None,
-    rotations: int = 1,
-    denoise: bool = False,
+    tta_rotations: int = 1,
+    remove_outliers: bool = False,
     drop_invalid: bool = False,
 ) -> Job[Cloud, Segmented]:
     """Name the part of every point of each file; for the options see :meth:`Predictor.segment`.
@@ -217,8 +221,8 @@ def segmentation(
         up=up,
         category=category,
         classifier=classifier,
-        rotations=rotations,
-        denoise=denoise,
+        tta_rotations=tta_rotations,
+        remove_outliers=remove_outliers,
     )
     # Clouds come at full resolution, perhaps a million points each.
     return Job(load, partial(_segment, segment), batch_size=1, ahead=2)

@@ -8,21 +8,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud.inference.classify import embed_clouds
-from ea_pointcloud.inference.preprocess import prepare
-from ea_pointcloud.models import Classifier, Familiarity
+from ea_pointcloud.inference.preprocess import preprocess
+from ea_pointcloud.models import Classifier, MahalanobisDetector
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.
 _SHRINKAGE = 1e-3
 
 
-class Answers(NamedTuple):
+class ClassifierOutput(NamedTuple):
     """What a classifier makes of n clouds."""
 
     features: Tensor  # (n, C) float32, what the last layer is given
     logits: Tensor  # (n, K) float32, at temperature 1
 
 
-def ask(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> Answers:
+def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> ClassifierOutput:
     """Ask a classifier about clouds, prepared as the :class:`~ea_pointcloud.Predictor` does.
 
     Args:
@@ -32,11 +32,11 @@ def ask(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> Answers:
     clouds = []
     for sample in samples:
         xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
-        clouds.append(prepare(xyz.numpy(), model.data_spec).xyz)
-    return Answers(*embed_clouds(model, clouds))
+        clouds.append(preprocess(xyz.numpy(), model.data_spec).xyz)
+    return ClassifierOutput(*embed_clouds(model, clouds))
 
 
-def fit_temperature(logits: Tensor, label: Tensor) -> float:
+def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
     """The temperature under which the labels are the most probable.
 
     Where all labels are found right, the likelihood alone would ask for certainty: a weak prior
@@ -73,7 +73,7 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
     return float(log_temperature.detach().exp())
 
 
-def fit_familiarity(features: Tensor, label: Tensor, held_out: Tensor) -> Familiarity:
+def fit_detector(features: Tensor, label: Tensor, held_out: Tensor) -> MahalanobisDetector:
     """Learn what is familiar.
 
     Args:
@@ -98,6 +98,6 @@ def fit_familiarity(features: Tensor, label: Tensor, held_out: Tensor) -> Famili
     covariance += floor * torch.eye(len(covariance), dtype=torch.float64)
     # d^T S^-1 d = |d L^-T|^2 with S = L L^T.
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T.contiguous()
-    found = Familiarity(means.float(), whitening.float(), torch.empty(0))
+    found = MahalanobisDetector(means.float(), whitening.float(), torch.empty(0))
     distances = found.distance(held_out.float()).sort().values
-    return Familiarity(found.class_means, found.whitening, distances)
+    return MahalanobisDetector(found.class_means, found.whitening, distances)

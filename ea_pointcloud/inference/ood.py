@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_range
-from ea_pointcloud.inference.calibration import Answers, fit_familiarity
+from ea_pointcloud.inference.calibration import ClassifierOutput, fit_detector
 
 NEIGHBORS = 10  # the one whose distance counts
 
 
 @dataclass(frozen=True)
-class Separation:
+class OODMetrics:
     """How well a score tells known from unknown.
 
     Args:
@@ -25,7 +25,9 @@ class Separation:
     fpr95: float
 
 
-def strangeness(train: Answers, label: Tensor, asked: Answers) -> dict[str, Tensor]:
+def ood_scores(
+    train: ClassifierOutput, label: Tensor, asked: ClassifierOutput
+) -> dict[str, Tensor]:
     """Several scores of each cloud, higher for one that is less like those of training.
 
     Args:
@@ -42,8 +44,8 @@ def strangeness(train: Answers, label: Tensor, asked: Answers) -> dict[str, Tens
         al. 2021, arXiv 2106.09022 (relative); Sun et al., ICML 2022 (neighbours).
     """
     check_range("NEIGHBORS", NEIGHBORS, 1, len(train.features), "clouds of training")
-    near = fit_familiarity(train.features, label, train.features)
-    anyhow = fit_familiarity(train.features, torch.zeros_like(label), train.features)
+    near = fit_detector(train.features, label, train.features)
+    anyhow = fit_detector(train.features, torch.zeros_like(label), train.features)
     unit, known = F.normalize(asked.features, dim=-1), F.normalize(train.features, dim=-1)
     mahalanobis = near.distance(asked.features)
     probs = asked.logits.softmax(-1)
@@ -61,7 +63,7 @@ def strangeness(train: Answers, label: Tensor, asked: Answers) -> dict[str, Tens
     }
 
 
-def separation(known: Tensor, unknown: Tensor) -> Separation:
+def ood_metrics(known: Tensor, unknown: Tensor) -> OODMetrics:
     """How well a score tells clouds apart.
 
     Args:
@@ -71,7 +73,7 @@ def separation(known: Tensor, unknown: Tensor) -> Separation:
     Raises:
         ValueError: if there are no clouds on a side.
     """
-    return Separation(auroc(known, unknown), false_positive_rate(known, unknown))
+    return OODMetrics(auroc(known, unknown), false_positive_rate(known, unknown))
 
 
 def auroc(known: Tensor, unknown: Tensor) -> float:
@@ -96,11 +98,11 @@ def false_positive_rate(known: Tensor, unknown: Tensor, recall: float = 0.95) ->
 
 
 def compare_scores(
-    train: Answers, label: Tensor, known: Answers, unknown: Answers
-) -> dict[str, Separation]:
-    """Every score of :func:`strangeness`, by how well it tells ``unknown`` from ``known``."""
-    of_known, of_unknown = (strangeness(train, label, asked) for asked in (known, unknown))
-    return {name: separation(of_known[name], of_unknown[name]) for name in of_known}
+    train: ClassifierOutput, label: Tensor, known: ClassifierOutput, unknown: ClassifierOutput
+) -> dict[str, OODMetrics]:
+    """Every score of :func:`ood_scores`, by how well it tells ``unknown`` from ``known``."""
+    of_known, of_unknown = (ood_scores(train, label, asked) for asked in (known, unknown))
+    return {name: ood_metrics(of_known[name], of_unknown[name]) for name in of_known}
 
 
 def _check_scores(known: Tensor, unknown: Tensor) -> None:

@@ -14,10 +14,10 @@ from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
 from ea_pointcloud.inference.classify import (
     Candidate,
     Classification,
-    classify_prepared,
+    classify_inputs,
 )
-from ea_pointcloud.inference.fuse_bn import fold_batch_norm
-from ea_pointcloud.inference.preprocess import AUTO, CloudLike, Prepared, prepare
+from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
+from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
 from ea_pointcloud.inference.segment import (
     Segmentation,
     category_place,
@@ -64,7 +64,7 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
         self.precision = precision
-        self._folded = fold_batch_norm(self.model)
+        self._fused = fuse_batch_norm(self.model)
 
     @classmethod
     def from_pretrained(
@@ -86,100 +86,99 @@ class Predictor:
     @overload
     def classify(
         self,
-        clouds: CloudLike,
+        clouds: CloudLike | ModelInput,
         *,
         up: str = ...,
-        top: int = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        topk: int = ...,
+        tta_rotations: int = ...,
+        remove_outliers: bool = ...,
     ) -> Classification: ...
 
     @overload
     def classify(
         self,
-        clouds: Sequence[CloudLike],
+        clouds: Sequence[CloudLike | ModelInput],
         *,
         up: str = ...,
-        top: int = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        topk: int = ...,
+        tta_rotations: int = ...,
+        remove_outliers: bool = ...,
     ) -> list[Classification]: ...
 
     def classify(
         self,
-        clouds: CloudLike | Sequence[CloudLike],
+        clouds: CloudLike | ModelInput | Sequence[CloudLike | ModelInput],
         *,
         up: str = "y",
-        top: int = 3,
-        rotations: int = 1,
-        denoise: bool = False,
+        topk: int = 3,
+        tta_rotations: int = 1,
+        remove_outliers: bool = False,
     ) -> Classification | list[Classification]:
         """Name the class of one cloud, or of each cloud of a list.
 
-        The same as :meth:`prepare` for each, then :meth:`classify_prepared`.
-
         Args:
-            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
+            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, what
+                :meth:`preprocess` made of one of these, or a list of them.
             up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``: the one
-                that makes the cloud the most like those of training.
-            top: candidates kept, >= 1; at most the number of classes come back.
-            rotations: turns about the up axis whose probabilities are averaged, >= 1.
-            denoise: leave out statistical outliers first.
+                that makes the cloud the most like those of training. With ``remove_outliers``
+                settled for those that are preprocessed.
+            topk: candidates kept, >= 1; at most the number of classes come back.
+            tta_rotations: turns about the up axis whose probabilities are averaged, >= 1.
+            remove_outliers: leave out statistical outliers first.
 
         Raises:
             FileNotFoundError: if a file is missing.
             ValueError: if a file or array holds no usable points, or the weights are a segmenter's.
         """
         if not isinstance(clouds, (list, tuple)):
-            options = {"up": up, "top": top, "rotations": rotations, "denoise": denoise}
+            options = {
+                "up": up,
+                "topk": topk,
+                "tta_rotations": tta_rotations,
+                "remove_outliers": remove_outliers,
+            }
             return self.classify([clouds], **options)[0]  # pyright: ignore
-        self.check_classify()
-        check_count("top", top)
-        check_count("rotations", rotations)
-        prepared = [self.prepare(cloud, up=up, denoise=denoise) for cloud in clouds]
-        return self.classify_prepared(prepared, top=top, rotations=rotations)
+        model = self._classifier()
+        check_count("topk", topk)
+        check_count("tta_rotations", tta_rotations)
+        inputs = [
+            cloud
+            if isinstance(cloud, ModelInput)
+            else self.preprocess(cloud, up=up, remove_outliers=remove_outliers)
+            for cloud in clouds
+        ]
+        with self._layers():
+            return classify_inputs(model, inputs, topk=topk, tta_rotations=tta_rotations)
 
-    def prepare(self, cloud: CloudLike, *, up: str = "y", denoise: bool = False) -> Prepared:
-        """See :func:`ea_pointcloud.inference.preprocess.prepare`, which needs no model.
+    def preprocess(
+        self, cloud: CloudLike, *, up: str = "y", remove_outliers: bool = False
+    ) -> ModelInput:
+        """See :func:`ea_pointcloud.inference.preprocess.preprocess`, which needs no model.
 
         Raises:
             FileNotFoundError: if a file is missing.
             ValueError: if a file or array holds no usable points.
         """
-        return prepare(cloud, self.model.data_spec, up=up, denoise=denoise)
-
-    def classify_prepared(
-        self, prepared: Sequence[Prepared], *, top: int = 3, rotations: int = 1
-    ) -> list[Classification]:
-        """Name the class of clouds that :meth:`prepare` has prepared; for the rest see classify.
-
-        Raises:
-            ValueError: if the weights are a segmenter's.
-        """
-        check_count("top", top)
-        check_count("rotations", rotations)
-        model = self._classifier()
-        with self._layers():
-            return classify_prepared(model, prepared, top=top, rotations=rotations)
+        return preprocess(cloud, self.model.data_spec, up=up, remove_outliers=remove_outliers)
 
     def adapt(
         self,
         clouds: Sequence[CloudLike],
         *,
         up: str = "y",
-        denoise: bool = False,
+        remove_outliers: bool = False,
         weight: float = 1.0,
     ) -> "Predictor":
         """A predictor for clouds that all differ from those of training in the same way.
 
         The batch normalisations take their statistics from these clouds, as those of a sensor that
         was not in training, see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`. Labels
-        are not needed. This predictor stays as it is; the new one has no measure of the unfamiliar.
+        are not needed. This predictor stays as it is; the new one has no OOD score.
 
         Args:
             clouds: at least 16, of the mixture of classes that is going to be asked about.
             up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``.
-            denoise: leave out statistical outliers first.
+            remove_outliers: leave out statistical outliers first.
             weight: of the new statistics, 0 < weight <= 1; the rest is that of training's.
 
         Raises:
@@ -191,7 +190,10 @@ class Predictor:
         self.check_classify()
         check_enough(len(clouds))
         assert isinstance(self.model, Classifier)
-        posed = [to_y_up(self.prepare(cloud, up=up, denoise=denoise).xyz, up) for cloud in clouds]
+        posed = [
+            to_y_up(self.preprocess(cloud, up=up, remove_outliers=remove_outliers).xyz, up)
+            for cloud in clouds
+        ]
         lengths = torch.tensor([len(xyz) for xyz in posed])
         xyz = pad_sequence(posed, batch_first=True).to(self.device)
         mask = (torch.arange(xyz.shape[1]) < lengths[:, None]).to(self.device)
@@ -206,8 +208,8 @@ class Predictor:
         up: str = ...,
         category: str | None = ...,
         classifier: "Predictor | None" = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        tta_rotations: int = ...,
+        remove_outliers: bool = ...,
     ) -> Segmentation: ...
 
     @overload
@@ -218,8 +220,8 @@ class Predictor:
         up: str = ...,
         category: str | None = ...,
         classifier: "Predictor | None" = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        tta_rotations: int = ...,
+        remove_outliers: bool = ...,
     ) -> list[Segmentation]: ...
 
     def segment(
@@ -229,8 +231,8 @@ class Predictor:
         up: str = "y",
         category: str | None = None,
         classifier: "Predictor | None" = None,
-        rotations: int = 1,
-        denoise: bool = False,
+        tta_rotations: int = 1,
+        remove_outliers: bool = False,
     ) -> Segmentation | list[Segmentation]:
         """Name the part of every point of one cloud, or of each cloud of a list.
 
@@ -239,7 +241,7 @@ class Predictor:
         told each in turn. Networks on all points see every point; grouped ones see the farthest
         points, as many as in training, and all points get what their three nearest of those have.
         Weights that know how small the parts of training were average over neighbours and leave out
-        parts that are smaller, see :func:`~ea_pointcloud.inference.postprocess.refine`.
+        parts that are smaller, see :func:`~ea_pointcloud.inference.postprocess.postprocess`.
 
         Args:
             clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
@@ -249,9 +251,9 @@ class Predictor:
                 certain.
             category: of all these clouds, one of the model's, in upper or lower case.
             classifier: names the category of each cloud; its classes are categories of the model.
-            rotations: turns about the up axis whose probabilities are averaged, >= 1.
-            denoise: leave out statistical outliers; they get the label of the nearest point that
-                is left, at confidence 0.
+            tta_rotations: turns about the up axis whose probabilities are averaged, >= 1.
+            remove_outliers: leave out statistical outliers; they get the label of the nearest
+                point that is left, at confidence 0.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -260,12 +262,12 @@ class Predictor:
         """
         if not isinstance(clouds, (list, tuple)):
             options = {"up": up, "category": category, "classifier": classifier}
-            options |= {"rotations": rotations, "denoise": denoise}
+            options |= {"tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
             return self.segment([clouds], **options)[0]  # pyright: ignore
         check_choice("up", up, (*AXES, AUTO))
-        check_count("rotations", rotations)
+        check_count("tta_rotations", tta_rotations)
         self.check_segment(category=category, classifier=classifier)
-        options = {"up": up, "rotations": rotations, "denoise": denoise}
+        options = {"up": up, "tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
         return [self._segment_one(cloud, category, classifier, **options) for cloud in clouds]
 
     def check_classify(self) -> None:
@@ -305,20 +307,20 @@ class Predictor:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
 
     def _classifier(self) -> Classifier:
-        if not isinstance(self._folded, Classifier):
+        if not isinstance(self._fused, Classifier):
             raise ValueError(
                 f"these weights are of {type(self.model).__name__}, which labels points; use "
                 "segment, or give the weights of a classifier"
             )
-        return self._folded
+        return self._fused
 
     def _segmenter(self) -> Segmenter:
-        if not isinstance(self._folded, Segmenter):
+        if not isinstance(self._fused, Segmenter):
             raise ValueError(
                 f"these weights are of {type(self.model).__name__}, which names whole clouds; use "
                 "classify, or give the weights of a segmenter"
             )
-        return self._folded
+        return self._fused
 
     def _segment_one(
         self,
@@ -335,7 +337,7 @@ class Predictor:
         if category is not None:
             place, source = category_place(spec, category, "category"), "given"
         elif classifier is not None:
-            named, source = classifier.classify(cloud, up=up, top=1, **options), "classifier"
+            named, source = classifier.classify(cloud, up=up, topk=1, **options), "classifier"
             place = category_place(spec, named.label, "the class found by the classifier")
             up = named.up
         with self._layers():

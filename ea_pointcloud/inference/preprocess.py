@@ -19,24 +19,26 @@ from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermo
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 
 AUTO = "auto"  # the axis that is up is left to the network
-DENOISE_NEIGHBORS = 16
-DENOISE_DEVIATIONS = 2.5
+OUTLIER_NEIGHBORS = 16
+OUTLIER_DEVIATIONS = 2.5
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class ModelInput:
     """A cloud as the network shall see it, but for the axis that is up.
 
     Args:
         xyz: (n, 3) float32 on the CPU, in the unit sphere, axes as in the input.
-        up: the axis that is up, or ``"auto"``; see :func:`prepare`.
+        up: the axis that is up, or ``"auto"``; see :func:`preprocess`.
     """
 
     xyz: Tensor
     up: str
 
 
-def prepare(cloud: CloudLike, spec: DataSpec, *, up: str = "y", denoise: bool = False) -> Prepared:
+def preprocess(
+    cloud: CloudLike, spec: DataSpec, *, up: str = "y", remove_outliers: bool = False
+) -> ModelInput:
     """Centre and scale a cloud and choose the points that a classifier is given.
 
     Needs the description of the weights and not the network, and gives the same in any process.
@@ -45,7 +47,7 @@ def prepare(cloud: CloudLike, spec: DataSpec, *, up: str = "y", denoise: bool = 
         cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
         spec: what the network expects, its ``data_spec``.
         up: the axis that is up in the cloud, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``.
-        denoise: leave out statistical outliers, see :func:`inliers`.
+        remove_outliers: leave out statistical outliers, see :func:`inliers`.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -53,11 +55,11 @@ def prepare(cloud: CloudLike, spec: DataSpec, *, up: str = "y", denoise: bool = 
     """
     check_choice("up", up, (*AXES, AUTO))
     xyz = torch.from_numpy(coordinates(cloud))
-    if denoise:
+    if remove_outliers:
         xyz = xyz[inliers(xyz)]
     posed = normalize_unit_sphere(xyz[None]).float()
     chosen = gather_points(posed, farthest_points(posed, spec.num_points))[0]
-    return Prepared(chosen, up)
+    return ModelInput(chosen, up)
 
 
 def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
@@ -115,13 +117,13 @@ def inliers(xyz: Tensor) -> Tensor:
     if len(xyz) < 3:
         return torch.ones(len(xyz), dtype=torch.bool, device=xyz.device)
     near = normalize_unit_sphere(xyz[None]).float()
-    sq_dist, _ = knn(near, near, min(DENOISE_NEIGHBORS + 1, len(xyz)))
+    sq_dist, _ = knn(near, near, min(OUTLIER_NEIGHBORS + 1, len(xyz)))
     mean = sq_dist[0, :, 1:].sqrt().mean(1)  # without the point itself, at distance 0
-    return mean <= mean.mean() + DENOISE_DEVIATIONS * mean.std()
+    return mean <= mean.mean() + OUTLIER_DEVIATIONS * mean.std()
 
 
 def preference(unlike: Tensor) -> tuple[int, float]:
-    """The lowest of some measures of strangeness, and how clearly it is the lowest.
+    """The lowest of some measures of ood_scores, and how clearly it is the lowest.
 
     Args:
         unlike: (P,), P >= 2, each at least 0.

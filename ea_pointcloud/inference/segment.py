@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
-from ea_pointcloud.inference.postprocess import refine
+from ea_pointcloud.inference.postprocess import postprocess
 from ea_pointcloud.inference.preprocess import (
     AUTO,
     coordinates,
@@ -97,8 +97,8 @@ def segment_points(
     *,
     up: str,
     category: int | None,
-    rotations: int,
-    denoise: bool,
+    tta_rotations: int,
+    remove_outliers: bool,
 ) -> tuple[PointLabels, str, float | None]:
     """Label every point of a cloud.
 
@@ -108,9 +108,9 @@ def segment_points(
         up: the axis that is up, or ``"auto"``: the one under which the parts are the most certain.
         category: its place. A network that is told and a cloud without one: it is told each
             category in turn, and takes the one whose parts it then finds the most probable.
-        rotations: turns about the up axis whose probabilities are averaged.
-        denoise: leave out statistical outliers; they get the label of the nearest point that is
-            left, at confidence 0.
+        tta_rotations: turns about the up axis whose probabilities are averaged.
+        remove_outliers: leave out statistical outliers; they get the label of the nearest point
+            that is left, at confidence 0.
 
     Returns:
         The labels, the axis taken for up, and by how much ``"auto"`` preferred it.
@@ -123,7 +123,9 @@ def segment_points(
     features = None
     if model.data_spec.features == "normals":
         features = torch.from_numpy(normals(cloud)).to(device)
-    kept = inliers(xyz) if denoise else torch.ones(len(xyz), dtype=torch.bool, device=device)
+    kept = (
+        inliers(xyz) if remove_outliers else torch.ones(len(xyz), dtype=torch.bool, device=device)
+    )
     if features is not None:
         features = features[kept][None]
     margin, posed = None, normalize_unit_sphere(xyz[kept][None]).float()
@@ -132,7 +134,7 @@ def segment_points(
     turned = None if features is None else to_y_up(features, up)
     if category is None and model.config.num_categories:
         category = most_probable_category(model, *_seen(model, to_y_up(posed, up), turned))
-    found = label_points(model, to_y_up(posed, up), turned, category, rotations=rotations)
+    found = label_points(model, to_y_up(posed, up), turned, category, tta_rotations=tta_rotations)
     return _with_outliers(found, xyz, kept), up, margin
 
 
@@ -181,14 +183,14 @@ def label_points(
     features: Tensor | None = None,
     category: int | None = None,
     *,
-    rotations: int = 1,
+    tta_rotations: int = 1,
 ) -> PointLabels:
     """Label every point of one cloud.
 
     A network without neighbourhoods sees them all. Others see the farthest ones, as many as in
     training, and their probabilities are carried to all points. Where the weights know how small
-    the parts of training were, the probabilities are refined first, see
-    :func:`~ea_pointcloud.inference.postprocess.refine`.
+    the parts of training were, the probabilities are postprocessed first, see
+    :func:`~ea_pointcloud.inference.postprocess.postprocess`.
 
     Args:
         model: in evaluation mode; its ``data_spec`` names categories and parts.
@@ -197,7 +199,7 @@ def label_points(
         category: of the cloud. Without it, and of a network that knows categories, the one whose
             parts are the most probable, summed over all points; the labels are the best among its
             parts.
-        rotations: turns about y whose probabilities are averaged.
+        tta_rotations: turns about y whose probabilities are averaged.
 
     Returns:
         For every point, ties to the lowest part.
@@ -208,9 +210,9 @@ def label_points(
     spec = model.data_spec
     seen, known = network_input(model, xyz, features)
     logits = _point_logits(model, seen, known, category)
-    if rotations > 1:  # of the points chosen once; normals turn with them
+    if tta_rotations > 1:  # of the points chosen once; normals turn with them
         logits = logits.log_softmax(-1)
-        for turn in turns_about_y(rotations, xyz.device)[1:]:
+        for turn in turns_about_y(tta_rotations, xyz.device)[1:]:
             turned = None if features is None or known is None else known @ turn
             other = _point_logits(model, *network_input(model, seen @ turn, turned), category)
             logits = logits.logaddexp(other.log_softmax(-1))
@@ -223,9 +225,9 @@ def label_points(
     own = range(len(spec.class_names)) if category is None else spec.parts[category]
     ids = torch.tensor(own, device=xyz.device)
     probs = logits[:, ids].softmax(-1)
-    if spec.least_share:
-        least = torch.tensor(spec.least_share, device=xyz.device)[ids]
-        probs = refine(probs[None], seen, least)[0]
+    if spec.min_part_fraction:
+        least = torch.tensor(spec.min_part_fraction, device=xyz.device)[ids]
+        probs = postprocess(probs[None], seen, least)[0]
     best = [probs.max(-1) for probs in _carried(probs, seen, xyz)]
     labels = ids[torch.cat([place for _, place in best])]
     return PointLabels(labels, torch.cat([value for value, _ in best]), category)
