@@ -463,8 +463,8 @@ def test_a_training_ends_with_calibration_and_evaluate_can_do_it_later(
         assert len(found.detector.distances) == 28
     first = json.loads(evaluate("--json"))[0]["reports"][0]["calibration"]
     assert first["temperature"] == pytest.approx(trained[0].temperature)  # pyright: ignore
-    assert 0 <= first["before"] <= 1
-    assert 0 <= first["after"] <= 1
+    assert 0 <= first["ece"] <= 1
+    assert 0 <= first["ece_calibrated"] <= 1
 
 
 def test_a_run_that_was_trained_on_val_is_not_calibrated(tmp_path: Path) -> None:

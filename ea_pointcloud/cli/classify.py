@@ -72,7 +72,7 @@ def run(
         bool, typer.Option("--remove-outliers", help="Leave out statistical outliers first.")
     ] = False,
     drop_invalid: DropInvalid = False,
-    top: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
+    topk: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
     csv: Annotated[
         Path | None,
         typer.Option(
@@ -105,10 +105,10 @@ def run(
     check_picture(render, force=force)
     weights, predictor = load_predictor(model, DEFAULT_CLASSIFIER, device, engine=engine)
     predictor.check_classify()
-    top = min(top, len(predictor.model.data_spec.class_names))
+    topk = min(topk, len(predictor.model.data_spec.class_names))
     options = {
         "up": up,
-        "top": top,
+        "topk": topk,
         "tta_rotations": tta_rotations,
         "remove_outliers": remove_outliers,
         "drop_invalid": drop_invalid,
@@ -118,13 +118,13 @@ def run(
     log = None
     if csv is not None:
         made_with = {"command": NAME, "model": weights, "weights": fingerprint(weights), **options}
-        log = CsvLog(csv, _columns(top), made_with, force=force)
+        log = CsvLog(csv, _columns(topk), made_with, force=force)
         tally.earlier, tally.earlier_errors = log.count(file.path for file in found())
     pictured: dict[str, Classification] = {}
 
     def show(outcome: "Outcome[Classification]") -> None:
         if log is not None:
-            log.write(_csv_row(outcome, top))
+            log.write(_csv_row(outcome, topk))
         if json_rows is not None:
             json_rows.add(json_row(outcome, weights))
         if pages is not None:
@@ -178,16 +178,16 @@ def json_row(outcome: "Outcome[Classification]", weights: str) -> dict[str, Any]
     }
 
 
-def _columns(top: int) -> list[str]:
-    others = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "prob")]
+def _columns(topk: int) -> list[str]:
+    others = [f"{name}_{place}" for place in range(2, topk + 1) for name in ("label", "prob")]
     extras = ["up", "up_margin", "ood_score", "warning"]
     return ["file", "label", "prob", *others, *extras, "error"]
 
 
-def _csv_row(outcome: "Outcome[Classification]", top: int) -> list[str]:
+def _csv_row(outcome: "Outcome[Classification]", topk: int) -> list[str]:
     result = outcome.result
     if result is None:
-        empty = [""] * (len(_columns(top)) - 2)
+        empty = [""] * (len(_columns(topk)) - 2)
         return [outcome.file, *empty, outcome.error or ""]
     pairs = [text for candidate in result.top for text in (candidate.label, _short(candidate.prob))]
     extras = [_short(result.up_margin), _short(result.ood_score), result.warning or ""]

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from ea_pointcloud.explain import AttentionMap, Subject
     from ea_pointcloud.io import Cloud
 
-TOP = 6  # slots shown where none are named
+TOPK = 6  # slots shown where none are named
 
 
 @dataclass(frozen=True)
-class Look:
+class AttentionView:
     """What was asked for.
 
     Args:
         model: where the weights are.
         attention: layer, 0 is the first and -1 the last; None for no slots.
         slots: memory slots; None for the most used.
-        top: how many of those.
+        topk: how many of those.
         saliency: the gradient of the most probable class.
         critical: channels of the pooled feature that each point wins.
     """
@@ -30,26 +30,26 @@ class Look:
     model: str
     attention: int | None
     slots: tuple[int, ...] | None
-    top: int
+    topk: int
     saliency: bool
     critical: bool
 
 
-def check_look(
+def check_attention(
     *,
     model: str | None,
     attention: int | None,
     slots: str | None,
-    top: int | None,
+    topk: int | None,
     saliency: bool,
     critical: bool,
-) -> Look | None:
+) -> AttentionView | None:
     """The options of ``view`` on a network; None without any.
 
     Raises:
         ValueError: if they do not go together.
     """
-    if attention is None and (slots is not None or top is not None):
+    if attention is None and (slots is not None or topk is not None):
         raise ValueError("--slots and --topk choose the slots of a layer; add --attention LAYER")
     if attention is None and not saliency and not critical:
         if model is not None:
@@ -57,7 +57,7 @@ def check_look(
         return None
     if model is None:
         raise ValueError("--attention, --saliency and --critical need --model WEIGHTS")
-    if slots is not None and top is not None:
+    if slots is not None and topk is not None:
         raise ValueError("--slots and --topk both choose the slots; give one of them")
     chosen = None
     if slots is not None:
@@ -65,11 +65,11 @@ def check_look(
             chosen = tuple(int(slot) for slot in slots.split(","))
         except ValueError:
             raise ValueError(f"--slots must be numbers such as 3,17, got {slots}") from None
-    return Look(model, attention, chosen, top or TOP, saliency, critical)
+    return AttentionView(model, attention, chosen, topk or TOPK, saliency, critical)
 
 
-def draw_look(
-    look: Look,
+def draw_attention(
+    view: AttentionView,
     clouds: "Sequence[Cloud]",
     titles: Sequence[str],
     up: str,
@@ -85,7 +85,7 @@ def draw_look(
     from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
     from ea_pointcloud.viz.interactive import write_page
 
-    points, values, columns = look_at(look, clouds, up)
+    points, values, columns = attention_values(view, clouds, up)
     if html is not None:
         made = scalar_figure(points[0], values[0], columns, title=titles[0], **drawing)
         write_page(made, html)
@@ -99,8 +99,8 @@ def draw_look(
                 show(xyz, color_by=scalars[:, place], title=f"{title}: {column}", **drawing)
 
 
-def look_at(
-    look: Look, clouds: "Sequence[Cloud]", up: str
+def attention_values(
+    view: AttentionView, clouds: "Sequence[Cloud]", up: str
 ) -> "tuple[list[np.ndarray], list[np.ndarray], list[str]]":
     """Ask the network.
 
@@ -108,7 +108,7 @@ def look_at(
     attention alone is carried to all points.
 
     Args:
-        look: what was asked for.
+        view: what was asked for.
         clouds: what is looked at.
         up: the axis that is up in them.
 
@@ -134,25 +134,25 @@ def look_at(
     )
     from ea_pointcloud.models import load_model
 
-    model: Any = load_model(look.model).to(resolve_device("auto"))
-    if look.attention is not None:
+    model: Any = load_model(view.model).to(resolve_device("auto"))
+    if view.attention is not None:
         depth = len(attention_layers(model))
-        check_range("--attention", look.attention, -depth, depth - 1)
+        check_range("--attention", view.attention, -depth, depth - 1)
     subjects = [subject_of(model, cloud, up=up) for cloud in clouds]
-    thinned = look.saliency or look.critical
+    thinned = view.saliency or view.critical
     points = [subject.seen if thinned else subject.xyz for subject in subjects]
     columns: list[str] = []
     values: list[list[torch.Tensor]] = [[] for _ in clouds]
-    if look.attention is not None:
-        maps = _maps(model, subjects, look.attention, look.slots)
-        if look.slots is None:
-            maps = _maps(model, subjects, look.attention, most_used(maps, look.top))
+    if view.attention is not None:
+        maps = _maps(model, subjects, view.attention, view.slots)
+        if view.slots is None:
+            maps = _maps(model, subjects, view.attention, most_used(maps, view.topk))
         columns = [f"slot {slot}" for slot in maps[0].slots]
         for one, xyz, found in zip(maps, points, values, strict=True):
             found.append(one.at(xyz)[0])
     for wanted, heading, measure in (
-        (look.saliency, "saliency", saliency),
-        (look.critical, "channels won", critical_points),
+        (view.saliency, "saliency", saliency),
+        (view.critical, "channels won", critical_points),
     ):
         if wanted:
             columns.append(heading)
