@@ -30,7 +30,7 @@ def run(
     file_format: Annotated[
         str, typer.Option("--format", metavar="onnx|torch-export", help="What to write.")
     ] = "onnx",
-    out: Annotated[
+    output: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Where to; MODEL's name, here, with .onnx or .pt2 without it."
@@ -62,7 +62,7 @@ def run(
 
     check_choice("--format", file_format, FORMATS)
     suffix = FORMATS[file_format]
-    path = Path(Path(model).resolve().name + suffix) if out is None else out
+    path = Path(Path(model).resolve().name + suffix) if output is None else output
     check_output("--output", path, (suffix,), force=force)
     if file_format == "onnx":
         check_onnx()

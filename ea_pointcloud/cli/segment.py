@@ -114,7 +114,7 @@ def run(
         ),
     ] = False,
     drop_invalid: DropInvalid = False,
-    out: Annotated[
+    output: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
@@ -163,10 +163,10 @@ def run(
         "remove_outliers": remove_outliers,
         "drop_invalid": drop_invalid,
     }
-    found = partial(find_files, paths, recursive=recursive, exclude=out)
+    found = partial(find_files, paths, recursive=recursive, exclude=output)
     tally = Tally(sum(1 for _ in found()), "segmented")
     folder = None
-    if out is not None:
+    if output is not None:
         made_with = {
             "command": NAME,
             "model": weights,
@@ -175,7 +175,7 @@ def run(
             "classifier": None if classifier is None else fingerprint(classifier),
             **options,
         }
-        folder = OutputFolder(out, file_format, made_with)
+        folder = OutputFolder(output, file_format, made_with)
         tally.earlier = folder.begin(found(), paths, force=force)
     pictured: dict[str, Segmented] = {}
 
@@ -213,7 +213,7 @@ def run(
     except KeyboardInterrupt:
         raise stopped(tally, goes_on=folder is not None) from None
     if folder is not None and tally.done > tally.errors:
-        typer.echo(f"wrote {tally.done - tally.errors:,} files into {out}", err=True)
+        typer.echo(f"wrote {tally.done - tally.errors:,} files into {output}", err=True)
     if render is not None and pictured:
         _render(render, pictured)
     finish(tally)
