@@ -195,7 +195,7 @@ def test_an_adaptation_is_to_all_clouds_of_a_set() -> None:
         (InferenceOptions(adaptation=1.0), "with batch-norm adaptation"),
         (
             InferenceOptions(tta_rotations=4, adaptation=0.5),
-            "with batch-norm adaptation of weight 0.5, averaged over 4 tta_rotations",
+            "with batch-norm adaptation of weight 0.5, averaged over 4 rotations",
         ),
     ],
 )
