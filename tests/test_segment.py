@@ -305,13 +305,13 @@ def test_what_cannot_be_segmented(xyz: np.ndarray) -> None:
         predictor.classify(xyz)
     with pytest.raises(ValueError, match="of EASegmenter, which labels points; use segment, or"):
         predictor.segment(xyz, classifier=free)
-    with pytest.raises(ValueError, match="of EAClassifier, which names whole clouds; use classify"):
+    with pytest.raises(ValueError, match="of EAClassifier, which classifies whole clouds; use"):
         namer.segment(xyz)
     nameless = Predictor(segmenter(spec=DataSpec(NAMES)), "cpu")
-    with pytest.raises(ValueError, match="category is 'Mug', but these weights know no categories"):
+    with pytest.raises(ValueError, match="category is 'Mug', but these weights have no categories"):
         nameless.segment(xyz, category="Mug")
     partless = DataSpec(NAMES, category_names=("Mug", "Bag"), parts=((0, 1), ()))
-    with pytest.raises(ValueError, match="category is 'bag', of which these weights know no parts"):
+    with pytest.raises(ValueError, match="category is 'bag', of which these weights have no parts"):
         Predictor(segmenter(spec=partless), "cpu").segment(xyz, category="bag")
 
 
@@ -518,7 +518,7 @@ def test_mistakes_are_told_before_the_work(
         (a, *mug, "--render", "a.jpg"): "--render must name a .png file, got a.jpg",
         (a, *mug, "--classifier", "b"): "--category and --classifier both name the category; give",
         (a, *model, "--classifier", weights): "of EASegmenter, which labels points; use segment",
-        (a, "--model", tmp_path / "classes"): "of EAClassifier, which names whole clouds; use cla",
+        (a, "--model", tmp_path / "classes"): "of EAClassifier, which classifies whole clouds",
         (a, "--model", "nowhere"): "no folder nowhere; give a folder of weights",
     }
     for arguments, words in cases.items():

@@ -1,9 +1,11 @@
-"""What ``view`` shows of a trained network: slots, saliency and critical points on clouds."""
+"""Slots, saliency and critical points of a trained network, as ``view`` draws them on clouds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,10 +15,32 @@ if TYPE_CHECKING:
 
 TOPK = 6  # slots shown where none are named
 
+Attention = Annotated[
+    int | None,
+    typer.Option(
+        metavar="LAYER",
+        help="Colour by the weight of memory slots; 0 is the first layer, -1 the last.",
+    ),
+]
+Slots = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Which slots; those used most (--topk) if omitted."),
+]
+Topk = Annotated[
+    int | None, typer.Option(min=1, help=f"How many of the slots used most; {TOPK} if omitted.")
+]
+Saliency = Annotated[
+    bool, typer.Option("--saliency", help="Colour by the gradient of the class at each point.")
+]
+Critical = Annotated[
+    bool,
+    typer.Option("--critical", help="Colour by the pooled channels whose maximum is each point."),
+]
+
 
 @dataclass(frozen=True)
 class AttentionView:
-    """What was asked for.
+    """What of a network is drawn.
 
     Args:
         model: where the weights are.
@@ -36,11 +60,11 @@ class AttentionView:
 
 
 def check_attention(
-    *,
     model: str | None,
     attention: int | None,
     slots: str | None,
     topk: int | None,
+    *,
     saliency: bool,
     critical: bool,
 ) -> AttentionView | None:
@@ -79,8 +103,6 @@ def draw_attention(
     pixels: dict[str, int],
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
-    import typer
-
     from ea_pointcloud.viz import show
     from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
     from ea_pointcloud.viz.interactive import write_page
@@ -102,14 +124,14 @@ def draw_attention(
 def attention_values(
     view: AttentionView, clouds: "Sequence[Cloud]", up: str
 ) -> "tuple[list[np.ndarray], list[np.ndarray], list[str]]":
-    """Ask the network.
+    """Values of the network at points of clouds.
 
     Saliency and critical points are of the points that the network sees, and these are drawn then;
     attention alone is carried to all points.
 
     Args:
-        view: what was asked for.
-        clouds: what is looked at.
+        view: what is drawn.
+        clouds: N clouds.
         up: the axis that is up in them.
 
     Returns:

@@ -1,9 +1,12 @@
 """``ea-pointcloud train``: a recipe into a run folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ea_pointcloud.training.recipe_keys import Recipe
 
 NAME = "train"
 EXAMPLES = """Examples:
@@ -18,6 +21,20 @@ ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a
 
 ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume
 """
+
+
+RunDir = Annotated[
+    Path | None, typer.Option(help="Run folder; runs/RECIPE-seedN or runs/FOLDER-seedN if omitted.")
+]
+Resume = Annotated[Path | None, typer.Option(help="Continue the stopped run in this folder.")]
+AutoResume = Annotated[
+    bool,
+    typer.Option(
+        "--auto-resume",
+        help="Continue the run in the run folder where there is one, else start it: one command "
+        "for jobs that may be started again.",
+    ),
+]
 
 
 def run(
@@ -36,30 +53,15 @@ def run(
             metavar="KEY=VALUE", help="Values to replace; runs/NAME/recipe.yaml shows them all."
         ),
     ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--run-dir",
-            help="Run folder; runs/RECIPE-seedN or runs/FOLDER-seedN if omitted.",
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Continue the stopped run in this folder.")
-    ] = None,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            "--auto-resume",
-            help="Continue the run in the run folder where there is one, else start it: one "
-            "command for jobs that may be started again.",
-        ),
-    ] = False,
+    run_dir: RunDir = None,
+    resume: Resume = None,
+    auto_resume: AutoResume = False,
 ) -> None:
     """Train a recipe."""
-    from ea_pointcloud.training.recipe import load_recipe, run_name
-
     if resume is not None and run_dir is not None:
         raise ValueError("--run-dir names a new run and --resume a stopped one; give one of them")
+    from ea_pointcloud.training.recipe import load_recipe, run_name
+
     resolved = load_recipe(recipe, overrides if resume is None else None)
     folder = resume or run_dir or Path("runs") / run_name(resolved)
     if auto_resume and (folder / "recipe.yaml").is_file():
@@ -71,6 +73,10 @@ def run(
             raise ValueError(f"{resume} is a run of the recipe {stored.name}, not {resolved.name}")
         resolved = stored
 
+    _train(recipe, resolved, folder, resume=resume is not None)
+
+
+def _train(name: str, recipe: "Recipe", folder: Path, *, resume: bool) -> None:
     # Only now the libraries that take seconds: an error in the recipe shows at once.
     import logging
 
@@ -83,23 +89,23 @@ def run(
 
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
-    leads = processes_of(resolved.trainer).leads
+    leads = processes_of(recipe.trainer).leads
 
     def say(text: str) -> None:
         if leads:
             typer.echo(text, err=True)
 
     if leads:
-        check_run(resolved, folder, resume=resume is not None)
-    device = resolve_device(resolved.trainer.device)
-    total = resolved.trainer.epochs
+        check_run(recipe, folder, resume=resume)
+    device = resolve_device(recipe.trainer.device)
+    total = recipe.trainer.epochs
     if (folder / COMPLETE_FILE).exists():
         say(f"{folder} is complete ({total} of {total} epochs)")
         return
-    say(f"training {resolved.name} on {device} into {folder}")
+    say(f"training {recipe.name} on {device} into {folder}")
     status = None
     try:
-        train(resolved, folder, resume=resume is not None)
+        train(recipe, folder, resume=resume)
     except KeyboardInterrupt:
         status = 130
     except TrainingTerminatedError as error:
@@ -108,6 +114,6 @@ def run(
         say(f"done; next: ea-pointcloud evaluate {folder} --split test")
         return
     progress = furthest(folder)
-    command = f"ea-pointcloud train {recipe} --resume {folder}"
+    command = f"ea-pointcloud train {name} --resume {folder}"
     say(f"stopped; to continue after epoch {progress.epochs}, batch {progress.batches}: {command}")
     raise typer.Exit(status)

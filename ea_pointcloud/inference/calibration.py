@@ -1,4 +1,4 @@
-"""What is fitted to the answers of a trained classifier: a temperature, and what is familiar."""
+"""Fits to outputs of a trained classifier: a temperature, an out-of-distribution detector."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -16,14 +16,14 @@ _SHRINKAGE = 1e-3
 
 
 class ClassifierOutput(NamedTuple):
-    """What a classifier makes of n clouds."""
+    """Outputs of a classifier for n clouds."""
 
-    features: Tensor  # (n, C) float32, what the last layer is given
+    features: Tensor  # (n, C) float32, the input of the last layer
     logits: Tensor  # (n, K) float32, at temperature 1
 
 
 def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> ClassifierOutput:
-    """Ask a classifier about clouds, prepared as the :class:`~ea_pointcloud.Predictor` does.
+    """Outputs for clouds, preprocessed as by the :class:`~ea_pointcloud.Predictor`.
 
     Args:
         model: in evaluation mode.
@@ -39,8 +39,8 @@ def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) ->
 def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
     """The temperature under which the labels are the most probable.
 
-    Where all labels are found right, the likelihood alone would ask for certainty: a weak prior
-    (the logarithm of the temperature is normal, mean 0, deviation 1) keeps a few clouds from it.
+    Where every label is predicted correctly, the likelihood alone would drive the temperature to 0:
+    a weak prior (its logarithm is normal, mean 0, deviation 1) prevents that for few clouds.
 
     Args:
         logits: (n, K), finite.
@@ -74,11 +74,11 @@ def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
 
 
 def fit_detector(features: Tensor, label: Tensor, held_out: Tensor) -> MahalanobisDetector:
-    """Learn what is familiar.
+    """Fit a detector of clouds that are out of distribution.
 
     Args:
         features: (n, C) of training clouds.
-        label: (n,) int64, their classes; a class without clouds is no neighbour to be near to.
+        label: (n,) int64, their classes; those without clouds are left out.
         held_out: (V, C) features of validation clouds.
 
     Raises:
@@ -89,9 +89,9 @@ def fit_detector(features: Tensor, label: Tensor, held_out: Tensor) -> Mahalanob
             f"features and held_out must have rows, got {len(features)} and {len(held_out)}"
         )
     scaled = F.normalize(features.double(), dim=-1)
-    occurring, place = label.unique(return_inverse=True)
-    means = torch.stack([scaled[place == index].mean(0) for index in range(len(occurring))])
-    offset = scaled - means[place]
+    occurring, index = label.unique(return_inverse=True)
+    means = torch.stack([scaled[index == each].mean(0) for each in range(len(occurring))])
+    offset = scaled - means[index]
     covariance = offset.T @ offset / len(offset)
     spread = covariance.trace() / len(covariance)
     floor = (_SHRINKAGE * spread).clamp_min(torch.finfo(torch.float32).tiny)

@@ -28,18 +28,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Classification:
-    """What a cloud was taken for.
+    """The class of a cloud.
 
     Args:
         label: the most probable class.
         prob: its probability.
         top: the candidates, most probable first.
-        up: the axis that was taken for up.
+        up: the axis that is up.
         up_margin: by how much ``up="auto"`` preferred it, see
             :func:`~ea_pointcloud.inference.preprocess.preference`; None where the axis was given.
-        ood_score: the share of the validation clouds that are less unusual than this one; None
-            where the weights have no calibration.
-        warning: a sentence for the user where the cloud is unlike anything in training.
+        ood_score: the fraction of the validation clouds that are nearer to the training clouds;
+            None where the weights have no calibration.
+        warning: a sentence for the user where the cloud is out of distribution.
     """
 
     label: str
@@ -64,15 +64,15 @@ def classify_inputs(
 ) -> list[Classification]:
     """Classify preprocessed clouds.
 
-    Where a cloud's axis is left open, it is brought into the pose that is the most familiar: each
-    of x, y and z up, facing four ways, for weights know one side of an object from another.
-    Without a calibration that is the pose of the highest probability, which finds fewer right.
+    Where a cloud's axis is ``"auto"``, it is brought into the pose that is nearest to training:
+    each of x, y and z up, facing four ways, as training is not invariant to the facing. Without a
+    calibration that is the pose of the highest probability, which is correct for fewer.
 
     Args:
         model: in evaluation mode.
         inputs: from :func:`~ea_pointcloud.inference.preprocess.preprocess`.
         topk: candidates kept, >= 1.
-        tta_rotations: turns about the up axis whose probabilities are averaged, >= 1.
+        tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
     """
     results = []
     for start in range(0, len(inputs), _TOGETHER):
@@ -105,7 +105,7 @@ def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:
 
 
 def _anomaly(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
-    """(B,) how strange poses are: the distance to training, or what is missing to certainty."""
+    """(B,) the distance of poses to the training clouds; without a detector 1 - probability."""
     if model.calibration is None or model.calibration.detector is None:
         return 1 - class_probs(model, logits).amax(-1)
     return model.calibration.detector.distance(features)
@@ -139,14 +139,14 @@ def _result(
 
 @torch.inference_mode()
 def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Ask a classifier about clouds of different sizes; what is in the same batch does not matter.
+    """Features and logits of clouds of any sizes, independent of what is in the same batch.
 
     Args:
         model: in evaluation mode.
         clouds: each (n, 3) float32, posed as the model expects; on any device.
 
     Returns:
-        features: (B, C) float32 on the CPU, what the last layer is given.
+        features: (B, C) float32 on the CPU, the input of the last layer.
         logits: (B, classes) float32 on the CPU, at temperature 1.
     """
     last, embedded, logits = model.head[-1], [], []
@@ -172,13 +172,13 @@ def class_probs(model: Classifier, logits: Tensor) -> Tensor:
 def turned_probs(
     model: Classifier, xyz: Tensor, mask: Tensor | None = None, *, tta_rotations: int = 1
 ) -> Tensor:
-    """(B, classes) probabilities, averaged over turns about y.
+    """(B, classes) probabilities, averaged over rotations about y.
 
     Args:
         model: in evaluation mode.
         xyz: (B, N, 3), posed as the model expects, on its device; every point is seen.
         mask: (B, N) bool, True = real point.
-        tta_rotations: how many turns, >= 1.
+        tta_rotations: their number, >= 1.
     """
     turns = turns_about_y(tta_rotations, xyz.device).to(xyz.dtype)
     each = [class_probs(model, model(xyz @ turn, mask=mask).float()) for turn in turns]

@@ -1,7 +1,7 @@
-"""From the probabilities of a segmenter to parts: what neighbours agree on, and what is too small.
+"""Postprocessing of part probabilities: smoothing over neighbours, removal of parts too small.
 
-A part that a shape lacks, yet a few stray points are given, is the most expensive mistake there is
-in instance mIoU: the part counts 0 in place of 1.
+A part that a shape lacks, yet a few points are assigned to, is the most expensive error in instance
+mIoU: the part counts 0 instead of 1.
 """
 
 from collections.abc import Sequence

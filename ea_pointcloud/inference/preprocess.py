@@ -1,4 +1,4 @@
-"""From a file or array to the points that a network shall see; the network itself is not asked."""
+"""Preprocessing of a file or array to the points that a network sees; needs no network."""
 
 import math
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermo
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 
-AUTO = "auto"  # the axis that is up is left to the network
+AUTO = "auto"  # the network decides which axis is up
 OUTLIER_NEIGHBORS = 16
 OUTLIER_DEVIATIONS = 2.5
 
 
 @dataclass(frozen=True, eq=False)
 class ModelInput:
-    """A cloud as the network shall see it, but for the axis that is up.
+    """A cloud as the network sees it, except for the axis that is up.
 
     Args:
         xyz: (n, 3) float32 on the CPU, in the unit sphere, axes as in the input.
@@ -39,9 +39,7 @@ class ModelInput:
 def preprocess(
     cloud: CloudLike, spec: DataSpec, *, up: str = "y", remove_outliers: bool = False
 ) -> ModelInput:
-    """Centre and scale a cloud and choose the points that a classifier is given.
-
-    Needs the description of the weights and not the network, and gives the same in any process.
+    """Centre and scale a cloud and choose the points that a classifier sees.
 
     Args:
         cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
@@ -122,18 +120,18 @@ def inliers(xyz: Tensor) -> Tensor:
     return mean <= mean.mean() + OUTLIER_DEVIATIONS * mean.std()
 
 
-def preference(unlike: Tensor) -> tuple[int, float]:
-    """The lowest of some measures of ood_scores, and how clearly it is the lowest.
+def preference(scores: Tensor) -> tuple[int, float]:
+    """The lowest of some scores, and how clearly it is the lowest.
 
     Args:
-        unlike: (P,), P >= 2, each at least 0.
+        scores: (P,), P >= 2, each at least 0.
 
     Returns:
-        best: its place, the first among equals.
+        best: its index, the first among equals.
         margin: 1 - lowest / next, from 0 (a tie) to 1.
     """
-    order = unlike.argsort(stable=True)
-    lowest, following = unlike[order[:2]].tolist()
+    order = scores.argsort(stable=True)
+    lowest, following = scores[order[:2]].tolist()
     return int(order[0]), 1 - lowest / following if following > 0 else 0.0
 
 
@@ -157,16 +155,16 @@ def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
 def network_input(
     model: Classifier | Segmenter, xyz: Tensor, features: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """What a network is given of a posed cloud: which points, and what follows from them.
+    """The input of a network for a posed cloud: chosen points, and descriptors computed from them.
 
     Args:
         model: its ``data_spec`` says how many points it was trained on, and with what features.
         xyz: (1, N, 3) float32, posed as the model expects.
-        features: (1, N, F) that do not follow from the coordinates.
+        features: (1, N, F) of the file, such as normals.
 
     Returns:
         seen: (1, n, 3) the farthest points, as many as in training, or ``xyz`` itself where the
-            cloud has no more or the network knows no neighbourhoods.
+            cloud has no more or the network has no neighbourhoods.
         features: (1, n, F) of those, or None.
     """
     spec, seen = model.data_spec, xyz

@@ -137,7 +137,7 @@ class _Answer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         loaded = [pickle.loads(value) for value in batch["loaded"]]
-        found = outcomes(self._job.answer, list(batch["file"]), loaded)
+        found = outcomes(self._job.predict, list(batch["file"]), loaded)
         return {
             "index": batch["index"],
             "outcome": [pickle.dumps(outcome, protocol=5) for outcome in found],

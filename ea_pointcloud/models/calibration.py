@@ -1,4 +1,4 @@
-"""What is stored beside trained weights: a temperature, and how far clouds are from training.
+"""Calibration stored with trained weights: a temperature, and an out-of-distribution detector.
 
 ``inference/calibration.py`` fits both, ``training/calibrate.py`` does it for a run.
 """
@@ -16,15 +16,16 @@ WARN_BEYOND = 0.98
 
 @dataclass(frozen=True, eq=False)
 class MahalanobisDetector:
-    """How far clouds lie from those of training, as the last layer of a classifier sees them.
+    """Detects clouds that are far from those of training.
 
-    The Mahalanobis distance of the features, scaled to length 1, to the nearest class of training.
+    The score is the Mahalanobis distance of the features before the last layer, scaled to length 1,
+    to the nearest class of training.
 
     Args:
         class_means: (K, C) float32, the mean of the scaled features of each class.
         whitening: (C, C) float32, makes their common covariance the identity.
         distances: (V,) float32, those of the validation clouds, ascending.
-        threshold: share of them beyond which a cloud deserves a warning.
+        threshold: fraction of them beyond which a cloud is out of distribution.
 
     Reference:
         Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS
@@ -42,21 +43,21 @@ class MahalanobisDetector:
         return (offset @ self.whitening).norm(dim=-1).amin(-1)
 
     def ood_score(self, distance: float) -> float:
-        """The share of the validation clouds that are nearer."""
+        """The fraction of the validation clouds that are nearer."""
         return int((self.distances < distance).sum()) / len(self.distances)
 
     def is_ood(self, distance: float) -> bool:
-        """Whether a cloud deserves a warning.
+        """Whether a cloud is out of distribution.
 
-        Counted as if the cloud were one more among those of validation: fewer than 49 of them
-        never show that at most one in fifty is as unusual.
+        Counted as if the cloud were one more of the validation clouds: fewer than 49 of these never
+        show that at most one in fifty is as far.
         """
         return int((self.distances < distance).sum()) >= self.threshold * (len(self.distances) + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was found out about trained weights on validation clouds.
+    """What was fitted to trained weights on validation clouds.
 
     Args:
         temperature: > 0, divides the logits before the softmax.
