@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud.cli import _clouds, _report
+from ea_pointcloud.cli import _batch, _output
+from ea_pointcloud.cli._resume import CsvLog
 from ea_pointcloud.inference import Job, batch, batch_inference, find_files
 from ea_pointcloud.inference.batch import EXPECTED, Outcome, classification, segmentation
 from ea_pointcloud.io.pool import WorkerDied, map_ahead, without_interrupts
@@ -237,7 +238,7 @@ def paths_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_gives_what_each_file_gives_alone(
+def test_a_batch_gives_what_each_file_gives_alone(
     predictor: Predictor, scans: Path, workers: int
 ) -> None:
     files = paths_below(scans)
@@ -280,8 +281,8 @@ def test_a_batch_that_fails_is_answered_one_by_one() -> None:
     assert list(batch_inference(job, ["b"])) == [Outcome("b", error="out of memory")]
 
 
-def test_the_command_preloads_what_the_stream_does() -> None:
-    assert _clouds.PRELOAD == batch.PRELOAD
+def test_the_command_preloads_what_the_batch_does() -> None:
+    assert _batch.PRELOAD == batch.PRELOAD
 
 
 def test_a_worker_that_dies_is_an_error_of_its_file() -> None:
@@ -430,10 +431,11 @@ def test_names_of_any_bytes(
 ) -> None:  # fmt: skip
     folder = tmp_path / "odd"
     folder.mkdir()
-    for name in (b"a,\"b'.npy", b"line\nbreak.npy", b"\xff\xfe.npy", "größe.npy".encode()):
+    odd = (b"a,\"b'.npy", b"line\nbreak.npy", b"carriage\rreturn.npy", b"\xff\xfe.npy")
+    for name in (*odd, "größe.npy".encode()):
         np.save(os.fsdecode(os.path.join(os.fsencode(folder), name)), np.eye(3))  # noqa: PTH118
     options = ("--model", weights, "--csv", tmp_path / "out.csv")
-    for earlier in ("4 of 4 files classified, 0", "4 of 4 files classified, 4 by an earlier run"):
+    for earlier in ("5 of 5 files classified, 0", "5 of 5 files classified, 5 by an earlier run"):
         assert call(monkeypatch, "classify", folder, *options) == 0
         error = capsys.readouterr().err
         assert earlier.removesuffix(", 0") in error
@@ -441,6 +443,39 @@ def test_names_of_any_bytes(
     assert "größe.npy" in capsys.readouterr().out
     assert call(monkeypatch, "classify", folder, "--model", weights, "--json") == 0
     assert os.fsencode(json.loads(capsys.readouterr().out)[-1]["file"]).endswith(b"\xff\xfe.npy")
+
+
+def test_another_process_is_kept_from_a_csv(
+    classify: "partial[int]", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl")
+    assert classify() == 1
+    before = (tmp_path / "out.csv").read_bytes()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+    code += "print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "out.csv")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for options in ((), ("--force",)):
+            capsys.readouterr()
+            assert classify(*options) == 1
+            assert "out.csv is being written by another process; wait" in capsys.readouterr().err
+        other.communicate()
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert classify() == 1
+
+
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n"])
+def test_rows_come_back_as_they_were_written(tmp_path: Path, end: str) -> None:
+    columns, rows = ["file", "warning", "error"], [[f'a"{end}.ply', end, ""], [f"b{end}", "", "x"]]
+    made_with = {"command": "classify"}
+    with CsvLog(tmp_path / "a.csv", columns, made_with, force=False) as log:
+        for row in rows:
+            log.write(row)
+    assert rows_of(tmp_path / "a.csv") == [columns, *rows]
+    with CsvLog(tmp_path / "a.csv", columns, made_with, force=False) as log:
+        assert log._done == {rows[0][0]: False, rows[1][0]: True}
 
 
 def test_ctrl_c_leaves_whole_rows_and_says_how_to_go_on(
@@ -473,7 +508,7 @@ def test_tables_come_in_pages(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_report, "PAGE", 15)
+    monkeypatch.setattr(_output, "PAGE", 15)
     assert call(monkeypatch, "classify", scans, "-r", "--model", weights) == 1
     output = capsys.readouterr()
     assert output.out.count("probability") == 3

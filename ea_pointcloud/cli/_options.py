@@ -66,6 +66,11 @@ Root = Annotated[
 ]
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *commands])
+
+
 def json_schema(command: str) -> Any:
     """The option ``--json-schema`` of a command, which prints its schema and ends."""
 

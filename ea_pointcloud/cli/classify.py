@@ -16,16 +16,12 @@ if TYPE_CHECKING:
     from ea_pointcloud.inference import Classification, Outcome
 
 NAME = "classify"
-EXAMPLES = """Examples:
-
-ea-pointcloud classify chair.ply
-
-ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json
-
-ea-pointcloud classify scans -r --model runs/a --up auto --csv scans.csv
-
-ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud classify chair.ply",
+    "ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json",
+    "ea-pointcloud classify scans -r --model runs/a --up auto --csv scans.csv",
+    "ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png",
+)
 HEADINGS = ("file", "class", "probability", "next", "up", "warning")
 
 Csv = Annotated[

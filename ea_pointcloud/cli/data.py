@@ -9,14 +9,11 @@ from ea_pointcloud.cli import data_download, data_prepare
 from ea_pointcloud.cli._output import print_json, print_table
 
 NAME = "data"
-EXAMPLES = """Examples:
-
-ea-pointcloud data list
-
-ea-pointcloud data download modelnet40_ply_hdf5_2048
-
-ea-pointcloud data prepare modelnet10
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud data list",
+    "ea-pointcloud data download modelnet40_ply_hdf5_2048",
+    "ea-pointcloud data prepare modelnet10",
+)
 
 app = typer.Typer(
     help="List, download, prepare and verify data sets.",
@@ -28,12 +25,10 @@ app = typer.Typer(
 
 @app.command(
     "list",
-    epilog="""Examples:
-
-ea-pointcloud data list
-
-ea-pointcloud data list --root ~/data --json
-""",
+    epilog=opt.examples(
+        "ea-pointcloud data list",
+        "ea-pointcloud data list --root ~/data --json",
+    ),
 )
 def list_sets(root: opt.Root = None, as_json: opt.AsJson = False) -> None:
     """Show the known data sets, which are in place, and their terms."""
@@ -69,12 +64,10 @@ for command in (data_download, data_prepare):
 
 
 @app.command(
-    epilog="""Examples:
-
-ea-pointcloud data verify modelnet40_ply_hdf5_2048
-
-ea-pointcloud data verify ~/data/modelnet10_ply_hdf5_2048 --json
-"""
+    epilog=opt.examples(
+        "ea-pointcloud data verify modelnet40_ply_hdf5_2048",
+        "ea-pointcloud data verify ~/data/modelnet10_ply_hdf5_2048 --json",
+    )
 )
 def verify(
     name: Annotated[

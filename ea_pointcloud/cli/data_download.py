@@ -9,14 +9,11 @@ from ea_pointcloud.cli import _options as opt
 from ea_pointcloud.cli._output import log_to_stderr, progress_bar
 
 NAME = "download"
-EXAMPLES = """Examples:
-
-ea-pointcloud data download modelnet40_ply_hdf5_2048
-
-ea-pointcloud data download shapenetpart --root ~/data
-
-ea-pointcloud data download scanobjectnn --from-file ~/Downloads/h5_files.zip
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud data download modelnet40_ply_hdf5_2048",
+    "ea-pointcloud data download shapenetpart --root ~/data",
+    "ea-pointcloud data download scanobjectnn --from-file ~/Downloads/h5_files.zip",
+)
 
 FromFile = Annotated[
     Path | None,

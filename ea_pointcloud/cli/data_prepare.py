@@ -12,14 +12,11 @@ if TYPE_CHECKING:
     from ea_pointcloud.datasets.catalog import CatalogEntry
 
 NAME = "prepare"
-EXAMPLES = """Examples:
-
-ea-pointcloud data prepare modelnet10
-
-ea-pointcloud data prepare modelnet40 --points 10000 --fps
-
-ea-pointcloud data prepare ~/meshes --up z --output ~/data/mine_ply_hdf5_2048
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud data prepare modelnet10",
+    "ea-pointcloud data prepare modelnet40 --points 10000 --fps",
+    "ea-pointcloud data prepare ~/meshes --up z --output ~/data/mine_ply_hdf5_2048",
+)
 _MIRRORED: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
 
 Output = Annotated[

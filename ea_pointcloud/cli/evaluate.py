@@ -8,28 +8,16 @@ import typer
 from ea_pointcloud.cli import _options as opt
 
 NAME = "evaluate"
-EXAMPLES = """Examples:
-
-ea-pointcloud evaluate runs/modelnet10-seed0 --split test
-
-ea-pointcloud evaluate runs/modelnet10-seed0 runs/modelnet10-seed1
-
-ea-pointcloud evaluate runs/modelnet10-seed0 --json > figures.json
-
-ea-pointcloud evaluate runs/modelnet10_eagraph-seed0 --farthest-of 1024
-
-ea-pointcloud evaluate eagraph-tiny-modelnet40 --data modelnet10
-
-ea-pointcloud evaluate runs/modelnet10-seed0 --report report
-
-ea-pointcloud evaluate runs/modelnet10-seed0 --corruptions all --report robust
-
-ea-pointcloud evaluate runs/a --corruptions modelnet-c --reference dgcnn.json
-
-ea-pointcloud evaluate runs/a --corruptions all --remove-outliers --adapt 1
-
-ea-pointcloud evaluate runs/an-older-run --calibrate
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud evaluate runs/modelnet10-seed0 --split test",
+    "ea-pointcloud evaluate runs/modelnet10-seed0 runs/modelnet10-seed1",
+    "ea-pointcloud evaluate runs/modelnet10_eagraph-seed0 --farthest-of 1024",
+    "ea-pointcloud evaluate eagraph-tiny-modelnet40 --data modelnet10",
+    "ea-pointcloud evaluate runs/modelnet10-seed0 --report report",
+    "ea-pointcloud evaluate runs/a --corruptions modelnet-c --reference dgcnn.json",
+    "ea-pointcloud evaluate runs/a --corruptions all --remove-outliers --adapt 1",
+    "ea-pointcloud evaluate runs/an-older-run --calibrate",
+)
 
 Runs = Annotated[
     list[Path],
@@ -49,16 +37,14 @@ Calibrate = Annotated[
     bool,
     typer.Option(
         "--calibrate",
-        help="First calibrate the weights on val and store that with them; training does so at "
-        "its end.",
+        help="First calibrate the weights on val, as training does at its end, and store that.",
     ),
 ]
 Report = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Write DIR/index.html: figures, charts and pictures of the mistakes in one page "
-        "that needs no network.",
+        help="Write DIR/index.html: figures, charts and pictures of the mistakes in one page.",
     ),
 ]
 Worst = Annotated[
@@ -74,8 +60,7 @@ FarthestOf = Annotated[
     typer.Option(
         min=0,
         metavar="N",
-        help="Of the first N stored points of each cloud (0: of all) a classifier sees the "
-        "farthest, as many as in training, as classify chooses them.",
+        help="Farthest points of the first N stored points of each cloud (0: of all), as classify.",
     ),
 ]
 Corruptions = Annotated[

@@ -17,14 +17,11 @@ SUFFIXES = {
     "onnx": ".onnx",
     "torch-export": ".pt2",
 }  # ea_pointcloud.export.FORMATS, not imported yet
-EXAMPLES = """Examples:
-
-ea-pointcloud export runs/modelnet10-seed0
-
-ea-pointcloud export runs/modelnet10-seed0 --dynamic-points --output shapes.onnx
-
-ea-pointcloud export runs/psb_part-seed0 --format torch-export --json
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud export runs/modelnet10-seed0",
+    "ea-pointcloud export runs/modelnet10-seed0 --dynamic-points --output shapes.onnx",
+    "ea-pointcloud export runs/psb_part-seed0 --format torch-export --json",
+)
 
 
 Format = Annotated[

@@ -8,14 +8,11 @@ from ea_pointcloud.cli import _options as opt
 from ea_pointcloud.cli._output import print_json, print_table
 
 NAME = "info"
-EXAMPLES = """Examples:
-
-ea-pointcloud info
-
-ea-pointcloud info --json
-
-ea-pointcloud info --warm-up
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud info",
+    "ea-pointcloud info --json",
+    "ea-pointcloud info --warm-up",
+)
 
 
 def run(

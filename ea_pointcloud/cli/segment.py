@@ -16,16 +16,12 @@ if TYPE_CHECKING:
 
 NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
-EXAMPLES = """Examples:
-
-ea-pointcloud segment chair.ply --category Chair --output parts
-
-ea-pointcloud segment *.off --model runs/a --up z --render parts.png
-
-ea-pointcloud segment scan.pcd --model runs/a --classifier runs/b --json
-
-ea-pointcloud segment scans -r --model runs/a --category chair --output parts
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud segment chair.ply --category Chair --output parts",
+    "ea-pointcloud segment *.off --model runs/a --up z --render parts.png",
+    "ea-pointcloud segment scan.pcd --model runs/a --classifier runs/b --json",
+    "ea-pointcloud segment scans -r --model runs/a --category chair --output parts",
+)
 
 Category = Annotated[
     str | None,

@@ -12,14 +12,11 @@ if TYPE_CHECKING:
     from ea_pointcloud.explain import SlotUsage
 
 NAME = "slots"
-EXAMPLES = """Examples:
-
-ea-pointcloud slots runs/modelnet10-seed0
-
-ea-pointcloud slots runs/modelnet10-seed0 --layer 0 --render slots.png
-
-ea-pointcloud slots runs/psb_part-seed0 --split test --json > slots.json
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud slots runs/modelnet10-seed0",
+    "ea-pointcloud slots runs/modelnet10-seed0 --layer 0 --render slots.png",
+    "ea-pointcloud slots runs/psb_part-seed0 --split test --json > slots.json",
+)
 _SHOWN = 5  # slots listed of each class
 
 

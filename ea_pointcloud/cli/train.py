@@ -5,22 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ea_pointcloud.cli import _options as opt
+
 if TYPE_CHECKING:
     from ea_pointcloud.training.recipe_keys import Recipe
 
 NAME = "train"
-EXAMPLES = """Examples:
-
-ea-pointcloud train procedural
-
-ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a
-
-ea-pointcloud train modelnet10 --resume runs/a
-
-ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a
-
-ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud train procedural",
+    "ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a",
+    "ea-pointcloud train modelnet10 --resume runs/a",
+    "ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a",
+    "ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume",
+)
 
 
 RunDir = Annotated[

@@ -18,18 +18,13 @@ from ea_pointcloud.cli._attention import (
 from ea_pointcloud.cli._drawing import draw_clouds, true_labels
 
 NAME = "view"
-EXAMPLES = """Examples:
-
-ea-pointcloud view chair.off --up z
-
-ea-pointcloud view parts/chair.ply --html chair.html --names seat,back,leg
-
-ea-pointcloud view parts/*.ply --color-by confidence --render confidence.png
-
-ea-pointcloud view found.ply --truth true.ply --turntable mistakes.gif
-
-ea-pointcloud view chair.off --model runs/a --attention -1 --render slots.png
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud view chair.off --up z",
+    "ea-pointcloud view parts/chair.ply --html chair.html --names seat,back,leg",
+    "ea-pointcloud view parts/*.ply --color-by confidence --render confidence.png",
+    "ea-pointcloud view found.ply --truth true.ply --turntable mistakes.gif",
+    "ea-pointcloud view chair.off --model runs/a --attention -1 --render slots.png",
+)
 # Those of ``ea_pointcloud.viz``, which takes seconds to import.
 COLORINGS = ("auto", "labels", "error", "confidence", "height", "normals", "colors")
 BACKGROUNDS = ("white", "dark")
