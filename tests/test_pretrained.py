@@ -261,7 +261,7 @@ def test_a_run_becomes_weights_with_a_card(
         f"| validation (primary) | 0 | {measured['reports'][0]['overall_accuracy']:.4f} | ",
         "ea-pointcloud train procedural ",
         "'data.shapes=[56,28,28]'",
-        "with a warning where it is unlike the training set",
+        "with a warning where it is out of distribution",
         "28 shapes of val",
         "Seed 0, 3 epochs, ",
     ):

@@ -49,7 +49,7 @@ class Settings:
         """Raise unless ``results``, which exist, were made with these settings.
 
         Raises:
-            FileExistsError: if they were made with others, or nobody knows with which.
+            FileExistsError: if they were made with others, or their settings are gone.
         """
         remedy = "choose another name, or add --force to replace what is there"
         try:

@@ -36,11 +36,11 @@ def list_sets(root: opt.Root = None, as_json: opt.AsJson = False) -> None:
     from ea_pointcloud.datasets.catalog import CATALOG
 
     base = data_root(root)
-    told = ("name", "title", "megabytes", "folder", "prepared", "mirrored")
+    fields = ("name", "title", "megabytes", "folder", "prepared", "mirrored")
     terms = ("licence", "terms", "citation", "page")
     rows = [
         {
-            **{field: getattr(entry, field) for field in told},
+            **{field: getattr(entry, field) for field in fields},
             "in_place": (base / entry.folder).is_dir(),
             "is_prepared": entry.prepared is not None and (base / entry.prepared).is_dir(),
             **{field: getattr(entry, field) for field in terms},
