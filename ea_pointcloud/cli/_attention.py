@@ -145,22 +145,16 @@ def attention_values(
     """
     import torch
 
+    import ea_pointcloud.explain as explain
     from ea_pointcloud._checks import check_range
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.explain import (
-        attention_layers,
-        critical_points,
-        most_used,
-        saliency,
-        subject_of,
-    )
     from ea_pointcloud.models import load_model
 
     model: Any = load_model(view.model).to(resolve_device("auto"))
     if view.attention is not None:
-        depth = len(attention_layers(model))
+        depth = len(explain.attention_layers(model))
         check_range("--attention", view.attention, -depth, depth - 1)
-    subjects = [subject_of(model, cloud, up=up) for cloud in clouds]
+    subjects = [explain.subject_of(model, cloud, up=up) for cloud in clouds]
     thinned = view.saliency or view.critical
     points = [subject.seen if thinned else subject.xyz for subject in subjects]
     columns: list[str] = []
@@ -168,13 +162,13 @@ def attention_values(
     if view.attention is not None:
         maps = _maps(model, subjects, view.attention, view.slots)
         if view.slots is None:
-            maps = _maps(model, subjects, view.attention, most_used(maps, view.topk))
+            maps = _maps(model, subjects, view.attention, explain.most_used(maps, view.topk))
         columns = [f"slot {slot}" for slot in maps[0].slots]
         for one, xyz, found in zip(maps, points, values, strict=True):
             found.append(one.at(xyz)[0])
     for wanted, heading, measure in (
-        (view.saliency, "saliency", saliency),
-        (view.critical, "channels won", critical_points),
+        (view.saliency, "saliency", explain.saliency),
+        (view.critical, "channels won", explain.critical_points),
     ):
         if wanted:
             columns.append(heading)

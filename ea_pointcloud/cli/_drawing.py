@@ -32,7 +32,7 @@ def draw_clouds(
         drawing: options of every function of ``viz``.
         pixels: the size of pictures.
     """
-    from ea_pointcloud import viz
+    import ea_pointcloud.viz as viz
 
     one = {"truth": truth, "title": titles[0], **drawing}
     if html is not None:

@@ -81,9 +81,7 @@ Reference = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(
-        min=1, metavar="N", help="Corrupt N shapes, spread over the split, for a quick look."
-    ),
+    typer.Option(min=1, metavar="N", help="Corrupt N shapes only, spread over the split."),
 ]
 Rotations = Annotated[
     int | None,

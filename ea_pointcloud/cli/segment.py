@@ -78,12 +78,8 @@ def run(
     weights, predictor = batch.load(model, DEFAULT_SEGMENTER)
     namer = None if classifier is None else batch.load(classifier, "")[1]
     predictor.check_segment(category=category, classifier=namer)
-    options = {
-        "up": up,
-        "tta_rotations": tta_rotations,
-        "remove_outliers": remove_outliers,
-        "drop_invalid": drop_invalid,
-    }
+    options = {"up": up, "tta_rotations": tta_rotations}
+    options |= {"remove_outliers": remove_outliers, "drop_invalid": drop_invalid}
     folder = None
     if output is not None:
         named = {
