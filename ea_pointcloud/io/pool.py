@@ -192,7 +192,7 @@ def _first_result(flight: "deque[_Task[Any, Result]]") -> Result | WorkerDied:
 
 
 def _replace(worker: _Worker, flight: "deque[_Task[Any, Any]]") -> None:
-    """Start a dead worker's process again, and submit again what it had left except for the first."""
+    """Start the process of a dead worker again, with what it had left except for the first."""
     if worker.pid.exception() is not None:
         raise ChildProcessError(
             "a worker process ended at its start: memory is short, or a script starts it outside "

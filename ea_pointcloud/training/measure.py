@@ -109,9 +109,9 @@ class SegmentationReport:
             neighbours, without parts too small to be there; None where the weights do not know
             how small parts were in training.
         postprocessed_category_miou: the same.
-        copies_instance_miou: of the mean over tilted and mirrored copies, postprocessed; None
+        tta_instance_miou: of the mean over tilted and mirrored copies, postprocessed; None
             without copies or where nothing is postprocessed.
-        copies_category_miou: the same.
+        tta_category_miou: the same.
         category_iou: category -> mean IoU of its shapes, None for one that does not occur.
         calibration: how honest the probabilities of the plain pass are, at every point and among
             the parts of the shape's category.
@@ -130,8 +130,8 @@ class SegmentationReport:
     voted_category_miou: float | None
     postprocessed_instance_miou: float | None
     postprocessed_category_miou: float | None
-    copies_instance_miou: float | None
-    copies_category_miou: float | None
+    tta_instance_miou: float | None
+    tta_category_miou: float | None
     category_iou: dict[str, float | None]
     calibration: Reliability
     clouds_per_second: float
