@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from ea_pointcloud import cli
+from ea_pointcloud.augment.transforms import AXES
+from ea_pointcloud.cli import _options, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
+from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
+from ea_pointcloud.viz._paint import COLORINGS
+from ea_pointcloud.viz.pictures import BACKGROUNDS
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (
@@ -360,3 +365,36 @@ def test_real_meshes_are_read(data_root: Path, run_folder: Path) -> None:
     command += ["--model", str(run_folder), "--up", "z", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all("label" in row for row in json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("classify", "a.ply", "--up", "w"),
+        ("segment", "a.ply", "--format", "obj"),
+        ("view", "a.ply", "--color-by", "colour"),
+        ("evaluate", "run", "--limit", "3"),
+        ("export", "run", "--format", "tflite"),
+        ("slots", "run", "--split", "validation"),
+        ("data", "prepare", "modelnet10", "--mirrored", "maybe"),
+        ("train", "procedural", "--run-dir", "a", "--resume", "b"),
+    ],
+)
+def test_options_are_checked_before_anything_heavy_is_imported(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from ea_pointcloud.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 1\n"
+        "print({'torch', 'numpy', 'lightning'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.startswith("error: --")
+    assert done.stdout == "set()\n"
+
+
+def test_choices_are_those_of_the_package() -> None:
+    assert (*AXES, "auto") == _options.UPS
+    assert view.COLORINGS == COLORINGS
+    assert tuple(BACKGROUNDS) == view.BACKGROUNDS
+    assert export.SUFFIXES == FORMATS
