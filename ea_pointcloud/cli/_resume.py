@@ -216,7 +216,8 @@ class CsvLog:
                 self._take_over()
             else:
                 # In this order a run that ends between the two leaves no rows of unknown origin.
-                self._file.truncate(0)
+                self._file.seek(0)
+                self._file.truncate()
                 self._settings.write()
             if self._file.tell() == 0:
                 self.write(self.columns)

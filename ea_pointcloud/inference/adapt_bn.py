@@ -40,8 +40,8 @@ def adapt_batch_norm(
     Args:
         model: any classifier; not altered.
         xyz: (B, N, 3), B >= 16, posed and scaled as the model expects, on its device.
-        mask: (B, N) bool, True = real point; all are if omitted.
-        weight: of the new statistics, 0 < weight <= 1; the rest is that of training's.
+        mask: (B, N) bool, True = real point.
+        weight: of the new statistics against those of training, 0 < weight <= 1.
 
     Returns:
         The copy, in evaluation mode; the calibration, of other features, is dropped.

@@ -43,11 +43,8 @@ def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
     a weak prior (its logarithm is normal, mean 0, deviation 1) prevents that for few clouds.
 
     Args:
-        logits: (n, K), finite.
+        logits: (n, K), finite, n >= 1.
         label: (n,) int64.
-
-    Raises:
-        ValueError: if there is nothing to fit to.
 
     Reference:
         Guo et al., On calibration of modern neural networks, ICML 2017.

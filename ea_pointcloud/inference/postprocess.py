@@ -47,19 +47,7 @@ def min_part_fractions(
 def postprocess(
     probs: Tensor, xyz: Tensor, min_part_fraction: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Average probabilities over neighbours, then take away parts too small to be there.
-
-    See :func:`smooth_over_neighbors` and :func:`drop_small_parts`.
-
-    Args:
-        probs: (B, N, P), 0 for what is no choice.
-        xyz: (B, N, 3).
-        min_part_fraction: (P,) from :func:`min_part_fractions`.
-        mask: (B, N) bool, True = real point; real points come first.
-
-    Returns:
-        (B, N, P) that sum to 1 over the parts that are left.
-    """
+    """:func:`drop_small_parts` of :func:`smooth_over_neighbors`, whose arguments these are."""
     return drop_small_parts(smooth_over_neighbors(probs, xyz, mask), min_part_fraction, mask)
 
 

@@ -177,7 +177,7 @@ def label_points(
     *,
     tta_rotations: int = 1,
 ) -> PointLabels:
-    """Label every point of one cloud.
+    """Label every point of one posed cloud.
 
     A network without neighbourhoods sees them all. Others see the farthest ones, as many as in
     training, and their probabilities are interpolated to all points, after
