@@ -40,23 +40,14 @@ Critical = Annotated[
 
 @dataclass(frozen=True)
 class AttentionView:
-    """What of a network is drawn.
+    """What of a network is drawn."""
 
-    Args:
-        model: where the weights are.
-        attention: layer, 0 is the first and -1 the last; None for no slots.
-        slots: memory slots; None for the most used.
-        topk: how many of those.
-        saliency: the gradient of the most probable class.
-        critical: channels of the pooled feature that each point wins.
-    """
-
-    model: str
-    attention: int | None
-    slots: tuple[int, ...] | None
-    topk: int
-    saliency: bool
-    critical: bool
+    model: str  # its weights
+    attention: int | None  # layer, 0 is the first and -1 the last; None for no slots
+    slots: tuple[int, ...] | None  # of the memory; None for the most used
+    topk: int  # how many of those
+    saliency: bool  # the gradient of the most probable class
+    critical: bool  # channels of the pooled feature whose maximum is each point
 
 
 def check_attention(
@@ -68,11 +59,7 @@ def check_attention(
     saliency: bool,
     critical: bool,
 ) -> AttentionView | None:
-    """The options of ``view`` on a network; None without any.
-
-    Raises:
-        ValueError: if they do not go together.
-    """
+    """The options of ``view`` on a network, if they go together; None without any."""
     if attention is None and (slots is not None or topk is not None):
         raise ValueError("--slots and --topk choose the slots of a layer; add --attention LAYER")
     if attention is None and not saliency and not critical:
@@ -127,21 +114,12 @@ def attention_values(
     """Values of the network at points of clouds.
 
     Saliency and critical points are of the points that the network sees, and these are drawn then;
-    attention alone is carried to all points.
-
-    Args:
-        view: what is drawn.
-        clouds: N clouds.
-        up: the axis that is up in them.
+    attention alone is interpolated to all points.
 
     Returns:
         points: (N, 3) of each cloud, y up.
         values: (N, K) of those.
         columns: K headings.
-
-    Raises:
-        ValueError: if the network has no such layer or slot, or is no classifier where one is
-            needed.
     """
     import torch
 

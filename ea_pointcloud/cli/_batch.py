@@ -44,47 +44,27 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Show(Generic[Result, Row]):
-    """What is made of an outcome.
+    """What is made of an outcome."""
 
-    Args:
-        verb: for the summary.
-        take: called once for every outcome, where results are written; returns what is shown.
-        json: an entry of the JSON output.
-        cells: a row of the table.
-        headings: of the table; the last is left out where it is empty.
-        right: those aligned to the right.
-    """
-
-    verb: str
+    verb: str  # for the summary
+    # Called once for every outcome, where results are written; returns what is shown.
     take: "Callable[[Outcome[Result]], Outcome[Row]]"
-    json: "Callable[[Outcome[Row]], dict[str, Any]]"
-    cells: "Callable[[Outcome[Row]], list[Any]]"
-    headings: Sequence[str]
-    right: Sequence[str]
+    json: "Callable[[Outcome[Row]], dict[str, Any]]"  # an entry of the JSON output
+    cells: "Callable[[Outcome[Row]], list[Any]]"  # a row of the table
+    headings: Sequence[str]  # of the table; the last is left out where it is empty
+    right: Sequence[str]  # those aligned to the right
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Files, and the processes that work on them.
+    """Files, and the processes that work on them."""
 
-    Args:
-        paths: files and folders.
-        recursive: also look into the folders inside.
-        exclude: results of this run, which are no input.
-        engine: ``"local"`` or ``"ray"``.
-        workers: processes of the local engine; None chooses by the cores and the files.
-        device: of the network.
-
-    Raises:
-        ValueError: if the options of the engines do not go together.
-    """
-
-    paths: Sequence[str]
-    recursive: bool
-    exclude: Path | None
-    engine: str
-    workers: int | None
-    device: str
+    paths: Sequence[str]  # files and folders
+    recursive: bool  # also the folders inside
+    exclude: Path | None  # results of this run, which are no input
+    engine: str  # "local" or "ray"
+    workers: int | None  # of the local engine; None chooses by the cores and the files
+    device: str  # of the network
 
     def __post_init__(self) -> None:
         """Check, then start workers before this process spends seconds on its own imports."""
@@ -116,12 +96,7 @@ class Batch:
         return find_files(self.paths, recursive=self.recursive, exclude=self.exclude)
 
     def load(self, model: str | None, default: str) -> "tuple[str, Predictor]":
-        """The name of the weights and their predictor.
-
-        Args:
-            model: what the user gave.
-            default: used if omitted, and then named on standard error with its classes.
-        """
+        """The name of ``model`` and its predictor; ``default`` if omitted, which is announced."""
         from ea_pointcloud.inference.predictor import Predictor
 
         # Ray's workers choose their own device.
@@ -149,15 +124,7 @@ class Batch:
         as_json: bool,
         table: bool = True,
     ) -> Tally:
-        """Work through the files and show every outcome as it comes.
-
-        Args:
-            make_job: the work for a predictor.
-            predictor: with the network loaded.
-            show: what is made of an outcome.
-            store: results of an earlier run, whose files are left out.
-            as_json: print a JSON list instead of a table.
-            table: print a table unless ``as_json``.
+        """Work through the files that ``store`` lacks, and show every outcome as it comes.
 
         Raises:
             typer.Exit: with status 130 after Ctrl-C.

@@ -20,17 +20,9 @@ def draw_clouds(
     drawing: dict[str, Any],
     pixels: dict[str, int],
 ) -> None:
-    """Write the files that are named, or show one cloud after another in windows.
+    """Write the files whose paths are given, or show one cloud after another in windows.
 
-    Args:
-        clouds: one, or for ``render`` and windows several.
-        titles: of them.
-        truth: (N,) true labels of a single cloud, or None.
-        html: a page to write.
-        render: a picture to write.
-        turntable: an animation to write.
-        drawing: options of every function of ``viz``.
-        pixels: the size of pictures.
+    ``drawing`` are options of every function of ``viz``, ``pixels`` those of pictures.
     """
     import ea_pointcloud.viz as viz
 

@@ -20,21 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CorruptionStudy:
-    """How runs are evaluated under corruptions.
+    """How runs are evaluated under corruptions."""
 
-    Args:
-        which: a benchmark, or ``"all"``.
-        reference: figures of another network, as JSON.
-        limit: shapes that are corrupted; None for all.
-        tta_rotations: see :class:`~ea_pointcloud.robustness.options.InferenceOptions`.
-        remove_outliers: the same.
-        adaptation: the same.
-    """
-
-    which: str
-    reference: Path | None
-    limit: int | None
-    tta_rotations: int
+    which: str  # a benchmark, or "all"
+    reference: Path | None  # figures of another network, as JSON
+    limit: int | None  # shapes that are corrupted; None for all
+    tta_rotations: int  # this and the rest as ``robustness.options.InferenceOptions``
     remove_outliers: bool
     adaptation: float | None
 

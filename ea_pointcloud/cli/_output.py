@@ -92,13 +92,7 @@ class JsonRows:
 
 
 class TablePages:
-    """Tables on standard output, a page of rows each.
-
-    Args:
-        headings: of the columns; the last is left out of a page where it is empty.
-        right: those aligned to the right.
-        pause: inside, nothing else is drawn on the terminal.
-    """
+    """Tables on standard output, a page of rows each; the last column is left out where empty."""
 
     def __init__(
         self,
@@ -130,13 +124,7 @@ class TablePages:
 
 
 def progress_bar(*columns: "ProgressColumn", shown: bool = True, **options: Any) -> "Progress":
-    """A progress bar on standard error; nothing is shown where that is no terminal.
-
-    Args:
-        columns: between the bar and the time that is left.
-        shown: false where it would run into the results.
-        options: of Rich's ``Progress``.
-    """
+    """A progress bar with ``columns`` on standard error, where that is a terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
@@ -196,12 +184,7 @@ class Tally:
 
 
 class FileBar:
-    """Progress on standard error: files, those that failed, files a second, time left.
-
-    Args:
-        tally: counts the files.
-        shown: false where it would run into the results.
-    """
+    """Progress on standard error: files, those that failed, files a second, time left."""
 
     def __init__(self, tally: Tally, *, shown: bool) -> None:
         from rich.progress import MofNCompleteColumn, TextColumn

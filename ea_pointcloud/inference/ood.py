@@ -65,15 +65,7 @@ def ood_scores(
 
 
 def ood_metrics(known: Tensor, unknown: Tensor) -> OODMetrics:
-    """How well a score separates clouds.
-
-    Args:
-        known: (n,) scores of clouds of known classes, n >= 1.
-        unknown: (m,) scores of others, m >= 1, higher where the score works.
-
-    Raises:
-        ValueError: if there are no clouds on a side.
-    """
+    """The metrics of scores (n,) of clouds of known classes and (m,) of others; n, m >= 1."""
     return OODMetrics(auroc(known, unknown), false_positive_rate(known, unknown))
 
 
