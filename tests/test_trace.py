@@ -50,8 +50,9 @@ def test_from_a_file_to_a_class(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "a.xyz", np.random.default_rng(0).normal(size=(300, 3)))
     code = "from ea_pointcloud.cli import main; sys.argv[1:] = sys.argv[2:]; traced(main)"
     files = traced(code, "classify", str(tmp_path / "a.xyz"))
-    above = [file for file in files if not file.startswith(("nn/", "ops/"))]
-    assert len(above) <= 15, above
+    # Layers and operators have a test of their own below.
+    files = [file for file in files if not file.startswith(("nn/", "ops/"))]
+    assert len(files) <= 25, files
 
 
 def test_from_coordinates_to_logits() -> None:
@@ -63,4 +64,4 @@ def test_from_coordinates_to_logits() -> None:
     files = traced(code)
     # Behind the contract of an operator lie its implementations.
     files = [file for file in files if not file.startswith("ops/_")]
-    assert len(files) <= 9, files
+    assert len(files) <= 12, files
