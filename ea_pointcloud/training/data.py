@@ -13,7 +13,7 @@ from ea_pointcloud.datasets.offline_augmentation import augment_offline
 from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
 from ea_pointcloud.datasets.subset import select_classes
-from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import gather_points
@@ -213,7 +213,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     if recipe.task == "segmentation":
         assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
-        shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
+        shares = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
     else:
         assert not isinstance(dataset, ShapeNetPart)
         names = dataset.class_names
@@ -226,7 +226,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         category_names=categories,
         parts=parts,
         features=recipe.data.features,
-        least_share=shares,
+        min_part_fraction=shares,
     )
 
 
