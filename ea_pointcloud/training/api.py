@@ -1,4 +1,4 @@
-"""Training and evaluation in one call each: ``ea_pointcloud.train`` and ``ea_pointcloud.evaluate``."""
+"""Training and evaluation in one call each: ``train`` and ``evaluate`` of the package."""
 
 import json
 import logging
