@@ -48,7 +48,7 @@ class InferenceOptions:
             share = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
             words.append(f"with batch-norm adaptation{share}")
         if self.tta_rotations > 1:
-            words.append(f"averaged over {self.tta_rotations} tta_rotations")
+            words.append(f"averaged over {self.tta_rotations} rotations")
         return ", ".join(words)
 
 
