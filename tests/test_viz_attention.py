@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ea_pointcloud.viz import attention
+from ea_pointcloud.viz import Camera, Style, attention
+from ea_pointcloud.viz._legend import layout
 from ea_pointcloud.viz.attention import scalar_figure, scalar_grid, usage_heatmap
+from ea_pointcloud.viz.coloring import color_cloud
 from ea_pointcloud.viz.colors import SCALAR_COLORS, UNKNOWN
 from ea_pointcloud.viz.interactive import write_page
 
@@ -41,14 +43,8 @@ def test_the_picture_shows_the_numbers_it_was_given() -> None:
     size = 240
     sheet = scalar_grid([xyz, other[0]], [weights, other[1]], ["slot 3"], ["a", "b"], size=size)
     assert sheet.shape == (2 * size, size, 3)
-    from ea_pointcloud.viz._camera import Camera
-    from ea_pointcloud.viz._legend import plan
-    from ea_pointcloud.viz._paint import paint
-
-    painted = paint(
-        xyz, labels=None, truth=None, color_by=weights[:, 0], names=None, up="y", limits=(0, 0.8)
-    )
-    height = size - plan(painted, "a: slot 3", (size, size), legend=True).height
+    colored = color_cloud(xyz, Style(color_by=weights[:, 0], limits=(0, 0.8)))
+    height = size - layout(colored, "a: slot 3", (size, size), legend=True).height
     radius = np.linalg.norm(xyz - (xyz.min(0) + xyz.max(0)) / 2, axis=1).max()
     middles = np.eye(3) / radius
     place, _ = Camera().project(middles, size, height)

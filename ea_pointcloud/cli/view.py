@@ -100,8 +100,7 @@ def run(
     from ea_pointcloud.viz import Camera, compare, show, to_html
     from ea_pointcloud.viz import render as render_one
     from ea_pointcloud.viz import turntable as turn_one
-    from ea_pointcloud.viz._paint import COLORINGS
-    from ea_pointcloud.viz.pictures import BACKGROUNDS
+    from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
     from ea_pointcloud.viz.window import check_display
 
     check_choice("--up", up, AXES)
