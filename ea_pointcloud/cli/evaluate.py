@@ -146,7 +146,7 @@ def run(
     """Measure runs: validation-selected, last epoch, with votes; several seeds as mean and std."""
     from ea_pointcloud._checks import check_choice
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.report import answers_for, write_report
+    from ea_pointcloud.report import predictions_for, write_report
     from ea_pointcloud.training.evaluate import calibrate_run, check_same_recipe, evaluate_run
     from ea_pointcloud.training.run_folder import load_run_recipe
 
@@ -166,12 +166,14 @@ def run(
     if calibrate:
         for run in run_folders:
             calibrate_run(run, chosen, data_root=data_root)
-    kept = [None if report is None else answers_for(load_run_recipe(run)) for run in run_folders]
+    kept = [
+        None if report is None else predictions_for(load_run_recipe(run)) for run in run_folders
+    ]
     measured = [
         evaluate_run(
-            run, split, chosen, data_root=data_root, observe=answers, farthest_of=farthest_of
+            run, split, chosen, data_root=data_root, observe=predictions, farthest_of=farthest_of
         )
-        for run, answers in zip(run_folders, kept, strict=True)
+        for run, predictions in zip(run_folders, kept, strict=True)
     ]
     robust = []
     if corruptions is not None:
@@ -195,7 +197,7 @@ def run(
             report,
             run_folders,
             measured,
-            [answers for answers in kept if answers is not None],
+            [predictions for predictions in kept if predictions is not None],
             command=shlex.join(["ea-pointcloud", *sys.argv[1:]]),
             worst=worst,
             corruptions=robust,

@@ -18,21 +18,21 @@ from plotly.offline import get_plotlyjs
 
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.report import charts, tables
-from ea_pointcloud.report.answers import (
-    Answers,
-    ClassAnswers,
-    Example,
-    Mistake,
-    PartAnswers,
-    examples,
-    first_of_each_class,
-    worst_mistakes,
-)
 from ea_pointcloud.report.corruptions import (
     corruption_chart,
     corruption_line,
     corruption_summary,
     corruption_table,
+)
+from ea_pointcloud.report.predictions import (
+    ClassPredictions,
+    Example,
+    Mistake,
+    PartPredictions,
+    Predictions,
+    examples,
+    first_of_each_class,
+    worst_mistakes,
 )
 from ea_pointcloud.robustness.evaluation import CorruptionReport
 from ea_pointcloud.training.callbacks import read_metrics
@@ -55,7 +55,7 @@ def write_report(
     folder: str | Path,
     runs: Sequence[Path],
     reports: Sequence[RunReport],
-    answers: Sequence[Answers],
+    predictions: Sequence[Predictions],
     *,
     command: str,
     worst: int | None = None,
@@ -69,7 +69,7 @@ def write_report(
         folder: where to.
         runs: run folders of one recipe, each another seed.
         reports: of those.
-        answers: what the weights that are reported first answered in each.
+        predictions: what the weights that are reported first answered in each.
         command: that made all this, as it was typed.
         worst: clouds to draw: a classifier's most confident mistakes (12 without it), or a
             segmenter's worst shapes of every category (1 without it), beside the one in the middle.
@@ -118,16 +118,16 @@ def write_report(
         "parts": None,
         "corruptions": _corruptions(runs, corruptions),
     }
-    if isinstance(answers[0], PartAnswers):
+    if isinstance(predictions[0], PartPredictions):
         shown["parts"] = _parts(
             cast("list[SegmentationReport]", [report.reports[0] for report in reports]),
-            cast("list[PartAnswers]", answers),
+            cast("list[PartPredictions]", predictions),
             WORST_SHAPES if worst is None else worst,
         )
     else:
         shown["classes"] = _classes(
             cast("list[ClassificationReport]", [report.reports[0] for report in reports]),
-            cast("list[ClassAnswers]", answers),
+            cast("list[ClassPredictions]", predictions),
             MISTAKES if worst is None else worst,
             seeds,
         )
@@ -173,13 +173,13 @@ def _facts(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> 
 
 def _classes(
     reports: Sequence[ClassificationReport],
-    answers: Sequence[ClassAnswers],
+    predictions: Sequence[ClassPredictions],
     worst: int,
     seeds: Sequence[int],
 ) -> dict[str, Any]:
     """What the page shows of a classifier."""
-    up = answers[0].spec.up_axis
-    mistakes = worst_mistakes(answers, worst)
+    up = predictions[0].spec.up_axis
+    mistakes = worst_mistakes(predictions, worst)
     wrong = [f"{sum(map(sum, one.confusion)) - _right(one):,}" for one in reports]
     if len(seeds) > 1:
         wrong = [f"{count} (seed {seed})" for count, seed in zip(wrong, seeds, strict=True)]
@@ -193,7 +193,7 @@ def _classes(
                 "picture": _picture(example.xyz, "example", up=up, color_by="height"),
                 "example": example,
             }
-            for example in first_of_each_class(answers[0])
+            for example in first_of_each_class(predictions[0])
         ],
         "mistakes": [
             {
@@ -238,13 +238,13 @@ def _corruptions(
 
 
 def _parts(
-    reports: Sequence[SegmentationReport], answers: Sequence[PartAnswers], worst: int
+    reports: Sequence[SegmentationReport], predictions: Sequence[PartPredictions], worst: int
 ) -> dict[str, Any]:
     """What the page shows of a segmenter."""
-    spec = answers[0].spec
+    spec = predictions[0].spec
     categories = []
     for category, name in enumerate(spec.category_names):
-        shown = examples(answers, category, worst)
+        shown = examples(predictions, category, worst)
         if not shown:
             continue
         colors = np.rint(part_colors(np.array(spec.parts[category])) * 255).astype(int)
@@ -255,14 +255,14 @@ def _parts(
                 "legend": [
                     (part, "#" + "".join(f"{channel:02x}" for channel in color))
                     for part, color in zip(
-                        tables.part_names(answers[0], category), colors.tolist(), strict=True
+                        tables.part_names(predictions[0], category), colors.tolist(), strict=True
                     )
                 ],
                 "examples": [_drawn(example, spec.up_axis) for example in shown],
             }
         )
     return {
-        "table": tables.part_table(reports, answers),
+        "table": tables.part_table(reports, predictions),
         "bars": _html(charts.category_chart(reports), "categories"),
         "categories": categories,
     }

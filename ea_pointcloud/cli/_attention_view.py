@@ -1,4 +1,4 @@
-"""What ``view`` shows of a trained network: slots, saliency and critical points on clouds."""
+"""Attention maps, saliency and critical points of a trained network, for ``view --model``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from ea_pointcloud.explain import AttentionMap, Subject
     from ea_pointcloud.io import Cloud
 
-TOP = 6  # slots shown where none are named
+TOP = 6  # slots shown by default
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was asked for.
+class AttentionView:
+    """The options of ``view`` on a network.
 
     Args:
-        model: where the weights are.
+        model: weights.
         attention: layer, 0 is the first and -1 the last; None for no slots.
         slots: memory slots; None for the most used.
-        top: how many of those.
-        saliency: the gradient of the most probable class.
-        critical: channels of the pooled feature that each point wins.
+        top: number of those.
+        saliency: show the gradient of the most probable class.
+        critical: show the channels of the pooled feature that each point wins.
     """
 
     model: str
@@ -35,7 +35,7 @@ class Look:
     critical: bool
 
 
-def check_look(
+def parse_attention_view(
     *,
     model: str | None,
     attention: int | None,
@@ -43,8 +43,8 @@ def check_look(
     top: int | None,
     saliency: bool,
     critical: bool,
-) -> Look | None:
-    """The options of ``view`` on a network; None without any.
+) -> AttentionView | None:
+    """Check the options of ``view`` on a network; None where none is given.
 
     Raises:
         ValueError: if they do not go together.
@@ -65,11 +65,11 @@ def check_look(
             chosen = tuple(int(slot) for slot in slots.split(","))
         except ValueError:
             raise ValueError(f"--slots must be numbers such as 3,17, got {slots}") from None
-    return Look(model, attention, chosen, top or TOP, saliency, critical)
+    return AttentionView(model, attention, chosen, top or TOP, saliency, critical)
 
 
-def draw_look(
-    look: Look,
+def draw_attention_view(
+    view: AttentionView,
     clouds: "Sequence[Cloud]",
     titles: Sequence[str],
     up: str,
@@ -85,7 +85,7 @@ def draw_look(
     from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
     from ea_pointcloud.viz.interactive import write_page
 
-    points, values, columns = look_at(look, clouds, up)
+    points, values, columns = attention_scalars(view, clouds, up)
     if html is not None:
         made = scalar_figure(points[0], values[0], columns, title=titles[0], **drawing)
         write_page(made, html)
@@ -95,21 +95,21 @@ def draw_look(
         typer.echo(f"wrote {render}", err=True)
     if html is None and render is None:
         for xyz, scalars, title in zip(points, values, titles, strict=True):
-            for place, column in enumerate(columns):
-                show(xyz, color_by=scalars[:, place], title=f"{title}: {column}", **drawing)
+            for index, column in enumerate(columns):
+                show(xyz, color_by=scalars[:, index], title=f"{title}: {column}", **drawing)
 
 
-def look_at(
-    look: Look, clouds: "Sequence[Cloud]", up: str
+def attention_scalars(
+    view: AttentionView, clouds: "Sequence[Cloud]", up: str
 ) -> "tuple[list[np.ndarray], list[np.ndarray], list[str]]":
-    """Ask the network.
+    """Compute the scalars to colour the points by.
 
-    Saliency and critical points are of the points that the network sees, and these are drawn then;
-    attention alone is carried to all points.
+    Saliency and critical points belong to the points that the network sees, so only these are drawn
+    then; attention alone is interpolated to all points.
 
     Args:
-        look: what was asked for.
-        clouds: what is looked at.
+        view: the options.
+        clouds: to compute them of.
         up: the axis that is up in them.
 
     Returns:
@@ -134,30 +134,30 @@ def look_at(
     )
     from ea_pointcloud.models import load_model
 
-    model: Any = load_model(look.model).to(resolve_device("auto"))
-    if look.attention is not None:
+    model: Any = load_model(view.model).to(resolve_device("auto"))
+    if view.attention is not None:
         depth = len(attention_layers(model))
-        check_range("--attention", look.attention, -depth, depth - 1)
+        check_range("--attention", view.attention, -depth, depth - 1)
     subjects = [subject_of(model, cloud, up=up) for cloud in clouds]
-    thinned = look.saliency or look.critical
+    thinned = view.saliency or view.critical
     points = [subject.seen if thinned else subject.xyz for subject in subjects]
     columns: list[str] = []
     values: list[list[torch.Tensor]] = [[] for _ in clouds]
-    if look.attention is not None:
-        maps = _maps(model, subjects, look.attention, look.slots)
-        if look.slots is None:
-            maps = _maps(model, subjects, look.attention, most_used(maps, look.top))
+    if view.attention is not None:
+        maps = _maps(model, subjects, view.attention, view.slots)
+        if view.slots is None:
+            maps = _maps(model, subjects, view.attention, most_used(maps, view.top))
         columns = [f"slot {slot}" for slot in maps[0].slots]
         for one, xyz, found in zip(maps, points, values, strict=True):
             found.append(one.at(xyz)[0])
-    for wanted, heading, measure in (
-        (look.saliency, "saliency", saliency),
-        (look.critical, "channels won", critical_points),
+    for wanted, heading, compute in (
+        (view.saliency, "saliency", saliency),
+        (view.critical, "channels won", critical_points),
     ):
         if wanted:
             columns.append(heading)
             for subject, found in zip(subjects, values, strict=True):
-                found.append(measure(model, subject.seen, subject.features)[0, :, None].float())
+                found.append(compute(model, subject.seen, subject.features)[0, :, None].float())
     return (
         [xyz[0].cpu().numpy() for xyz in points],
         [torch.cat(found, dim=1).cpu().numpy() for found in values],
