@@ -102,22 +102,21 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
         for kind, bins, dash in kinds:
             if not bins:
                 continue
-            fraction = np.array([each.answers for each in bins]) / sum(
-                each.answers for each in bins
-            )
+            counts = np.array([each.answers for each in bins])
             made.add_scatter(
                 x=[each.prob for each in bins],
                 y=[each.right for each in bins],
-                customdata=[each.answers for each in bins],
+                customdata=counts.tolist(),
                 mode="lines+markers",
                 name=f"{kind}{label}",
                 line={"color": _run_color(run), "dash": dash},
                 marker={
                     "symbol": "circle" if dash == "solid" else "circle-open",
-                    "size": 6 + _BIN_GROWTH * np.sqrt(fraction),
+                    "size": 6 + _BIN_GROWTH * np.sqrt(counts / counts.sum()),
                 },
                 cliponaxis=False,
-                hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}<br>%{customdata:,} predictions",
+                hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}<br>"
+                "%{customdata:,} predictions",
             )
     style(made, height=460, width=_WIDTH)
     made.update_xaxes(title="mean confidence of a bin", range=[0, 1.01])

@@ -1,4 +1,4 @@
-"""How a trained classifier is asked about spoiled clouds: without training, without labels."""
+"""Options of inference on corrupted clouds: rotations, outlier removal, batch-norm adaptation."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,13 +13,12 @@ from ea_pointcloud.inference.adapt_bn import adapt_batch_norm
 from ea_pointcloud.inference.classify import turned_probs
 from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import Classifier
-
-Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
+from ea_pointcloud.robustness.corrupted_sets import Batch
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How a classifier is asked.
+    """Options of inference.
 
     Args:
         rotations: turns about the up axis whose probabilities are averaged, >= 1.
@@ -56,14 +55,14 @@ class InferenceOptions:
 def predict(
     model: Classifier, batches: Iterable[Batch], options: InferenceOptions
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ask a classifier about clouds, each centred and scaled to the unit sphere.
+    """Classify clouds, each centred and scaled to the unit sphere.
 
-    An adaptation is to all of these clouds together.
+    Batch normalisation is adapted to all of these clouds together.
 
     Args:
         model: in evaluation mode, on the device to use; not altered.
         batches: of clouds, on any device.
-        options: how to ask.
+        options: of inference.
 
     Yields:
         pred (B,) and label (B,) of each batch, on the CPU.

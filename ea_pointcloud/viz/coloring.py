@@ -213,12 +213,8 @@ def _by_label(
     """Colours, legend, and the entry of each point."""
     _, first, group = np.unique(labels, return_index=True, return_inverse=True)
     colors = part_colors(labels)
-    meanings = [
-        (texts[index], tuple(color))
-        for index, color in zip(
-            first, np.rint(colors[first] * 255).astype(int).tolist(), strict=True
-        )
-    ]
+    swatches = np.rint(colors[first] * 255).astype(int).tolist()
+    meanings = list(zip(texts[first].tolist(), swatches, strict=True))
     return colors, _legend(meanings, group), group
 
 
