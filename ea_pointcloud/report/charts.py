@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from plotly import graph_objects
 from plotly.graph_objects import Figure
 
@@ -38,30 +39,23 @@ def confusion_chart(reports: Sequence[ClassificationReport]) -> Figure:
     texts = np.where(counts > 0, counts.astype(str), "")
     # By index and not by name: two classes may have the same name, and a name may be a number.
     indices = list(range(len(names)))
-    made = Figure(
-        graph_objects.Heatmap(
-            z=fractions,
-            x=indices,
-            y=indices,
-            zmin=0,
-            zmax=1,
-            colorscale=_SHADES,
-            xgap=1,
-            ygap=1,
-            text=texts if len(names) <= _MOST_WITH_COUNTS else None,
-            texttemplate="%{text}" if len(names) <= _MOST_WITH_COUNTS else None,
-            customdata=[
-                [
-                    f"<b>{truth}</b> predicted as <b>{name}</b>: {count} of {row.sum()}"
-                    if truth != name
-                    else f"<b>{truth}</b> predicted correctly: {count} of {row.sum()}"
-                    for name, count in zip(names, row.tolist(), strict=True)
-                ]
-                for truth, row in zip(names, counts, strict=True)
-            ],
-            hovertemplate="%{customdata} (%{z:.1%})<extra></extra>",
-            colorbar={"title": {"text": "fraction"}, "tickformat": ".0%", "thickness": 12},
-        )
+    made = heatmap(
+        fractions,
+        _SHADES,
+        x=indices,
+        y=indices,
+        text=texts if len(names) <= _MOST_WITH_COUNTS else None,
+        texttemplate="%{text}" if len(names) <= _MOST_WITH_COUNTS else None,
+        customdata=[
+            [
+                f"<b>{true}</b> predicted {'correctly' if true == name else f'as <b>{name}</b>'}: "
+                f"{count} of {row.sum()}"
+                for name, count in zip(names, row.tolist(), strict=True)
+            ]
+            for true, row in zip(names, counts, strict=True)
+        ],
+        hovertemplate="%{customdata} (%{z:.1%})<extra></extra>",
+        colorbar={"title": {"text": "fraction"}, "tickformat": ".0%", "thickness": 12},
     )
     side = cell * len(names)
     style(
@@ -228,6 +222,15 @@ def category_chart(reports: Sequence[SegmentationReport]) -> Figure:
         showgrid=False,
     )
     return made
+
+
+def heatmap(fractions: NDArray[np.floating], shades: Sequence[Any], **trace: Any) -> Figure:
+    """A heat map of fractions in 0..1; ``trace`` are plotly's further arguments."""
+    return Figure(
+        graph_objects.Heatmap(
+            z=fractions, zmin=0, zmax=1, colorscale=shades, xgap=1, ygap=1, **trace
+        )
+    )
 
 
 def style(made: Figure, **layout: Any) -> None:
