@@ -30,9 +30,9 @@ def measure_growth(
         quick: one short sweep.
 
     Returns:
-        rows: a size each: ``attention``, ``num_points``, ``ms`` (of the processor where that
-        computes, which others do not disturb), ``peak_mb`` of the features and everything the block
-        takes beside them (None where the system does not tell), ``time_ratio`` and
+        rows: a size each: ``attention``, ``num_points``, ``ms`` (of CPU time on
+        a CPU, which other processes do not affect), ``peak_mb`` of the features and everything the
+        block allocates (None where the system does not report it), ``time_ratio`` and
         ``memory_ratio`` to the size before, ``met``.
         failed: size -> error.
     """

@@ -115,7 +115,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 @torch.no_grad()
 def attention_ms(report: Replacement, num_tokens: int) -> tuple[float, float]:
-    """Median milliseconds of an attention at ``num_tokens`` tokens before and after, alternately."""
+    """Median milliseconds of an attention at ``num_tokens`` tokens, before and after."""
     swap = report.swaps[0]
     x = torch.randn(1, num_tokens, CHANNELS, generator=torch.Generator().manual_seed(0))
     modules = (swap.original.eval(), swap.replacement.eval())
