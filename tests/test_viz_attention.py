@@ -80,6 +80,19 @@ def test_each_column_has_the_scale_of_all_its_clouds(monkeypatch: pytest.MonkeyP
     assert drawn[-1][1] == (0, 0.5)
 
 
+def test_a_percentile_ends_the_scale_before_the_outliers() -> None:
+    values = np.concatenate([np.linspace(0, 1, 100), [50.0]])[:, None]
+    assert attention.scalar_scales([values]) == [(0, 50)]
+    [(low, high)] = attention.scalar_scales([values], 99)
+    assert (low, high) == (0, pytest.approx(1))
+    xyz = RNG.normal(size=(101, 3))
+    made = scalar_figure(xyz, values, ["slot 3"], quantities=["attention weight"], percentile=99)
+    (trace,) = made.data
+    assert trace.marker.cmax == high
+    assert trace.marker.colorbar.title.text == "attention weight"
+    assert np.array_equal(trace.marker.color, values[:, 0])
+
+
 def test_the_page_shows_the_numbers_it_was_given(tmp_path: Path) -> None:
     xyz, weights = RNG.normal(size=(40, 3)), RNG.uniform(size=(40, 3))
     columns = ["slot 3", "slot 17", "slot 8"]

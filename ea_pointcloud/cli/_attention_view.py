@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ea_pointcloud.io import Cloud
 
 TOP = 6  # slots shown by default
+SALIENCY_PERCENTILE = 99.0  # at which the colours end
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,18 @@ def draw_attention_view(
     from ea_pointcloud.viz.interactive import write_page
 
     points, values, columns = attention_scalars(view, clouds, up)
+    options: dict[str, Any] = {
+        "quantities": ["attention weight" if each.startswith("slot") else each for each in columns],
+        # A few points with a large gradient would leave all others dark.
+        "percentile": SALIENCY_PERCENTILE if view.saliency else 100.0,
+        **drawing,
+    }
     if html is not None:
-        made = scalar_figure(points[0], values[0], columns, title=titles[0], **drawing)
+        made = scalar_figure(points[0], values[0], columns, title=titles[0], **options)
         write_page(made, html)
         typer.echo(f"wrote {html}", err=True)
     if render is not None:
-        scalar_grid(points, values, columns, titles, render, **{**drawing, **pixels})
+        scalar_grid(points, values, columns, titles, render, **options, **pixels)
         typer.echo(f"wrote {render}", err=True)
     if html is None and render is None:
         for xyz, scalars, title in zip(points, values, titles, strict=True):

@@ -28,14 +28,17 @@ def scalar_grid(
     titles: Sequence[str],
     path: str | Path | None = None,
     *,
+    quantities: Sequence[str] | None = None,
+    percentile: float = 100.0,
     up: str = "y",
     size: int = 260,
     **view: Unpack[ViewOptions],
 ) -> NDArray[np.uint8]:
     """Draw a row of pictures for each cloud, one for each of its scalars: slots, or saliency.
 
-    All pictures of a column share one scale, which holds 0 and all values of all clouds. So a row
-    shows the slots of a shape, and a column the same slot across shapes.
+    All pictures of a column share one scale from 0 to the largest value of all clouds (from the
+    smallest where that is negative): a row shows the slots of a shape, a column one slot across
+    shapes.
 
     Args:
         clouds: (N_i, 3) points in any unit.
@@ -43,6 +46,9 @@ def scalar_grid(
         columns: names of the scalars.
         titles: one a cloud.
         path: PNG file to write as well; replaced where it exists.
+        quantities: of the columns, beside their colour bars.
+        percentile: of the values at which a scale ends, so that few outliers do not darken the
+            rest; 100 for the largest value.
         up: the axis that is up in all of them.
         size: edge of one picture in pixels, title and colour bar included.
         view: background, point size and camera, see :class:`~ea_pointcloud.viz.Style`.
@@ -54,7 +60,7 @@ def scalar_grid(
         ValueError: if there is no cloud or column, or the shapes do not agree.
     """
     _check_scalars(clouds, values, columns, titles)
-    limits = scalar_scales(values)
+    limits = scalar_scales(values, percentile)
     rows = []
     for xyz, scalars, title in zip(clouds, values, titles, strict=True):
         pictures = [
@@ -62,6 +68,7 @@ def scalar_grid(
                 xyz,
                 color_by=scalars[:, index],
                 limits=limits[index],
+                quantity=quantities[index] if quantities else "value",
                 title=f"{title}: {column}" if title else column,
                 up=up,
                 size=size,
@@ -81,6 +88,8 @@ def scalar_figure(
     values: NDArray[np.floating],
     columns: Sequence[str],
     *,
+    quantities: Sequence[str] | None = None,
+    percentile: float = 100.0,
     up: str = "y",
     title: str = "",
     max_points: int = MAX_POINTS,
@@ -92,6 +101,8 @@ def scalar_figure(
         cloud: (N, 3) points in any unit.
         values: (N, K) scalars of the points.
         columns: names of the scalars.
+        quantities: see :func:`scalar_grid`.
+        percentile: see :func:`scalar_grid`.
         up: the axis that is up.
         title: above the cloud.
         max_points: see :func:`ea_pointcloud.viz.figure`.
@@ -102,13 +113,14 @@ def scalar_figure(
         ValueError: if there is no column or the shapes do not agree.
     """
     _check_scalars([cloud], [values], columns, [title])
-    limits = scalar_scales([values])
+    limits = scalar_scales([values], percentile)
     made, buttons = None, []
     for index, column in enumerate(columns):
         one = figure(
             cloud,
             color_by=values[:, index],
             limits=limits[index],
+            quantity=quantities[index] if quantities else "value",
             up=up,
             title=f"{title}: {column}" if title else column,
             max_points=max_points,
@@ -129,12 +141,14 @@ def scalar_figure(
     return made
 
 
-def scalar_scales(values: Sequence[NDArray[np.floating]]) -> list[tuple[float, float]]:
-    """For each of K columns of (N_i, K) arrays the least and greatest finite value, and 0."""
+def scalar_scales(
+    values: Sequence[NDArray[np.floating]], percentile: float = 100.0
+) -> list[tuple[float, float]]:
+    """Limits for each of K columns of (N_i, K) arrays: percentiles of the finite values, and 0."""
     joined = np.concatenate([np.asarray(each, np.float64) for each in values])
     finite = np.where(np.isfinite(joined), joined, 0.0)
-    low, high = finite.min(0, initial=0.0), finite.max(0, initial=0.0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    low, high = np.percentile(finite, [100 - percentile, percentile], axis=0)
+    return list(zip(low.clip(max=0).tolist(), high.clip(min=0).tolist(), strict=True))
 
 
 def usage_heatmap(

@@ -99,7 +99,7 @@ def color_cloud(cloud: CloudLike, style: Style) -> ColoredCloud:
         color_by = _first_available(labels, truth, cloud.colors)
     legend, group, bar = (), None, None
     if not isinstance(color_by, str):
-        found = _given_colors(np.asarray(color_by), count, style.limits)
+        found = _given_colors(np.asarray(color_by), count, style)
     elif color_by == "labels":
         labels = _required(labels, "labels", "give labels=, or a file that has them")
         assert texts is not None
@@ -180,9 +180,7 @@ def _required(values: NDArray | None, name: str, remedy: str) -> NDArray:
     return values
 
 
-def _given_colors(
-    values: NDArray, count: int, limits: tuple[float, float] | None
-) -> ColorBar | NDArray[np.float64]:
+def _given_colors(values: NDArray, count: int, style: Style) -> ColorBar | NDArray[np.float64]:
     """Colours (N, 3) as they are, numbers (N,) by a colour bar."""
     if values.shape == (count, 3):
         colors = values / 255 if values.dtype == np.uint8 else values.astype(np.float64)
@@ -194,7 +192,7 @@ def _given_colors(
             f"color_by must be a word or numbers of shape ({count},) or ({count}, 3), got "
             f"{values.dtype} of shape {values.shape}"
         )
-    return _color_bar("value", values, limits)
+    return _color_bar(style.quantity, values, style.limits)
 
 
 def _color_bar(

@@ -126,6 +126,7 @@ class Style:
             ``"colors"`` of the cloud; (N,) numbers, drawn with a colour bar; (N, 3) red, green,
             blue in 0..1 or uint8; ``"auto"``: the first of error, labels, colors and height that
             the cloud has.
+        quantity: name of the numbers of ``color_by`` beside the colour bar.
         names: of the labels 0, 1, 2, ...
         limits: the numbers of the darkest and the brightest colour; by default those of the cloud,
             0 and 1 for confidence.
@@ -145,6 +146,7 @@ class Style:
     labels: Labels | None = None
     truth: NDArray[np.integer] | None = None
     color_by: str | ArrayLike = "auto"
+    quantity: str = "value"
     names: Sequence[str] | None = None
     limits: tuple[float, float] | None = None
     up: str = "y"
@@ -179,6 +181,7 @@ class StyleOptions(ViewOptions, total=False):
     labels: Labels | None
     truth: NDArray[np.integer] | None
     color_by: str | ArrayLike
+    quantity: str
     names: Sequence[str] | None
     limits: tuple[float, float] | None
     up: str
