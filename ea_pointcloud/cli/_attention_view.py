@@ -77,7 +77,7 @@ def draw_attention_view(
     html: Path | None,
     render: Path | None,
     drawing: dict[str, Any],
-    pixels: dict[str, int],
+    pixels: dict[str, Any],
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
     import typer
