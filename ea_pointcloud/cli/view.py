@@ -94,8 +94,8 @@ def run(
     """Look at clouds: in a window, or with --html, --render or --turntable in a file."""
     from ea_pointcloud._checks import check_choice
     from ea_pointcloud.augment.transforms import AXES
-    from ea_pointcloud.cli._attention_view import draw_attention_view, parse_attention_view
     from ea_pointcloud.cli._clouds import check_output
+    from ea_pointcloud.cli._look import check_look, draw_look
     from ea_pointcloud.io import read_cloud
     from ea_pointcloud.viz import Camera, compare, show, to_html
     from ea_pointcloud.viz import render as render_one
@@ -121,7 +121,7 @@ def run(
     ):
         if value is not None and (attention is not None or saliency or critical):
             raise ValueError(f"{option} does not go with --attention, --saliency or --critical")
-    attention_view = parse_attention_view(
+    look = check_look(
         model=model,
         attention=attention,
         slots=slots,
@@ -137,8 +137,8 @@ def run(
     titles = [Path(file).name for file in files]
     pixels = {} if size is None else {"size": size}
     drawing = {"background": background, "point_size": point_size, "camera": camera}
-    if attention_view is not None:
-        draw_attention_view(attention_view, clouds, titles, up, html, render, drawing, pixels)
+    if look is not None:
+        draw_look(look, clouds, titles, up, html, render, drawing, pixels)
         return
     true_labels = None if truth is None else _true_labels(truth, clouds[0], drop_invalid)
     options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Attention maps, saliency and critical points of a trained network, for ``view --model``."""
+"""What ``view`` shows of a trained network: slots, saliency and critical points on clouds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +11,20 @@ if TYPE_CHECKING:
     from ea_pointcloud.explain import AttentionMap, Subject
     from ea_pointcloud.io import Cloud
 
-TOP = 6  # slots shown by default
-SALIENCY_PERCENTILE = 99.0  # at which the colours end
+TOP = 6  # slots shown where none are named
 
 
 @dataclass(frozen=True)
-class AttentionView:
-    """The options of ``view`` on a network.
+class Look:
+    """What was asked for.
 
     Args:
-        model: weights.
+        model: where the weights are.
         attention: layer, 0 is the first and -1 the last; None for no slots.
         slots: memory slots; None for the most used.
-        top: number of those.
-        saliency: show the gradient of the most probable class.
-        critical: show the channels of the pooled feature that each point wins.
+        top: how many of those.
+        saliency: the gradient of the most probable class.
+        critical: channels of the pooled feature that each point wins.
     """
 
     model: str
@@ -36,7 +35,7 @@ class AttentionView:
     critical: bool
 
 
-def parse_attention_view(
+def check_look(
     *,
     model: str | None,
     attention: int | None,
@@ -44,8 +43,8 @@ def parse_attention_view(
     top: int | None,
     saliency: bool,
     critical: bool,
-) -> AttentionView | None:
-    """Check the options of ``view`` on a network; None where none is given.
+) -> Look | None:
+    """The options of ``view`` on a network; None without any.
 
     Raises:
         ValueError: if they do not go together.
@@ -66,18 +65,18 @@ def parse_attention_view(
             chosen = tuple(int(slot) for slot in slots.split(","))
         except ValueError:
             raise ValueError(f"--slots must be numbers such as 3,17, got {slots}") from None
-    return AttentionView(model, attention, chosen, top or TOP, saliency, critical)
+    return Look(model, attention, chosen, top or TOP, saliency, critical)
 
 
-def draw_attention_view(
-    view: AttentionView,
+def draw_look(
+    look: Look,
     clouds: "Sequence[Cloud]",
     titles: Sequence[str],
     up: str,
     html: Path | None,
     render: Path | None,
     drawing: dict[str, Any],
-    pixels: dict[str, Any],
+    pixels: dict[str, int],
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
     import typer
@@ -86,37 +85,31 @@ def draw_attention_view(
     from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
     from ea_pointcloud.viz.interactive import write_page
 
-    points, values, columns = attention_scalars(view, clouds, up)
-    options: dict[str, Any] = {
-        "quantities": ["attention weight" if each.startswith("slot") else each for each in columns],
-        # A few points with a large gradient would leave all others dark.
-        "percentile": SALIENCY_PERCENTILE if view.saliency else 100.0,
-        **drawing,
-    }
+    points, values, columns = look_at(look, clouds, up)
     if html is not None:
-        made = scalar_figure(points[0], values[0], columns, title=titles[0], **options)
+        made = scalar_figure(points[0], values[0], columns, title=titles[0], **drawing)
         write_page(made, html)
         typer.echo(f"wrote {html}", err=True)
     if render is not None:
-        scalar_grid(points, values, columns, titles, render, **options, **pixels)
+        scalar_grid(points, values, columns, titles, render, **{**drawing, **pixels})
         typer.echo(f"wrote {render}", err=True)
     if html is None and render is None:
         for xyz, scalars, title in zip(points, values, titles, strict=True):
-            for index, column in enumerate(columns):
-                show(xyz, color_by=scalars[:, index], title=f"{title}: {column}", **drawing)
+            for place, column in enumerate(columns):
+                show(xyz, color_by=scalars[:, place], title=f"{title}: {column}", **drawing)
 
 
-def attention_scalars(
-    view: AttentionView, clouds: "Sequence[Cloud]", up: str
+def look_at(
+    look: Look, clouds: "Sequence[Cloud]", up: str
 ) -> "tuple[list[np.ndarray], list[np.ndarray], list[str]]":
-    """Compute the scalars to colour the points by.
+    """Ask the network.
 
-    Saliency and critical points belong to the points that the network sees, so only these are drawn
-    then; attention alone is interpolated to all points.
+    Saliency and critical points are of the points that the network sees, and these are drawn then;
+    attention alone is carried to all points.
 
     Args:
-        view: the options.
-        clouds: to compute them of.
+        look: what was asked for.
+        clouds: what is looked at.
         up: the axis that is up in them.
 
     Returns:
@@ -141,30 +134,30 @@ def attention_scalars(
     )
     from ea_pointcloud.models import load_model
 
-    model: Any = load_model(view.model).to(resolve_device("auto"))
-    if view.attention is not None:
+    model: Any = load_model(look.model).to(resolve_device("auto"))
+    if look.attention is not None:
         depth = len(attention_layers(model))
-        check_range("--attention", view.attention, -depth, depth - 1)
+        check_range("--attention", look.attention, -depth, depth - 1)
     subjects = [subject_of(model, cloud, up=up) for cloud in clouds]
-    thinned = view.saliency or view.critical
+    thinned = look.saliency or look.critical
     points = [subject.seen if thinned else subject.xyz for subject in subjects]
     columns: list[str] = []
     values: list[list[torch.Tensor]] = [[] for _ in clouds]
-    if view.attention is not None:
-        maps = _maps(model, subjects, view.attention, view.slots)
-        if view.slots is None:
-            maps = _maps(model, subjects, view.attention, most_used(maps, view.top))
+    if look.attention is not None:
+        maps = _maps(model, subjects, look.attention, look.slots)
+        if look.slots is None:
+            maps = _maps(model, subjects, look.attention, most_used(maps, look.top))
         columns = [f"slot {slot}" for slot in maps[0].slots]
         for one, xyz, found in zip(maps, points, values, strict=True):
             found.append(one.at(xyz)[0])
-    for wanted, heading, compute in (
-        (view.saliency, "saliency", saliency),
-        (view.critical, "channels won", critical_points),
+    for wanted, heading, measure in (
+        (look.saliency, "saliency", saliency),
+        (look.critical, "channels won", critical_points),
     ):
         if wanted:
             columns.append(heading)
             for subject, found in zip(subjects, values, strict=True):
-                found.append(compute(model, subject.seen, subject.features)[0, :, None].float())
+                found.append(measure(model, subject.seen, subject.features)[0, :, None].float())
     return (
         [xyz[0].cpu().numpy() for xyz in points],
         [torch.cat(found, dim=1).cpu().numpy() for found in values],
