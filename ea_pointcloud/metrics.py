@@ -72,12 +72,12 @@ class ReliabilityBin:
     Args:
         answers: their number.
         prob: their mean confidence.
-        right: the fraction of them that is correct.
+        accuracy: the fraction of them that is correct.
     """
 
     answers: int
     prob: float
-    right: float
+    accuracy: float
 
 
 class CalibrationError(BinaryCalibrationError):

@@ -90,8 +90,8 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
     )
     for run, (one, label) in enumerate(zip(found, labels, strict=True)):
         kinds = [
-            ("uncalibrated", one.bins_before, "dash"),
-            ("calibrated", one.bins_after, "solid"),
+            ("uncalibrated", one.bins, "dash"),
+            ("calibrated", one.bins_calibrated, "solid"),
         ]
         for kind, bins, dash in kinds:
             if not bins:
@@ -99,7 +99,7 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
             counts = np.array([each.answers for each in bins])
             made.add_scatter(
                 x=[each.prob for each in bins],
-                y=[each.right for each in bins],
+                y=[each.accuracy for each in bins],
                 customdata=counts.tolist(),
                 mode="lines+markers",
                 name=f"{kind}{label}",
