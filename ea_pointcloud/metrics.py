@@ -70,12 +70,12 @@ class ReliabilityBin:
     """Predictions of about the same confidence.
 
     Args:
-        answers: their number.
+        count: their number.
         prob: their mean confidence.
         accuracy: the fraction of them that is correct.
     """
 
-    answers: int
+    count: int
     prob: float
     accuracy: float
 

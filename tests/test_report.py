@@ -165,7 +165,7 @@ def test_answers_are_those_the_figures_are_made_of(
     assert confusion.tolist() == report.confusion
     # At the temperature: bins made of these probabilities are those after calibration.
     assert sum(predictions.probs.max(1)) == pytest.approx(
-        sum(each.answers * each.prob for each in report.calibration.bins_calibrated)
+        sum(each.count * each.prob for each in report.calibration.bins_calibrated)
     )
 
     parts = PartPredictions()

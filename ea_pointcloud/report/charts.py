@@ -96,7 +96,7 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
         for kind, bins, dash in kinds:
             if not bins:
                 continue
-            counts = np.array([each.answers for each in bins])
+            counts = np.array([each.count for each in bins])
             made.add_scatter(
                 x=[each.prob for each in bins],
                 y=[each.accuracy for each in bins],
