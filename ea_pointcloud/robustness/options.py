@@ -21,11 +21,11 @@ class InferenceOptions:
     """Options of inference.
 
     Args:
-        tta_rotations: turns about the up axis whose probabilities are averaged, >= 1.
-        remove_outliers: leave out statistical outliers, see
+        tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
+        remove_outliers: remove statistical outliers, see
             :func:`~ea_pointcloud.inference.preprocess.inliers`.
         adaptation: weight of the statistics of the clouds at hand in the batch normalisations,
-            see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; None without.
+            see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; None for none.
     """
 
     tta_rotations: int = 1
@@ -39,15 +39,15 @@ class InferenceOptions:
             check_share("adaptation", self.adaptation)
 
     def __str__(self) -> str:
-        """What is out of the ordinary, in words; nothing where all is as usual."""
+        """The options that differ from the defaults, in words."""
         words = []
         if self.remove_outliers:
             words.append("without statistical outliers")
         if self.adaptation is not None:
-            share = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
-            words.append(f"with batch-norm adaptation{share}")
+            weight = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
+            words.append(f"with batch-norm adaptation{weight}")
         if self.tta_rotations > 1:
-            words.append(f"averaged over {self.tta_rotations} tta_rotations")
+            words.append(f"averaged over {self.tta_rotations} rotations")
         return ", ".join(words)
 
 
