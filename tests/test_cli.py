@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ea_pointcloud.viz._paint import COLORINGS
 
 from ea_pointcloud import cli
 from ea_pointcloud.augment.transforms import AXES
@@ -14,7 +13,7 @@ from ea_pointcloud.cli import _options, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
-from ea_pointcloud.viz.pictures import BACKGROUNDS
+from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (

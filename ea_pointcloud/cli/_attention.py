@@ -88,7 +88,7 @@ def draw_attention(
     html: Path | None,
     render: Path | None,
     drawing: dict[str, Any],
-    pixels: dict[str, int],
+    pixels: dict[str, Any],
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
     from ea_pointcloud.viz import show
