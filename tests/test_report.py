@@ -103,7 +103,7 @@ def test_a_page_of_classes(
         assert f'<td class="number">{a[field]:.4f}</td>' in page
     for report in (a, b):
         found = report["calibration"]
-        assert f"expected calibration error {found['before']:.4f}, {found['after']:.4f}" in page
+        assert f"expected calibration error {found['ece']:.4f}, {found['ece_calibrated']:.4f}" in page
     for name in CATEGORIES:
         assert f"<td>{name}</td>" in page
         assert spread(a["class_accuracy"][name], b["class_accuracy"][name], 3) in page
