@@ -102,8 +102,8 @@ def test_a_page_of_classes(
         assert spread(a[field], b[field], 4) in page
         assert f'<td class="number">{a[field]:.4f}</td>' in page
     for report in (a, b):
-        found = report["calibration"]
-        assert f"expected calibration error {found['ece']:.4f}, {found['ece_calibrated']:.4f}" in page
+        ece, calibrated = (report["calibration"][name] for name in ("ece", "ece_calibrated"))
+        assert f"expected calibration error {ece:.4f}, {calibrated:.4f}" in page
     for name in CATEGORIES:
         assert f"<td>{name}</td>" in page
         assert spread(a["class_accuracy"][name], b["class_accuracy"][name], 3) in page
