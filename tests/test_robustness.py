@@ -432,7 +432,7 @@ def test_every_score_tells_far_features_from_near_ones() -> None:
         assert each.fpr95 < 0.05, name
     same = compare_scores(train, label, known, answers(axes[label]))
     assert all(0.4 < each.auroc < 0.6 for each in same.values())
-    with pytest.raises(ValueError, match=r"between 1 and clouds of training=3, got 10"):
+    with pytest.raises(ValueError, match=r"between 1 and training clouds=3, got 10"):
         compare_scores(ClassifierOutput(*(rows[:3] for rows in train)), label[:3], known, known)
 
 
