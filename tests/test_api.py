@@ -74,3 +74,9 @@ def test_the_import_is_light() -> None:
     code = "import sys, ea_pointcloud; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_version() -> None:
+    command = [sys.executable, "-m", "ea_pointcloud", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ea_pointcloud.__version__
