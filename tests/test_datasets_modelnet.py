@@ -99,6 +99,7 @@ def test_errors_name_the_file_and_the_remedy(modelnet_folder: Path, tmp_path: Pa
     ):
         ModelNet(modelnet_folder, split="test")
     with h5py.File(h5, "a") as file:
+        file["label"][0] = 1
         file["data"][0, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"test0.h5 holds coordinates that are not finite"):
         ModelNet(modelnet_folder, split="test")
@@ -114,10 +115,10 @@ def test_errors_name_the_file_and_the_remedy(modelnet_folder: Path, tmp_path: Pa
     with pytest.raises(FileNotFoundError, match=r"no .*ply_data_test0.h5, which its list names"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "test_files.txt").write_text("")
-    with pytest.raises(ValueError, match=r"test_files.txt lists no file; download it again"):
+    with pytest.raises(ValueError, match=r"test_files.txt lists no file; write the name of"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "test_files.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="the folder is incomplete, download it again"):
+    with pytest.raises(FileNotFoundError, match="add the list, or download a published set again"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "shape_names.txt").write_text("")
     with pytest.raises(ValueError, match=r"shape_names.txt names no class"):

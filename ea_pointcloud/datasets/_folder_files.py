@@ -1,4 +1,4 @@
-"""Which files of a folder of classes belong to which class and split; nothing is opened here."""
+"""Classes and splits of a folder, from the names of its files; nothing is opened here."""
 
 import hashlib
 import os
@@ -41,10 +41,10 @@ class FolderListing:
 def list_folder(root: Path, val_fraction: float) -> FolderListing:
     """Find classes and splits: ``SPLIT/CLASS/file``, ``CLASS/SPLIT/file`` or ``CLASS/file``.
 
-    Files may lie deeper inside a class. Hidden files, files whose suffix is no cloud's, and texts
-    such as ``README.txt`` do not count. Where there is no val split it is set apart from train,
-    where there is no split at all a test split before it; which files depends on their names within
-    the class alone, and files that differ in their suffix only stay together.
+    Files may lie deeper inside a class. Hidden files, suffixes that no cloud has, and texts such as
+    ``README.txt`` do not count. Where there is no val split it is set apart from train, where there
+    is no split at all a test split before it; which files depends on their names within the class
+    alone, and files that differ in their suffix only stay together.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -127,7 +127,7 @@ def _check_all_or_none(root: Path, files: list[_File]) -> None:
 
 
 def _check_classes(root: Path, files: list[_File]) -> None:
-    """Raise unless at least two classes can be learned, and no other is asked for."""
+    """Raise unless there are two classes or more and train has a shape of each."""
     splits: dict[str, set[str]] = {}
     for file in files:
         splits.setdefault(file.class_name, set()).add(file.split)
@@ -232,11 +232,11 @@ def _direct_clouds(folder: Path) -> list[Path]:
 
 def _check_outside(folder: Path) -> None:
     """Raise for clouds that lie beside the class folders."""
-    stray = [path for path in _direct_clouds(folder) if path.suffix.lower() not in _TABLES]
-    if stray:
+    outside = [path for path in _direct_clouds(folder) if path.suffix.lower() not in _TABLES]
+    if outside:
         raise ValueError(
-            f"{folder} holds {len(stray)} clouds that are in no class folder "
-            f"({_first(path.name for path in stray)}); move them into {folder}/CLASS/ or away"
+            f"{folder} holds {len(outside)} clouds that are in no class folder "
+            f"({_first(path.name for path in outside)}); move them into {folder}/CLASS/ or away"
         )
 
 
