@@ -59,9 +59,8 @@ def prepare_folder(
     """Sample every shape of a folder into ``target``, in the layout of ModelNet's HDF5 files.
 
     ``target`` appears when all of it is there. What an interrupted call has done is kept beside it
-    and continued by the next with the same settings and files. The outcome depends on files and
-    settings alone, not on the number of workers or interruptions. Of mirrored files, such as those
-    of ``modelnet40_normal_resampled``, x is negated, also of normals.
+    and continued by the next with the same settings and files, on which alone the outcome depends.
+    Of mirrored files, such as ``modelnet40_normal_resampled``, x is negated, also of normals.
 
     Args:
         folder: class folders in any arrangement of :class:`FolderDataset`, or ModelNet as text,
@@ -84,12 +83,6 @@ def prepare_folder(
         ValueError: if the folder cannot be understood.
     """
     names, splits = _list_files(folder)
-    blank = [name for name in names if name.split() != [name]]
-    if blank:
-        raise ValueError(
-            f"{folder} has class folders whose names have blanks, {blank}, which the lists of this "
-            "layout cannot hold; rename them"
-        )
     work = _Work(
         folder=folder,
         place=target.with_name(f".{target.name}.preparing"),
@@ -101,9 +94,7 @@ def prepare_folder(
     )
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists() and not force:
-            raise FileExistsError(
-                f"{target}: exists; replace it with --force, or choose another --out"
-            )
+            raise FileExistsError(f"{target}: exists; replace it with --force, or choose another")
         work.place.mkdir(exist_ok=True)
         bad = work.sample(workers, progress)
         if bad and not skip_bad:
@@ -240,6 +231,12 @@ def _list_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, str]
     if folder.is_dir() and recognize(folder) == "modelnet_txt":
         return resampled_files(folder)
     listing = list_folder(folder, _VAL_FRACTION)
+    blank = [name for name in listing.class_names if name.split() != [name]]
+    if blank:
+        raise ValueError(
+            f"{folder} has class folders whose names have blanks, {blank}, which the lists of this "
+            "layout cannot hold; rename them"
+        )
     # ModelNet's layout has no val split: it is set apart from train when it is opened.
     train = sorted([*listing.splits["train"], *listing.splits["val"]])
     return list(listing.class_names), {"train": train, "test": listing.splits["test"]}

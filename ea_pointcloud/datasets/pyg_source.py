@@ -36,11 +36,11 @@ class PyGShapes(PaddedClouds):
         class_names: in the order of the labels of clouds; by default their numbers.
         category_names: in the order of ``category``; by default their numbers.
         parts: the part ids of each category; by default those that occur.
-        num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: ``"first"``, a ``"random"`` set, or by farthest point (``"fps"``).
+        num_points: see :class:`~ea_pointcloud.datasets.FolderDataset`, as the others.
+        point_choice: which points.
         stored_points: points drawn from each mesh.
-        up: the axis that is up, ``"x"``, ``"y"`` or ``"z"`` (as in ModelNet's meshes).
-        mirrored: whether the graphs are mirror images, whose x (once y is up) is negated.
+        up: the axis that is up, ``"z"`` in ModelNet's meshes.
+        mirrored: whether x (once y is up) is negated.
 
     Attributes:
         label: (n,) int64 of clouds; empty where points are labelled.

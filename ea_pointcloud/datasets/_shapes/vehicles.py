@@ -43,21 +43,7 @@ def airplane(draw: Draw) -> NamedParts:
                 yield "wing", rod(foot, (foot[0], foot[1] + lift, foot[2]), 0.008)
         elif winglets:
             yield "wing", wing(tip, (tip[0] * 1.04, tip[1] + 0.07, tip[2] - 0.05), 0.07, 0.04, 0.1)
-
-    fin, fin_chord = draw(0.11, 0.24), draw(0.08, 0.16)
-    back, slant = -0.5 + fin_chord / 2, draw(0.0, 0.1)
-    stabilizer = draw(0.12, 0.24)
-    style = draw.pick("low", "low", "t", "twin")
-    if style == "twin":
-        for side in (-1, 1):
-            foot = (side * stabilizer * 0.7, 0, back)
-            yield "tail", wing(foot, (foot[0], fin, back - slant), fin_chord, fin_chord * 0.6, 0.1)
-    else:
-        yield "tail", wing((0, 0, back), (0, fin, back - slant), fin_chord, fin_chord * 0.7, 0.1)
-    root = (0, fin - 0.01, back - slant) if style == "t" else (0, 0.0, back)
-    for side in (-1, 1):
-        tip = (side * stabilizer, root[1], root[2] - slant * 0.7)
-        yield "tail", wing(root, tip, fin_chord * 0.9, fin_chord * 0.6, 0.1)
+    yield from _tail(draw)
 
     power = draw.pick("jet", "jet", "rear", "propeller", "none")
     size = draw(0.02, 0.045)
@@ -77,6 +63,23 @@ def airplane(draw: Draw) -> NamedParts:
             for side in (-1, 1):
                 hung = (side * span * part, level + rise * part - size, at - sweep * part + 0.05)
                 yield "engine", move(pod, hung)
+
+
+def _tail(draw: Draw) -> NamedParts:
+    fin, fin_chord = draw(0.11, 0.24), draw(0.08, 0.16)
+    back, slant = -0.5 + fin_chord / 2, draw(0.0, 0.1)
+    stabilizer = draw(0.12, 0.24)
+    style = draw.pick("low", "low", "t", "twin")
+    if style == "twin":
+        for side in (-1, 1):
+            foot = (side * stabilizer * 0.7, 0, back)
+            yield "tail", wing(foot, (foot[0], fin, back - slant), fin_chord, fin_chord * 0.6, 0.1)
+    else:
+        yield "tail", wing((0, 0, back), (0, fin, back - slant), fin_chord, fin_chord * 0.7, 0.1)
+    root = (0, fin - 0.01, back - slant) if style == "t" else (0, 0.0, back)
+    for side in (-1, 1):
+        tip = (side * stabilizer, root[1], root[2] - slant * 0.7)
+        yield "tail", wing(root, tip, fin_chord * 0.9, fin_chord * 0.6, 0.1)
 
 
 def car(draw: Draw) -> NamedParts:
