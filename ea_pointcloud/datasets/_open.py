@@ -29,7 +29,7 @@ def open_dataset(
     *,
     split: str = "train",
     num_points: int = 0,
-    point_choice: str = "first",
+    sampling: str = "first",
     data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout, which is logged and seen in its ``repr``.
@@ -46,7 +46,7 @@ def open_dataset(
             choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
+        sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
         data_root: where names are looked for; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
 
     Raises:
@@ -59,7 +59,7 @@ def open_dataset(
     folder = _find(root_or_name, data_root)
     entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
-    options = {"split": split, "num_points": num_points, "point_choice": point_choice}
+    options = {"split": split, "num_points": num_points, "sampling": sampling}
     dataset = _open(folder, layout, entry, options)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if entry is not None:

@@ -74,11 +74,11 @@ class PaddedClouds(Dataset[dict[str, Tensor]]):
             xyz = negate_x(xyz)
         self.xyz = in_chunks(normalize_unit_sphere, xyz, self.mask)
 
-    def _keep_points(self, num_points: int, point_choice: str) -> None:
+    def _keep_points(self, num_points: int, sampling: str) -> None:
         """Keep at most ``num_points`` of each cloud; a cloud with fewer keeps them all."""
         if not 0 < num_points < self.mask.shape[1]:
             return
-        idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)
+        idx = choose_real_points(self.xyz, self.mask, num_points, sampling)
         self.mask = self.mask[:, :num_points]
         for name in ("xyz", *self.fields):
             if name in _PADDING:
@@ -103,7 +103,7 @@ def in_chunks(function: Callable[[Tensor, Tensor], Tensor], xyz: Tensor, mask: T
     return torch.cat([function(*chunk) for chunk in chunks])
 
 
-def choose_real_points(xyz: Tensor, mask: Tensor, num_points: int, point_choice: str) -> Tensor:
+def choose_real_points(xyz: Tensor, mask: Tensor, num_points: int, sampling: str) -> Tensor:
     """Indices (n, num_points) of the points to keep, the same at every call.
 
     The real points of a shorter cloud come first in its choice, then repetitions: padding.
@@ -112,15 +112,15 @@ def choose_real_points(xyz: Tensor, mask: Tensor, num_points: int, point_choice:
         xyz: (n, N, 3).
         mask: (n, N) bool, the real points first.
         num_points: 1 <= num_points <= N.
-        point_choice: ``"first"``, ``"random"`` or ``"fps"``.
+        sampling: ``"first"``, ``"random"`` or ``"fps"``.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
 
     def choose(xyz: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(1)
-        if point_choice == "random":
+        if sampling == "random":
             return random_point_sample(xyz, num_points, lengths=lengths, generator=generator)
-        if point_choice == "fps":
+        if sampling == "fps":
             return farthest_point_sample(xyz, num_points, lengths=lengths)
         return torch.arange(num_points).expand(len(xyz), -1)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_at_least, check_choice
-from ea_pointcloud.augment.transforms import POINT_CHOICES
+from ea_pointcloud.augment.transforms import SAMPLINGS
 
 SPLITS = ("train", "val", "test", "trainval")
 SPLIT_SEED = 0  # fixed for good: another value would be another val set
@@ -25,9 +25,7 @@ def stratified_mask(label: Tensor, fraction: float) -> Tensor:
     return mask
 
 
-def check_opening(
-    split: str, num_points: int, point_choice: str, val_fraction: float | None
-) -> None:
+def check_opening(split: str, num_points: int, sampling: str, val_fraction: float | None) -> None:
     """Raise unless a data set can be opened with these arguments.
 
     Raises:
@@ -35,6 +33,6 @@ def check_opening(
     """
     check_choice("split", split, SPLITS)
     check_at_least("num_points", num_points, 0)
-    check_choice("point_choice", point_choice, POINT_CHOICES)
+    check_choice("sampling", sampling, SAMPLINGS)
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}")

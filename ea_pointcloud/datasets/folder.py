@@ -37,7 +37,7 @@ class FolderDataset(PaddedClouds):
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all that are stored. A smaller cloud keeps what
             it has: nothing is repeated, see ``mask``.
-        point_choice: which: the ``"first"`` (stored points are in random order), a ``"random"``
+        sampling: which: the ``"first"`` (stored points are in random order), a ``"random"``
             set (the same at every call), or by farthest point sampling (``"fps"``).
         val_fraction: fraction of each class that is set apart where the folder has no val split.
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
@@ -71,7 +71,7 @@ class FolderDataset(PaddedClouds):
         *,
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.2,
         up: str = "y",
         stored_points: int = 2048,
@@ -80,7 +80,7 @@ class FolderDataset(PaddedClouds):
         num_workers: int | None = None,
         mirrored: bool | str = "auto",
     ) -> None:
-        check_opening(split, num_points, point_choice, val_fraction)
+        check_opening(split, num_points, sampling, val_fraction)
         check_count("stored_points", stored_points)
         check_range("num_points", num_points, 0, stored_points, "stored_points")
         check_choice("up", up, AXES)
@@ -104,7 +104,7 @@ class FolderDataset(PaddedClouds):
         self.files = tuple(path for path, _ in samples)
         self.label = torch.tensor([self.class_names.index(name) for _, name in samples])
         self._set_clouds([clouds[path] for path in self.files], up)
-        self._keep_points(num_points, point_choice)
+        self._keep_points(num_points, sampling)
 
     def _samples(self, listing: FolderListing, bad: dict[str, str]) -> list[tuple[str, str]]:
         """(path, class name) of the readable files of this split, one at least of each class."""

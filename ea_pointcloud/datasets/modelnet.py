@@ -25,7 +25,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all.
-        point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
+        sampling: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
         val_fraction: fraction of each class of the published train split that goes to val.
         mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` recognises
@@ -56,11 +56,11 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         name: str = "modelnet40",
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.1,
         mirrored: bool | str = "auto",
     ) -> None:
-        check_opening(split, num_points, point_choice, val_fraction)
+        check_opening(split, num_points, sampling, val_fraction)
         self.name = name
         self.split = split
         stored = ModelNetFiles(root, name, split, val_fraction, mirrored)
@@ -70,7 +70,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         every = [stored.read(file, slice(None)) for file in range(len(stored.files))]
         self.xyz = torch.cat(every)[stored.row]
         if num_points:
-            self.xyz = _reduce(self.xyz, num_points, point_choice)
+            self.xyz = _reduce(self.xyz, num_points, sampling)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -86,10 +86,10 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         )
 
 
-def _reduce(xyz: Tensor, num_points: int, point_choice: str) -> Tensor:
+def _reduce(xyz: Tensor, num_points: int, sampling: str) -> Tensor:
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     chunks = [
-        gather_points(chunk, choose_points(chunk, num_points, point_choice, generator=generator))
+        gather_points(chunk, choose_points(chunk, num_points, sampling, generator=generator))
         for chunk in xyz.split(256)
     ]
     return torch.cat(chunks)

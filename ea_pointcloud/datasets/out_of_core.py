@@ -54,7 +54,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         name: of the set.
         split: of the set.
         num_points: points kept of each cloud, 0 for all.
-        point_choice: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
+        sampling: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
             cloud's position in the files, or by farthest point sampling (``"fps"``) at each
             reading; a set that was prepared in that order needs only its first.
         val_fraction: fraction of each class of the train split that goes to val.
@@ -84,17 +84,17 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         name: str = "modelnet40",
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.1,
         buffer_mb: int = BUFFER_MB,
         mirrored: bool | str = "auto",
     ) -> None:
-        check_opening(split, num_points, point_choice, val_fraction)
+        check_opening(split, num_points, sampling, val_fraction)
         check_count("buffer_mb", buffer_mb)
         self.name = name
         self.split = split
         self.num_points = num_points
-        self.point_choice = point_choice
+        self.sampling = sampling
         stored = self._stored = ModelNetFiles(root, name, split, val_fraction, mirrored)
         stored.check_num_points(num_points)
         self.folder, self.mirroring = stored.folder, stored.mirroring
@@ -152,7 +152,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         """The points to keep of clouds (n, N, 3) that were read; ``index`` (n,) are positions."""
         if xyz.shape[1] == (self.num_points or self.file_points):
             return xyz
-        if self.point_choice == "fps":
+        if self.sampling == "fps":
             return gather_points(xyz, farthest_point_sample(xyz, self.num_points))
         kept = []
         for row in self._stored.row[index].tolist():
@@ -162,7 +162,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
 
     @property
     def _read_points(self) -> int:
-        first = self.point_choice == "first" and self.num_points
+        first = self.sampling == "first" and self.num_points
         return self.num_points if first else self.file_points
 
     def _cut(self, chunk_rows: list[int], lengths: list[int]) -> list[Block]:

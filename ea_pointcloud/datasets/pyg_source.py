@@ -37,7 +37,7 @@ class PyGShapes(PaddedClouds):
         category_names: in the order of ``category``; by default their numbers.
         parts: the part ids of each category; by default those that occur.
         num_points: see :class:`~ea_pointcloud.datasets.FolderDataset`, as the others.
-        point_choice: which points.
+        sampling: which points.
         stored_points: points drawn from each mesh.
         up: the axis that is up, ``"z"`` in ModelNet's meshes.
         mirrored: whether x (once y is up) is negated.
@@ -61,12 +61,12 @@ class PyGShapes(PaddedClouds):
         category_names: Sequence[str] = (),
         parts: Sequence[Sequence[int]] = (),
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         stored_points: int = 2048,
         up: str = "y",
         mirrored: bool = False,
     ) -> None:
-        check_opening(split, num_points, point_choice, None)
+        check_opening(split, num_points, sampling, None)
         check_count("stored_points", stored_points)
         check_choice("up", up, AXES)
         self.name = type(graphs).__name__
@@ -87,7 +87,7 @@ class PyGShapes(PaddedClouds):
             self.label = torch.cat([y for _, y, _ in clouds])
             self.class_names = _names("class_names", class_names, self.label)
         self._set_clouds([pos.numpy() for pos, _, _ in clouds], up)
-        self._keep_points(num_points, point_choice)
+        self._keep_points(num_points, sampling)
 
     def _set_parts(
         self, clouds: list[_Cloud], names: Sequence[str], parts: Sequence[Sequence[int]]

@@ -64,7 +64,7 @@ class ShapeNetPart(PaddedClouds):
             ``NAME_hdf5_data`` and ``NAME_txt_normal``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
+        sampling: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
         val_fraction: fraction of each category of the train split that goes to val where no val
             split is published.
@@ -98,11 +98,11 @@ class ShapeNetPart(PaddedClouds):
         name: str = "shapenetpart",
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.2,
         features: str = "none",
     ) -> None:
-        check_opening(split, num_points, point_choice, val_fraction)
+        check_opening(split, num_points, sampling, val_fraction)
         check_choice("features", features, ("none", "normals", *DESCRIPTORS))
         normals = features == "normals"
         self.name = name
@@ -125,7 +125,7 @@ class ShapeNetPart(PaddedClouds):
         # same step, so that they give the same numbers.
         self._set_clouds([cloud.xyz for cloud in clouds])
         self.fields = ("part_label", "category", *(("features",) if normals else ()))
-        self._keep_points(num_points, point_choice)
+        self._keep_points(num_points, sampling)
         if features in DESCRIPTORS:  # of the points kept
             self.features = described(self.xyz, self.mask, features)
             self.fields = (*self.fields, "features")
