@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -80,7 +80,7 @@ def _stamps(root: Path, paths: Sequence[str]) -> tuple[dict[str, tuple[int, int]
     return stamps, bad
 
 
-def _read_one(root: Path, reading: Reading, path: str) -> tuple[str, np.ndarray | str]:
+def _read_one(root: Path, reading: Reading, path: Any) -> tuple[str, np.ndarray | str]:
     """The path with its points, or with the reason why there are none.
 
     Arrays stay arrays: thousands of tensors of another process would each keep a file open.

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -152,6 +152,7 @@ class OutOfCoreLoader(Epochs):
 
     def _blocks(self, windows: list[_Window]) -> Iterator[Tensor]:
         """Clouds of each block, in order; called in the main thread: it starts processes."""
+        every = [each for window in windows for each in zip(*window[:2], strict=True)]
         with warnings.catch_warnings():
             # Python 3.12 and later warn of forking beside threads; the workers start none and wait
             # for none. How many there are is the caller's choice.
@@ -160,7 +161,7 @@ class OutOfCoreLoader(Epochs):
             )
             warnings.filterwarnings("ignore", message=".*will create .* worker processes.*")
             loader = DataLoader(
-                [each for window in windows for each in zip(*window[:2], strict=True)],  # pyright: ignore[reportArgumentType]
+                every,  # pyright: ignore[reportArgumentType]
                 batch_size=None,
                 collate_fn=self._read_part,  # reads in the worker process
                 num_workers=self.num_workers,
@@ -168,8 +169,8 @@ class OutOfCoreLoader(Epochs):
             )
             return iter(loader)
 
-    def _read_part(self, chosen: tuple[int, slice]) -> Tensor:
-        number, part = chosen
+    def _read_part(self, chosen: Any) -> Tensor:
+        number, part = chosen  # of a block, and which of its clouds
         return self.dataset.read_block(number)[part]
 
     def _windows(self, number: int) -> list[_Window]:

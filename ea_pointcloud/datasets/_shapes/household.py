@@ -78,8 +78,8 @@ def cup(draw: Draw) -> NamedParts:
 def _vessel(radii: tuple[float, float, float], high: float, wall: float, sides: int) -> Part:
     """Open vessel with the outer ``radii`` at the bottom, at 45 % of the height and at the rim."""
     bottom, bulge, rim = radii
-    radii = (bottom, bulge, rim, rim - wall, bulge - wall, bottom - wall)
-    return lathe(radii, (0, high * 0.45, high, high, high * 0.45, wall), sides=sides)
+    profile = (bottom, bulge, rim, rim - wall, bulge - wall, bottom - wall)
+    return lathe(profile, (0, high * 0.45, high, high, high * 0.45, wall), sides=sides)
 
 
 def lamp(draw: Draw) -> NamedParts:
