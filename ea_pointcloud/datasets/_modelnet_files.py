@@ -1,5 +1,6 @@
 """The files of ModelNet's HDF5 layout: which clouds are in them, and reading some of these."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import negate_x
-from ea_pointcloud.datasets._files import NAMES_FILE, REMEDY, find_modelnet, open_h5
+from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere
+from ea_pointcloud.datasets._files import NAMES_FILE, REMEDY, find_layout, find_modelnet, open_h5
 from ea_pointcloud.datasets._splits import stratified_mask
 from ea_pointcloud.datasets.axes import find_mirroring
+from ea_pointcloud.datasets.catalog import CATALOG
+
+# In the order of the labels, as published with the set.
+SCANOBJECTNN_CLASSES = (
+    "bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table", "bed",
+    "pillow", "sink", "sofa", "toilet",
+)  # fmt: skip
+# Name of a variant -> folder and stem of its files: the hardest (PB_T50_RS), objects with the
+# background of their scan, objects alone.
+SCANOBJECTNN_VARIANTS = {
+    "scanobjectnn": ("main_split", "objectdataset_augmentedrot_scale75"),
+    "scanobjectnn_obj_bg": ("main_split", "objectdataset"),
+    "scanobjectnn_obj_only": ("main_split_nobg", "objectdataset"),
+}
+
+_CHECKED = 64  # clouds of each file that show whether it is in the unit sphere
+_TOLERANCE = 0.02  # published files and 16-bit floats are rounded
+
+logger = logging.getLogger(__name__)
 
 
 class _Outline(NamedTuple):
@@ -20,6 +40,7 @@ class _Outline(NamedTuple):
     label: Tensor  # (n,) int64
     num_points: int
     chunk_rows: int
+    in_unit_sphere: bool
 
 
 class ModelNetFiles:
@@ -40,6 +61,8 @@ class ModelNetFiles:
         file_start: (files,) row of the first cloud of each.
         chunk_rows: clouds of each file that are stored, perhaps compressed, together.
         num_points: of every cloud.
+        in_unit_sphere: whether clouds are stored centred, the farthest point at distance 1; others
+            are brought there as prediction does.
     """
 
     def __init__(
@@ -50,14 +73,22 @@ class ModelNetFiles:
         val_fraction: float,
         mirrored: bool | str,
     ) -> None:
-        self.folder = find_modelnet(root, name)
+        part = "test" if split == "test" else "train"
+        if name in SCANOBJECTNN_VARIANTS:
+            self.class_names = SCANOBJECTNN_CLASSES
+            self.folder, self.files = _find_scans(root, name, part)
+        else:
+            self.folder = find_modelnet(root, name)
+            self.class_names = _read_class_names(self.folder)
+            self.files = _listed_files(self.folder, part)
         self.mirroring = find_mirroring(self.folder, mirrored)
-        self.class_names = _read_class_names(self.folder)
-        self.files = _listed_files(self.folder, "test" if split == "test" else "train")
         outlines = [_outline(path, len(self.class_names)) for path in self.files]
         self.num_points = _one_size(self.files, [outline.num_points for outline in outlines])
         self.file_rows = [len(outline.label) for outline in outlines]
         self.chunk_rows = [outline.chunk_rows for outline in outlines]
+        self.in_unit_sphere = all(outline.in_unit_sphere for outline in outlines)
+        if not self.in_unit_sphere:
+            logger.info("%s: clouds are centred and scaled to the unit sphere", self.folder)
         lengths = torch.tensor(self.file_rows)
         self.file_start = lengths.cumsum(0) - lengths
         self.label = torch.cat([outline.label for outline in outlines])
@@ -76,10 +107,13 @@ class ModelNetFiles:
             num_points: first points to read, None for all.
         """
         path = self.files[file]
+        read_points = num_points if self.in_unit_sphere else None
         with open_h5(path, "data", "label") as (data, _):
-            xyz = torch.from_numpy(np.asarray(data[rows, :num_points])).float()
+            xyz = torch.from_numpy(np.asarray(data[rows, :read_points])).float()
         if not bool(xyz.isfinite().all()):
             raise ValueError(f"{path} holds coordinates that are not finite; {REMEDY}")
+        if not self.in_unit_sphere and len(xyz):
+            xyz = normalize_unit_sphere(xyz)[:, :num_points]
         return negate_x(xyz) if self.mirroring == "undone" else xyz
 
     def check_num_points(self, num_points: int) -> None:
@@ -129,10 +163,29 @@ def _listed_files(folder: Path, part: str) -> list[Path]:
     return files
 
 
+def _find_scans(root: str | Path | None, name: str, part: str) -> tuple[Path, list[Path]]:
+    """The folder of ScanObjectNN and the file of a variant and split."""
+    inside, stem = SCANOBJECTNN_VARIANTS[name]
+    file = f"{inside}/{'training' if part == 'train' else 'test'}_{stem}.h5"
+    folder, _ = find_layout(root, [(CATALOG["scanobjectnn"].folder, file)])
+    return folder, [folder / file]
+
+
 def _outline(path: Path, num_classes: int) -> _Outline:
     with open_h5(path, "data", "label") as (data, label):
         labels = check_content(path, data.shape, np.asarray(label), num_classes)
-        return _Outline(labels, data.shape[1], data.chunks[0] if data.chunks else 1)
+        chunk_rows = data.chunks[0] if data.chunks else 1
+        sample = np.asarray(data[:: max(1, len(labels) // _CHECKED)])
+        return _Outline(labels, data.shape[1], chunk_rows, _is_in_unit_sphere(sample))
+
+
+def _is_in_unit_sphere(clouds: np.ndarray) -> bool:
+    if not clouds.size:
+        return True
+    xyz = clouds.astype(np.float32)
+    offset = np.linalg.norm(xyz.mean(1), axis=1)
+    radius = np.linalg.norm(xyz, axis=2).max(1)
+    return not ((offset > _TOLERANCE) | (abs(radius - 1) > _TOLERANCE)).any()  # NaN is found later
 
 
 def _one_size(files: list[Path], sizes: list[int]) -> int:

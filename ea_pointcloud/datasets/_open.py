@@ -6,6 +6,7 @@ from typing import Any
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.datasets._files import data_root as find_data_root
+from ea_pointcloud.datasets._modelnet_files import SCANOBJECTNN_VARIANTS
 from ea_pointcloud.datasets._part_files import PUBLISHED_LAYOUTS, PUBLISHED_NAME
 from ea_pointcloud.datasets._splits import SPLITS
 from ea_pointcloud.datasets.axes import STORED_AS
@@ -41,7 +42,8 @@ def open_dataset(
     Args:
         root_or_name: the set's own folder; or its name, as ``ea-pointcloud data list`` has it, or
             ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_2048``, ``NAME_hdf5_data`` or
-            ``NAME_txt_normal`` below ``data_root``; or ``"procedural"``. ModelNet's meshes
+            ``NAME_txt_normal`` below ``data_root``; ``"scanobjectnn"``, ``"scanobjectnn_obj_bg"``
+            or ``"scanobjectnn_obj_only"``; or ``"procedural"``. ModelNet's meshes
             are read as z up, other folders of classes as y up: :class:`FolderDataset` has the
             choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
@@ -56,6 +58,9 @@ def open_dataset(
     check_choice("split", split, SPLITS)
     if root_or_name == PROCEDURAL:
         return ProceduralShapes(split, num_points=num_points or 1024)
+    if root_or_name in SCANOBJECTNN_VARIANTS:
+        options = {"split": split, "num_points": num_points, "sampling": sampling}
+        return ModelNet(data_root, name=str(root_or_name), **options)
     folder = _find(root_or_name, data_root)
     entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
@@ -75,6 +80,8 @@ def _open(
 ) -> AnyShapes:
     if layout == "modelnet_h5":
         return ModelNet(folder, name=_plain_name(folder), **options)
+    if layout == "scanobjectnn":
+        return ModelNet(folder, name="scanobjectnn", **options)
     if layout in ("parts_h5", "parts_txt"):
         published = folder.name in dict(PUBLISHED_LAYOUTS)
         name = PUBLISHED_NAME if published else _plain_name(folder)

@@ -22,7 +22,9 @@ class ModelNet(Dataset[dict[str, Tensor]]):
 
     Args:
         root: data root or the folder itself; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
-        name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
+        name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``; or
+            ``"scanobjectnn"`` (PB_T50_RS), ``"scanobjectnn_obj_bg"`` or ``"scanobjectnn_obj_only"``
+            for the published files of ScanObjectNN.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all.
         sampling: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
@@ -33,8 +35,8 @@ class ModelNet(Dataset[dict[str, Tensor]]):
             :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
 
     Attributes:
-        xyz: (n, N, 3) float32, y up, right-handed unless ``mirroring`` is ``"kept"``, in the unit
-            sphere.
+        xyz: (n, N, 3) float32, y up, right-handed unless ``mirroring`` is ``"kept"``. Clouds that
+            are not stored in the unit sphere are brought there, before points are chosen.
         label: (n,) int64.
         class_names: in the order of the labels.
         mirroring: ``"none"`` (right-handed files), ``"undone"`` (x negated) or ``"kept"``.
