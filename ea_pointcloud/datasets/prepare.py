@@ -94,7 +94,7 @@ def prepare_folder(
     )
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists() and not force:
-            raise FileExistsError(f"{target}: exists; replace it with --force, or choose another")
+            raise FileExistsError(f"{target}: exists; replace it with --force, or choose --output")
         work.place.mkdir(exist_ok=True)
         bad = work.sample(workers, progress)
         if bad and not skip_bad:
