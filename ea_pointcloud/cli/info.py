@@ -1,9 +1,14 @@
 """``ea-pointcloud info``: versions, devices, operators, recipes, models, weights."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ea_pointcloud.ops._self_check import Verdict
 
 NAME = "info"
 EXAMPLES = """Examples:
@@ -13,6 +18,8 @@ ea-pointcloud info
 ea-pointcloud info --json
 
 ea-pointcloud info --warm-up
+
+ea-pointcloud info --check
 """
 
 
@@ -23,6 +30,13 @@ def run(
             "--warm-up",
             help="Also compile the CPU operators now, once for this machine, instead of in the "
             "first run that needs them.",
+        ),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Compare each operator with plain PyTorch on the best device, and time both.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -55,8 +69,10 @@ def run(
         facts["operators on cuda"] = _backend.describe("cuda")
     if warm_up:
         _backend.warm_up("cpu")
+    verdicts = _backend.compare(device) if check else []
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        found = {"operators": [each._asdict() for each in verdicts]} if check else {}
+        typer.echo(json.dumps({**facts, **found}, indent=2))
         return
     from rich.table import Table
 
@@ -66,3 +82,21 @@ def run(
     for name, value in facts.items():
         table.add_row(name, value)
     console().print(table)
+    if check:
+        console().print(_table_of(verdicts, str(device)))
+
+
+def _table_of(verdicts: "list[Verdict]", device: str) -> "Table | str":
+    from rich.table import Table
+
+    if not verdicts:
+        return f"Nothing to compare: the operators on {device} are plain PyTorch."
+    table = Table("operator", "implementation", "equal?", "ms", "times plain PyTorch", box=None)
+    for each in verdicts:
+        own = each.own and not each.why
+        equal = each.why or ("yes" if each.own else "")
+        speed = ("", "")
+        if each.ms and each.plain_ms:
+            speed = f"{each.ms:.2f}", f"{each.plain_ms / each.ms:.1f}"
+        table.add_row(each.operator, "kernel" if own else "plain PyTorch", equal, *speed)
+    return table
