@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
@@ -115,6 +116,16 @@ def _where() -> str:
 
 def _on_device(device: object) -> bool:
     return device is not None and torch.device(device).type == "cuda"  # pyright: ignore
+
+
+_GROUPS = "_group_tensors_by_device_and_dtype"
+_group = getattr(clip_grad, _GROUPS)
+
+
+def _grouped(lists: list[list[Tensor]], *others: Any) -> dict[Any, Any]:
+    """PyTorch groups in C++, where the memory is that of the CPU."""
+    found = _group(lists, *others)
+    return {(group[0][0].device, dtype): (group, at) for (_, dtype), (group, at) in found.items()}
 
 
 class _Generator(torch.Generator):
@@ -282,6 +293,7 @@ def pretended(capability: tuple[int, int] = (9, 0)) -> Iterator[Device]:
         for name, value in properties.items():
             stack.enter_context(mock.patch.object(torch.Tensor, name, value, create=True))
         stack.enter_context(mock.patch.object(torch, "Generator", _Generator))
+        stack.enter_context(mock.patch.object(clip_grad, _GROUPS, _grouped))
         stack.enter_context(mock.patch.dict(_backend._choices, {CUDA: choice}))
         stack.enter_context(_Functions(state))
         stack.enter_context(_Calls(state))

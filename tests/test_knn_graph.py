@@ -22,8 +22,8 @@ from ea_pointcloud.models import (
     PointNetConfig,
     count_macs,
     create_model,
+    load_matching_weights,
     load_model,
-    start_from,
 )
 from ea_pointcloud.models.baselines import deviation_from_orthogonal
 from ea_pointcloud.nn import EdgeConv, TransformNet
@@ -412,7 +412,7 @@ def test_weights_on_disk(name: str, tmp_path: Path) -> None:
     assert again.config == model.config
     assert torch.equal(again(xyz), model(xyz))
     other = network(name)
-    assert "head kept for the same names" in start_from(other, again)
+    assert "head kept (same classes)" in load_matching_weights(other, again)
     assert torch.equal(other.eval()(xyz), model(xyz))
 
 
@@ -464,7 +464,7 @@ def test_a_run(name: str, tmp_path: Path) -> None:
     assert isinstance(weights, Classifier)
     assert type(weights) is NETWORKS[name][0]
     assert weights.calibration is not None
-    assert weights.calibration.familiarity is not None
+    assert weights.calibration.detector is not None
     again = load_recipe("procedural", [*small, f"model.init={run}"])
     assert again.model.name == name
     assert again.model_config(14) == recipe.model_config(14)

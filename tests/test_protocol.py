@@ -11,9 +11,9 @@ import torch
 from ea_pointcloud.report.tables import LEGACY, Table
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.measure import ClassificationReport
-from ea_pointcloud.training.survival import TrainingTerminatedError
 from scripts.research import plan as planning
 from scripts.research import table as measuring
 from scripts.research.plan import Variant, parse_variants, plan
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(folder: Path, *words: str, seeds: int = 1) -> list[str]:
-    where = ["--runs", str(folder / "runs"), "--out", str(folder / "out"), "--device", "cpu"]
+    where = ["--runs", str(folder / "runs"), "--output", str(folder / "out"), "--device", "cpu"]
     return [*words, "--seeds", str(seeds), *where]
 
 
@@ -91,7 +91,7 @@ def test_the_first_seed_of_all_rows_comes_first(tmp_path: Path) -> None:
     assert [one.run.name for one in planned][:3] == names
     assert [one.recipe.trainer.seed for one in planned] == [0, 0, 1, 1]
     assert planned[2].command == (
-        f"ea-pointcloud train procedural trainer.seed=1 --run {tmp_path}/procedural-seed1"
+        f"ea-pointcloud train procedural trainer.seed=1 --run-dir {tmp_path}/procedural-seed1"
     )
 
 
@@ -218,7 +218,7 @@ def test_evaluating_alone(
 ) -> None:
     monkeypatch.setattr(planning, "train", None)
     options = call(made, ROWS[1], *SMALL, "eval.legacy=true", seeds=3)
-    options[options.index("--out") + 1] = str(tmp_path / "out")
+    options[options.index("--output") + 1] = str(tmp_path / "out")
     assert main([*options, "--evaluate-only"]) == 0
     shown = capsys.readouterr()
     assert "-seed2: not trained to its end, left out" in shown.err
@@ -282,7 +282,8 @@ def test_the_markdown_has_a_line_for_each_way_of_choosing(made: Path) -> None:
 def test_one_run_has_no_deviation() -> None:
     run = RunFigures(
         name="a|b", seed=0, run="r", command="c", weights="w", task="classification", data="d",
-        shapes=9, num_points=8, votes=0, copies=0, epochs=3, train_seconds=90.0, trained_on="cpu",
+        shapes=9, num_points=8, votes=0, tta_copies=0, epochs=3, train_seconds=90.0,
+        trained_on="cpu",
         versions={}, parameters=1234, macs=2_600_000, measured_on="cpu", threads=1, batch_size=2,
         clouds_per_second=7.4,
         figures={"last epoch": {"overall_accuracy": 0.5, "mean_class_accuracy": 0.25}},

@@ -1,26 +1,22 @@
 """``ea-pointcloud info``: versions, devices, operators, recipes, models, weights."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli._output import print_json, print_table
 
+if TYPE_CHECKING:
     from ea_pointcloud.ops._self_check import Verdict
 
 NAME = "info"
-EXAMPLES = """Examples:
-
-ea-pointcloud info
-
-ea-pointcloud info --json
-
-ea-pointcloud info --warm-up
-
-ea-pointcloud info --check
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud info",
+    "ea-pointcloud info --json",
+    "ea-pointcloud info --warm-up",
+    "ea-pointcloud info --check",
+)
 
 
 def run(
@@ -39,7 +35,7 @@ def run(
             help="Compare each operator with plain PyTorch on the best device, and time both.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show versions, devices, and what runs on them."""
     import torch
@@ -71,32 +67,20 @@ def run(
         _backend.warm_up("cpu")
     verdicts = _backend.compare(device) if check else []
     if as_json:
-        found = {"operators": [each._asdict() for each in verdicts]} if check else {}
-        typer.echo(json.dumps({**facts, **found}, indent=2))
+        print_json({**facts, "operators": [each._asdict() for each in verdicts]} if check else facts)
         return
-    from rich.table import Table
-
-    from ea_pointcloud.cli._output import console
-
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name, value)
-    console().print(table)
-    if check:
-        console().print(_table_of(verdicts, str(device)))
+    print_table(facts.items())
+    if check and not verdicts:
+        typer.echo(f"Nothing to compare: the operators on {device} are plain PyTorch.")
+    elif check:
+        columns = ("operator", "implementation", "equal?", "ms", "times plain PyTorch")
+        print_table(map(_row, verdicts), columns, right=columns[3:])
 
 
-def _table_of(verdicts: "list[Verdict]", device: str) -> "Table | str":
-    from rich.table import Table
-
-    if not verdicts:
-        return f"Nothing to compare: the operators on {device} are plain PyTorch."
-    table = Table("operator", "implementation", "equal?", "ms", "times plain PyTorch", box=None)
-    for each in verdicts:
-        own = each.own and not each.why
-        equal = each.why or ("yes" if each.own else "")
-        speed = ("", "")
-        if each.ms and each.plain_ms:
-            speed = f"{each.ms:.2f}", f"{each.plain_ms / each.ms:.1f}"
-        table.add_row(each.operator, "kernel" if own else "plain PyTorch", equal, *speed)
-    return table
+def _row(verdict: "Verdict") -> tuple[str, ...]:
+    implementation = "kernel" if verdict.own and not verdict.why else "plain PyTorch"
+    equal = verdict.why or ("yes" if verdict.own else "")
+    if not verdict.ms or not verdict.plain_ms:
+        return verdict.operator, implementation, equal, "", ""
+    ratio = f"{verdict.plain_ms / verdict.ms:.1f}"
+    return verdict.operator, implementation, equal, f"{verdict.ms:.2f}", ratio

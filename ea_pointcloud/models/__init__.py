@@ -8,7 +8,7 @@ from ea_pointcloud.models.baselines import (
     PointNetClassifier,
     PointNetConfig,
 )
-from ea_pointcloud.models.calibration import Calibration, Familiarity
+from ea_pointcloud.models.calibration import Calibration, MahalanobisDetector
 from ea_pointcloud.models.cost import count_macs
 from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import (
@@ -35,7 +35,7 @@ from ea_pointcloud.models.eamlp import (
     EAMLPSegmenterConfig,
 )
 from ea_pointcloud.models.factory import create_model, list_models, load_model
-from ea_pointcloud.models.finetune import start_from
+from ea_pointcloud.models.finetune import load_matching_weights
 from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained
 
 __all__ = [
@@ -57,7 +57,7 @@ __all__ = [
     "EAMLPSegmenter",
     "EAMLPSegmenterConfig",
     "EASegmenter",
-    "Familiarity",
+    "MahalanobisDetector",
     "PointEncoder",
     "PointNetClassifier",
     "PointNetConfig",
@@ -69,7 +69,7 @@ __all__ = [
     "create_model",
     "list_models",
     "list_pretrained",
+    "load_matching_weights",
     "load_model",
     "segmenter_config",
-    "start_from",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
-from ea_pointcloud.augment.transforms import AXES, MIRRORING, POINT_CHOICES
+from ea_pointcloud.augment.transforms import AXES, MIRRORING, SAMPLINGS
 from ea_pointcloud.descriptors import DESCRIPTORS
 
 NORMALIZATIONS = ("unit_sphere",)
@@ -27,14 +27,15 @@ class DataSpec:
             images and sees any other cloud mirrored.
         normalization: ``"unit_sphere"``: mean at the origin, farthest point at distance 1.
         num_points: points a cloud was reduced to in training.
-        point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
+        sampling: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
             from the coordinates, ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``, see
             :func:`~ea_pointcloud.descriptors.whole_shape`.
-        least_share: of a segmenter, how small each part that a shape may lack was in training, see
-            :func:`~ea_pointcloud.inference.postprocess.least_shares`; () keeps every part.
+        min_part_fraction: of a segmenter, the smallest share of a shape's points that each part
+            which a shape may lack had in training, see
+            :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
     """
 
     class_names: tuple[str, ...]
@@ -42,11 +43,11 @@ class DataSpec:
     mirroring: str = "none"
     normalization: str = "unit_sphere"
     num_points: int = 1024
-    point_choice: str = "random"
+    sampling: str = "random"
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
     features: str = "none"
-    least_share: tuple[float, ...] = ()
+    min_part_fraction: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON) become tuples."""
@@ -67,20 +68,20 @@ class DataSpec:
                     f"parts of {category} must be places in the {len(self.class_names)} "
                     f"class_names, got {ids}"
                 )
-        object.__setattr__(self, "least_share", tuple(self.least_share))
-        if self.least_share and (
-            len(self.least_share) != len(self.class_names)
-            or not all(0 <= share <= 1 for share in self.least_share)
+        object.__setattr__(self, "min_part_fraction", tuple(self.min_part_fraction))
+        if self.min_part_fraction and (
+            len(self.min_part_fraction) != len(self.class_names)
+            or not all(0 <= share <= 1 for share in self.min_part_fraction)
         ):
             raise ValueError(
-                f"least_share must be a share in 0..1 for each of the {len(self.class_names)} "
-                f"class_names, or empty, got {self.least_share}"
+                f"min_part_fraction must be a share in 0..1 for each of the "
+                f"{len(self.class_names)} class_names, or empty, got {self.min_part_fraction}"
             )
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("mirroring", self.mirroring, MIRRORING)
         check_choice("features", self.features, FEATURES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
-        check_choice("point_choice", self.point_choice, POINT_CHOICES)
+        check_choice("sampling", self.sampling, SAMPLINGS)
         check_count("num_points", self.num_points)
 
     @classmethod

@@ -52,7 +52,7 @@ def figures_table(reports: Sequence[RunReport], title: str) -> Table:
     recipe, farthest_of = reports[0].recipe, reports[0].farthest_of
     if farthest_of is not None:
         title += f", farthest of {farthest_of or 'all'} points"
-    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.copies)
+    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.tta_copies)
     rows = []
     for same in zip(*(report.reports for report in reports), strict=True):
         figures = ([getattr(one, field) for one in same] for field in headings.values())
@@ -186,13 +186,15 @@ def cost_line(report: RunReport) -> str:
 def calibration_line(report: RunReport) -> str:
     """What the probabilities of the weights reported first are worth."""
     found = report.reports[0].calibration
-    after = "not calibrated, --calibrate does that"
-    if found.after is not None:
-        after = f"{found.after:.4f} with temperature {found.temperature:.3f} fitted on val"
-    return f"expected calibration error {found.before:.4f}, {after}"
+    calibrated = "not calibrated, --calibrate does that"
+    if found.ece_calibrated is not None:
+        calibrated = (
+            f"{found.ece_calibrated:.4f} with temperature {found.temperature:.3f} fitted on val"
+        )
+    return f"expected calibration error {found.ece:.4f}, {calibrated}"
 
 
-def figure_columns(task: str, votes: int, copies: int = 0) -> dict[str, str]:
+def figure_columns(task: str, votes: int, tta_copies: int = 0) -> dict[str, str]:
     """The columns of a run's figures: heading -> field of its reports."""
     if task == "segmentation":
         scales = f"{len(VOTE_SIZES) if votes else 0} scales"
@@ -203,8 +205,8 @@ def figure_columns(task: str, votes: int, copies: int = 0) -> dict[str, str]:
             "all-parts instance mIoU": "all_parts_instance_miou",
             f"instance mIoU, {scales}": "voted_instance_miou",
             f"category mIoU, {scales}": "voted_category_miou",
-            "instance mIoU, refined": "refined_instance_miou",
-            f"instance mIoU, refined, {copies} copies": "copies_instance_miou",
+            "instance mIoU, postprocessed": "postprocessed_instance_miou",
+            f"instance mIoU, postprocessed, {tta_copies} TTA copies": "tta_instance_miou",
         }
     return {
         "overall accuracy": "overall_accuracy",

@@ -173,7 +173,7 @@ class CorruptionReport:
         reason: why these clouds.
         shapes: clouds of each set.
         options: how the classifier was asked.
-        clean_accuracy: overall accuracy without corruption, prepared in the same way.
+        clean_accuracy: overall accuracy without corruption, preprocessed in the same way.
         accuracy: corruption -> overall accuracy at severity 1 to 5; of ``occlusion`` and
             ``lidar`` these are five viewpoints.
         mean_error_rate: over all of these.

@@ -26,7 +26,7 @@ MAY_CHANGE = ("data.root", "data.workers", "trainer.device", "trainer.tensorboar
               "trainer.checkpoint_minutes", "eval.batch_size")  # fmt: skip
 # A run keeps what was decided at its start.
 COUNTS = ("devices", "num_nodes")
-_DECIDED_ONCE = ("data.resident", "trainer.precision", *(f"trainer.{name}" for name in COUNTS))
+_DECIDED_ONCE = ("data.in_memory", "trainer.precision", *(f"trainer.{name}" for name in COUNTS))
 
 
 def start_run(recipe: Recipe, run: Path, mirroring: str) -> None:
@@ -73,7 +73,7 @@ def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
         if run.is_file() or any(not path.name.startswith(".") for path in run.glob("*")):
             raise FileExistsError(
                 f"run folder {run} exists and is not empty; continue it with --resume {run}, "
-                "or choose another with --run"
+                "or choose another with --run-dir"
             )
         return
     stored = load_run_recipe(run)

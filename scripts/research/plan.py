@@ -97,7 +97,7 @@ class PlannedRun:
         """The command that trains it alone."""
         seed = self.recipe.trainer.seed
         words = ["ea-pointcloud", "train", self.variant.recipe, *self.variant.overrides(seed)]
-        return shlex.join([*words, f"trainer.seed={seed}", "--run", str(self.run)])
+        return shlex.join([*words, f"trainer.seed={seed}", "--run-dir", str(self.run)])
 
     def complete(self) -> None:
         """Train it from the start, from where it stopped, or not at all; see :func:`train`."""
@@ -151,7 +151,7 @@ def plan(variants: Sequence[Variant], seeds: int, runs: str | Path) -> list[Plan
             planned.append(PlannedRun(variant, recipe, Path(runs) / variant.folder(recipe)))
     first = planned[0]
     for one in planned:
-        for key in ("task", "eval.votes", "eval.copies"):
+        for key in ("task", "eval.votes", "eval.tta_copies"):
             value, other = (recipe_values(each.recipe)[key] for each in (first, one))
             if value != other:
                 raise ValueError(

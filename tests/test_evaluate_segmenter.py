@@ -8,7 +8,7 @@ import torch
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ShapeNetPart
-from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.segment import label_points
 from ea_pointcloud.models import DataSpec, EASegmenter
 from ea_pointcloud.training.measure import SegmentationReport, evaluate_segmenter
@@ -29,9 +29,13 @@ def dataset(tmp_path: Path) -> ShapeNetPart:
 
 def network(dataset: ShapeNetPart, **spec: object) -> EASegmenter:
     names, parts = dataset.part_names, dataset.parts
-    shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
+    shares = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
     known = DataSpec(
-        names, num_points=64, category_names=dataset.category_names, parts=parts, least_share=shares
+        names,
+        num_points=64,
+        category_names=dataset.category_names,
+        parts=parts,
+        min_part_fraction=shares,
     )
     return segmenter(spec=replace(known, **spec))
 
@@ -48,9 +52,11 @@ def evaluate(model: EASegmenter, dataset: ShapeNetPart, copies: int) -> Segmenta
     )
 
 
-def test_refined_figures_are_those_of_the_labels_that_segment_gives(dataset: ShapeNetPart) -> None:
+def test_postprocessed_figures_are_those_of_the_labels_that_segment_gives(
+    dataset: ShapeNetPart,
+) -> None:
     model = network(dataset)
-    assert sum(share > 0 for share in model.data_spec.least_share) == len(dataset.parts)
+    assert sum(share > 0 for share in model.data_spec.min_part_fraction) == len(dataset.parts)
     values = []
     for place in range(len(dataset)):
         sample = dataset[place]
@@ -64,26 +70,26 @@ def test_refined_figures_are_those_of_the_labels_that_segment_gives(dataset: Sha
             ious.append(int((given & true).sum()) / union if union else 1.0)
         values.append(sum(ious) / len(ious))
     report = evaluate(model, dataset, copies=0)
-    assert report.refined_instance_miou == pytest.approx(sum(values) / len(values), abs=1e-6)
-    assert report.refined_instance_miou != report.instance_miou
-    assert report.copies_instance_miou is None
-    assert report.copies_category_miou is None
+    assert report.postprocessed_instance_miou == pytest.approx(sum(values) / len(values), abs=1e-6)
+    assert report.postprocessed_instance_miou != report.instance_miou
+    assert report.tta_instance_miou is None
+    assert report.tta_category_miou is None
 
 
 def test_one_copy_is_the_cloud_itself_and_more_repeat(dataset: ShapeNetPart) -> None:
     model = network(dataset)
     one = evaluate(model, dataset, copies=1)
-    assert one.copies_instance_miou == one.refined_instance_miou
-    assert one.copies_category_miou == one.refined_category_miou
+    assert one.tta_instance_miou == one.postprocessed_instance_miou
+    assert one.tta_category_miou == one.postprocessed_category_miou
     several, again = (evaluate(model, dataset, copies=4) for _ in range(2))
-    assert several.copies_instance_miou == again.copies_instance_miou
-    assert several.copies_instance_miou != several.refined_instance_miou
+    assert several.tta_instance_miou == again.tta_instance_miou
+    assert several.tta_instance_miou != several.postprocessed_instance_miou
 
 
-def test_nothing_is_refined_by_weights_that_know_no_shares(dataset: ShapeNetPart) -> None:
-    report = evaluate(network(dataset, least_share=()), dataset, copies=2)
-    assert report.refined_instance_miou is None
-    assert report.copies_instance_miou is None
+def test_nothing_is_postprocessed_without_min_part_fraction(dataset: ShapeNetPart) -> None:
+    report = evaluate(network(dataset, min_part_fraction=()), dataset, copies=2)
+    assert report.postprocessed_instance_miou is None
+    assert report.tta_instance_miou is None
 
 
 def test_a_network_in_a_mirror_gives_the_mean_with_its_mirror_image(dataset: ShapeNetPart) -> None:
@@ -92,5 +98,5 @@ def test_a_network_in_a_mirror_gives_the_mean_with_its_mirror_image(dataset: Sha
     mirrored = ShapeNetPart(dataset.folder, split="train")
     mirrored.xyz = mirrored.xyz * torch.tensor([-1.0, 1.0, 1.0])
     one, other = (evaluate(model, data, copies=2) for data in (dataset, mirrored))
-    assert one.copies_instance_miou == pytest.approx(other.copies_instance_miou, abs=1e-6)
-    assert one.refined_instance_miou != other.refined_instance_miou
+    assert one.tta_instance_miou == pytest.approx(other.tta_instance_miou, abs=1e-6)
+    assert one.postprocessed_instance_miou != other.postprocessed_instance_miou
