@@ -67,7 +67,9 @@ def run(
         _backend.warm_up("cpu")
     verdicts = _backend.compare(device) if check else []
     if as_json:
-        print_json({**facts, "operators": [each._asdict() for each in verdicts]} if check else facts)
+        print_json(
+            {**facts, "operators": [each._asdict() for each in verdicts]} if check else facts
+        )
         return
     print_table(facts.items())
     if check and not verdicts:
