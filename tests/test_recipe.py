@@ -88,7 +88,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("optim.lr={", "override 'optim.lr={': not valid YAML"),
         (
             "trainer.device=tpu",
-            "trainer.device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'tpu",
+            "trainer.device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', got 'tpu",
         ),
         (
             "trainer.precision=16-mixed",
