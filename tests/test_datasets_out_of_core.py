@@ -24,7 +24,8 @@ from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.models import create_model
 from ea_pointcloud.training import calibrate
 from ea_pointcloud.training import data as training_data
-from ea_pointcloud.training.data import batches, open_split, put_on
+from ea_pointcloud.training.batches import batches
+from ea_pointcloud.training.data import open_split, put_on
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_cli import call
