@@ -276,8 +276,8 @@ def test_rows_are_one_layer_over_carried_tokens_and_the_point() -> None:
     joined = torch.cat([carried, trunk.point_out(trunk.point_in(xyz))], dim=-1)
     matrix = torch.cat([trunk.fuse_token.weight, trunk.fuse_point.weight], dim=1)
     expected = F.relu(trunk.fuse_norm(joined @ matrix.T))
-    context = trunk.prepare(xyz, xyz, None, None, None)
-    close(trunk.rows(context, slice(None)), expected, 1e-4)
+    encoding = trunk.encode(xyz, xyz, None, pyramid)
+    close(trunk.decode(encoding, slice(None)), expected, 1e-4)
 
 
 def test_a_segmenter_learns_everywhere() -> None:

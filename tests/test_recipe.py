@@ -68,8 +68,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("task=detection", "task must be one of 'classification', 'segmentation', got 'detection'"),
         (
             "data.features=colour",
-            "data.features must be one of 'none', 'normals', 'local_shape', 'surface_shape', "
-            "'whole_shape', got",
+            "data.features must be one of 'none', 'normals', 'eigen_features', 'surface_features', "
+            "'shape_features', got",
         ),
         ("data.features=normals", "data.features must be none unless parts are learned from data"),
         ("optim.iou_weight=-1", "optim.iou_weight must be at least 0, got -1"),
@@ -154,7 +154,7 @@ def test_what_a_segmenter_does_not_take() -> None:
     with pytest.raises(ValueError, match=r"optim.logit_adjustment must be 0 with task=segm"):
         load_recipe("procedural", [*overrides, "optim.logit_adjustment=1"])
     with pytest.raises(ValueError, match=r"augment.wolf must be 0 with data.features"):
-        load_recipe("shapenetpart", ["data.features=local_shape", "augment.wolf=1"])
+        load_recipe("shapenetpart", ["data.features=eigen_features", "augment.wolf=1"])
 
 
 def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:

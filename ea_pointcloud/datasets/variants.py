@@ -28,7 +28,7 @@ def with_variants(
 
     Descriptors cost too much to be found in every step, and those of the original shape do not
     belong to a bent one. So some variants are made ahead: 0.4 s of CPU time for each with
-    ``whole_shape`` at 2,048 points.
+    ``shape_features`` at 2,048 points.
 
     Args:
         dataset: not altered.
