@@ -328,6 +328,18 @@ def test_wrong_configs(wrong: dict[str, Any], words: str) -> None:
         ClassifierConfig(**{"num_classes": 3, **wrong})
 
 
+def test_variants_of_dynamic_attention_are_overrides() -> None:
+    xyz = cloud("surface", 64, batch=2)
+    options = {"attention": "dynamic_external", "dynamic_form": "skip+norm", "memory_std": 0.5}
+    model = small(**options)
+    assert model(xyz).isfinite().all()
+    assert model.encoder.blocks[0].attention.form.skip
+    with pytest.raises(ValueError, match="dynamic_form must be 'plain' without dynamic attention"):
+        small(dynamic_form="gate")
+    with pytest.raises(ValueError, match="memory_std must be positive, got 0"):
+        small(memory_std=0)
+
+
 def test_lists_become_tuples() -> None:
     listed = ClassifierConfig(num_classes=3, num_centers=[512, 256], head_channels=[512, 256])
     assert listed == ClassifierConfig(num_classes=3)

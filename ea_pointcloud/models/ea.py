@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud._checks import check_choice
+from ea_pointcloud._checks import check_choice, check_positive
 from ea_pointcloud.models.base import (
     CENTER_POOLING,
     Classifier,
@@ -19,6 +19,7 @@ from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.pyramid import Pyramid, check_levels, masked_pyramid
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, NeighborEmbedding
 from ea_pointcloud.nn.blocks import ATTENTION
+from ea_pointcloud.nn.dynamic_form import check_form
 from ea_pointcloud.ops.attention import check_norm
 
 
@@ -37,6 +38,9 @@ class EAConfig(NetworkConfig):
         depth: attention blocks.
         heads: heads of the multi-head kinds.
         memory_size: slots M of the external memories.
+        dynamic_form: variant of the dynamic kinds: ``"plain"``, or ``"skip"``, ``"gate"``,
+            ``"project"``, ``"norm"`` joined by ``+``, see ``nn.dynamic_form.DynamicForm``.
+        memory_std: standard deviation of the initial memories; null: as published, sqrt(2 / M).
         fuse_channels: width after the concatenation of all blocks.
     """
 
@@ -50,13 +54,19 @@ class EAConfig(NetworkConfig):
     depth: int = 4
     heads: int = 8
     memory_size: int = 64
+    dynamic_form: str = "plain"
+    memory_std: float | None = None
     fuse_channels: int = 1024
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
         check_choice("attention", self.attention, ATTENTION)
-        check_norm(self.norm, dynamic="dynamic" in self.attention)
+        dynamic = "dynamic" in self.attention
+        check_norm(self.norm, dynamic=dynamic)
+        check_form(self.dynamic_form, dynamic=dynamic)
+        if self.memory_std is not None:
+            check_positive("memory_std", self.memory_std)
         stages = (self.num_centers, self.num_neighbors, self.embed_channels)
         if len({len(each) for each in stages}) != 1:
             raise ValueError(
@@ -189,6 +199,8 @@ def attention_blocks(config: EAConfig, width: int) -> nn.ModuleList:
             memory_size=config.memory_size,
             heads=config.heads,
             norm=config.norm,
+            dynamic_form=config.dynamic_form,
+            memory_std=config.memory_std,
         )
         for _ in range(config.depth)
     )

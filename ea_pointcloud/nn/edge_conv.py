@@ -1,12 +1,53 @@
-"""Edge convolutions: a layer over each point and its neighbours, then the maximum."""
+"""Layers over each point and its neighbours, then the maximum: embeddings, edge convolutions."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count
-from ea_pointcloud.nn.blocks import linear_of_pairs, parts_of_pairs
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import feature_neighbors, gather_max, max_over_neighbors
+from ea_pointcloud.ops import (
+    PyramidLevel,
+    feature_neighbors,
+    gather_max,
+    gather_points,
+    max_over_neighbors,
+)
+
+
+class NeighborEmbedding(nn.Module):
+    """Embed the nearest neighbours of each centre and keep the strongest response.
+
+    Two layers read ``concat[neighbour - centre, centre]`` features of the K nearest points, and a
+    maximum over the neighbours remains. The first linear layer commutes with the gather,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the N points instead of the S * K
+    pairs: the same function for S * K / N times less work.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C of the centres.
+
+    Shape:
+        features (B, N, C_in), ``level`` with S centres and K neighbours among these points, see
+        :func:`~ea_pointcloud.ops.build_pyramid` -> (B, S, C_out).
+
+    Reference:
+        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, section 3.4.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.pair_norm = PointBatchNorm(out_channels)
+        self.mix = nn.Linear(out_channels, out_channels, bias=False)
+        self.mix_norm = PointBatchNorm(out_channels)
+
+    def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
+        """Return the features of the centres."""
+        centers = gather_points(features, level.center)
+        pairs = linear_of_pairs(self.pair, features, centers, level.neighbor)
+        mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
+        # ReLU commutes with the maximum: applied after it, it handles K times fewer values.
+        return F.relu(max_over_neighbors(mixed))
 
 
 class EdgeConv(nn.Module):
@@ -49,7 +90,7 @@ class EdgeConv(nn.Module):
         pairs = linear_of_pairs(self.pair, features, features, neighbor_idx)
         flat = None if mask is None else mask.repeat_interleave(neighbor_idx.shape[2], dim=1)
         pairs = self.norm(pairs.flatten(1, 2), flat).view(pairs.shape)  # (B, N, K, C)
-        # The activation rises, so it commutes with the maximum and touches K times fewer values.
+        # The activation rises, so it commutes with the maximum: fewer values to handle.
         return F.leaky_relu(max_over_neighbors(pairs), 0.2)
 
 
@@ -82,6 +123,34 @@ class MaxEdgeConv(nn.Module):
         to_neighbor, to_point = parts_of_pairs(self.pair)
         strongest = gather_max(F.linear(features, to_neighbor), neighbor_idx)
         return F.relu(self.norm(strongest + F.linear(features, to_point), mask))
+
+
+def linear_of_pairs(
+    layer: nn.Linear, features: Tensor, centers: Tensor, neighbor: Tensor
+) -> Tensor:
+    """``layer(concat[neighbour - centre, centre])`` for all neighbours of all centres.
+
+    It runs on the points and the centres instead of the pairs and is gathered after that,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``.
+
+    Args:
+        layer: from 2 C to C' channels.
+        features: (B, N, C) of the points.
+        centers: (B, S, C) of the centres.
+        neighbor: (B, S, K) int64, indices of the neighbours among the points.
+
+    Returns:
+        (B, S, K, C').
+    """
+    to_neighbor, to_center = parts_of_pairs(layer)
+    own = F.linear(centers, to_center, layer.bias)
+    return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
+
+
+def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
+    to_neighbor, to_center = layer.weight.chunk(2, dim=1)
+    return to_neighbor, to_center - to_neighbor
 
 
 def at_most(wanted: int, available: int) -> int:

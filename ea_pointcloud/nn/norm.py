@@ -1,4 +1,4 @@
-"""Batch normalisation of point features, channels last, blind to padded points."""
+"""Batch normalisation of point features, channels last, that ignores padded points."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ class PointBatchNorm(nn.BatchNorm1d):
         total = _SumOverProcesses.apply(torch.cat([values.sum(0), count]))
         count = total[-1]
         mean = total[:-1] / count
-        # The squares follow the mean in a sum of their own: taken together they would cancel.
+        # The squares are summed after the mean is known: summed together they would cancel.
         centred = values - mean
         squares = centred.square() if mask is None else (centred * real).square()
         variance = _SumOverProcesses.apply(squares.sum(0)) / count
@@ -100,14 +100,14 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def synchronize_norms(model: nn.Module) -> int:
-    """Let the batch normalisations of a network see the batches of all processes in training.
+    """Compute batch statistics over the batches of all processes in training.
 
     Each then costs two small sums over the processes forward and two backward. PyTorch's
-    ``SyncBatchNorm`` does not know padded points. A process group must exist from the first
-    training step on; without one call nothing changes, and evaluation never communicates.
+    ``SyncBatchNorm`` does not handle padded points. A process group must exist from the first
+    training step on. Evaluation never communicates.
 
     Returns:
-        How many there are.
+        The number of normalisation layers.
     """
     norms = [module for module in model.modules() if isinstance(module, PointBatchNorm)]
     for norm in norms:
@@ -121,7 +121,7 @@ class LinearNorm(nn.Sequential):
     Args:
         in_channels: channels read.
         out_channels: channels written.
-        activation: module applied last; ReLU without it.
+        activation: module applied last; ReLU if omitted.
         bias: whether the linear layer has one (redundant before the normalisation, but published
             networks have it in places).
 
