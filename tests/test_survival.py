@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.datasets.batch_stream import _Blocks
+from ea_pointcloud.datasets.out_of_core_loader import _Blocks
 from ea_pointcloud.training import fit
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import Place, furthest

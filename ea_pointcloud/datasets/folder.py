@@ -50,7 +50,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
             it has: nothing is repeated, and ``mask`` tells.
         point_choice: which: the ``"first"`` (stored points are in random order), a ``"random"``
             set (the same at every call), or by farthest point sampling (``"fps"``).
-        val_fraction: share of each class that is set apart where the folder has no val split.
+        val_fraction: fraction of each class that is set apart where the folder has no val split.
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
         stored_points: points drawn from each file.
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.

@@ -36,7 +36,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         num_points: points kept of each cloud, 0 for all.
         point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
-        val_fraction: share of each class of the published train split that goes to val.
+        val_fraction: fraction of each class of the published train split that goes to val.
         mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` takes the
             published files of ModelNet40 for it, see
             :func:`~ea_pointcloud.datasets.axes.find_mirroring`.

@@ -200,7 +200,7 @@ def open_pyg(
     Args:
         root: the data set's root, which holds ``processed/``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        val_fraction: share of each class or category of train that goes to val.
+        val_fraction: fraction of each class or category of train that goes to val.
         num_points: see :class:`PyGShapes`, as the others.
         point_choice: which.
         stored_points: of each mesh.

@@ -70,7 +70,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         num_points: most points kept of each cloud, 0 for all.
         point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
-        val_fraction: share of each category of the train split that goes to val where no val split
+        val_fraction: fraction of each category of the train split that goes to val where no val split
             is published.
         features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
             layout has them), or what describes the points kept, ``"eigen_features"``,

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ea_pointcloud._device import available_memory, generator_for, mix_seeds
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
-from ea_pointcloud.datasets.batch_stream import BatchStream
+from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
+from ea_pointcloud.datasets.out_of_core_loader import OutOfCoreLoader
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
-from ea_pointcloud.datasets.selection import only_classes
 from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
-from ea_pointcloud.datasets.streamed import StreamedModelNet
+from ea_pointcloud.datasets.subset import select_classes
 from ea_pointcloud.datasets.variants import with_variants
 from ea_pointcloud.inference.postprocess import least_shares
 from ea_pointcloud.inference.preprocess import farthest_points
@@ -25,8 +25,8 @@ from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import gather_points
 from ea_pointcloud.training.recipe_keys import DataRecipe, Recipe
 
-Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
-Loader = DataLoader[dict[str, Tensor]] | BatchStream
+Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | OutOfCoreModelNet | PyGShapes
+Loader = DataLoader[dict[str, Tensor]] | OutOfCoreLoader
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 _VARIANTS = 7  # tells their draws from all others of the seed
 _HELD = 3  # times the size of its files: one split is read, and joined, beside another
@@ -46,7 +46,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
         whole = open_split(replace(data, classes=[]), split, all_points=all_points)
         if not isinstance(whole, ModelNet | FolderDataset):
             raise ValueError("data.classes needs the clouds in memory; set data.resident=true")
-        return only_classes(whole, data.classes)
+        return select_classes(whole, data.classes)
     if data.dataset == "procedural":
         num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
         return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
@@ -87,9 +87,9 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             stored_points=data.stored_points,
             mirrored=data.mirrored is True,
         )
-    streamed = _streamed(data, split, num_points)
-    if not stays_in_memory(data, streamed):
-        return streamed
+    out_of_core = _out_of_core(data, split, num_points)
+    if not stays_in_memory(data, out_of_core):
+        return out_of_core
     return ModelNet(
         data.root,
         name=data.name,
@@ -101,8 +101,8 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
     )
 
 
-def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet:
-    return StreamedModelNet(
+def _out_of_core(data: DataRecipe, split: str, num_points: int) -> OutOfCoreModelNet:
+    return OutOfCoreModelNet(
         data.root,
         name=data.name,
         split=split,
@@ -115,11 +115,11 @@ def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet
 
 
 def stays_in_memory(
-    data: DataRecipe, outline: StreamedModelNet | None = None, *, copies: int = 1
+    data: DataRecipe, outline: OutOfCoreModelNet | None = None, *, copies: int = 1
 ) -> bool:
-    """Whether the clouds of a recipe are held in memory, else they are streamed from disk.
+    """Whether the clouds of a recipe are held in memory, else they are read out of core.
 
-    ``data.resident=auto`` streams a set in ModelNet's layout that would take more memory than is
+    ``data.resident=auto`` leaves a set in ModelNet's layout on disk that would take more than is
     available; everything else is held.
 
     Args:
@@ -132,7 +132,7 @@ def stays_in_memory(
     if data.dataset != "modelnet":
         return True
     if outline is None or outline.split == "test":
-        outline = _streamed(data, "trainval", 0)
+        outline = _out_of_core(data, "trainval", 0)
     room = available_memory(torch.device("cpu"))
     return room is None or copies * _HELD * outline.file_bytes <= room
 
@@ -145,9 +145,9 @@ def put_on(dataset: Shapes, device: torch.device) -> tuple[Shapes, str]:
         where: like ``"train: 8,858 clouds, 109 MB on cuda:0"``.
     """
     count = f"{dataset.split}: {len(dataset):,} clouds"
-    if isinstance(dataset, StreamedModelNet):
+    if isinstance(dataset, OutOfCoreModelNet):
         size = dataset.num_bytes / 1e6
-        return dataset, f"{count}, {size:,.0f} MB streamed from {dataset.folder}"
+        return dataset, f"{count}, {size:,.0f} MB read out of core from {dataset.folder}"
     tensors = {name: value for name, value in vars(dataset).items() if isinstance(value, Tensor)}
     size = sum(tensor.nbytes for tensor in tensors.values())
     room = available_memory(device) if device.type == "cuda" else None
@@ -216,7 +216,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
     names, categories, parts, shares = (), (), (), ()
     if recipe.task == "segmentation":
-        assert not isinstance(dataset, ModelNet | FolderDataset | StreamedModelNet)
+        assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
         shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
     else:
@@ -255,14 +255,14 @@ def batches(
 
     Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
     resumed run has to say in ``beginning`` at which epoch and batch. ``least`` and ``share`` are
-    those of :class:`BatchIndices`. A set on disk is streamed, by ``num_workers`` processes, see
-    :class:`BatchStream`.
+    those of :class:`BatchIndices`. A set on disk is read by ``num_workers`` processes, see
+    :class:`OutOfCoreLoader`.
 
     Raises:
         ValueError: if there are fewer clouds than processes.
     """
-    if isinstance(dataset, StreamedModelNet):
-        stream = BatchStream(
+    if isinstance(dataset, OutOfCoreModelNet):
+        loader = OutOfCoreLoader(
             dataset,
             batch_size,
             shuffle_seed=shuffle_seed,
@@ -270,8 +270,8 @@ def batches(
             num_workers=num_workers,
             share=share,
         )
-        stream.begin_at(*beginning)
-        return stream
+        loader.begin_at(*beginning)
+        return loader
     count = len(cast("ModelNet", dataset))
     share.check(getattr(dataset, "split", "the set"), count)
     sampler = BatchIndices(count, batch_size, shuffle_seed, least, share)

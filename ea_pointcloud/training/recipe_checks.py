@@ -87,7 +87,7 @@ def _check_data(data: DataRecipe, task: str) -> None:
     check_choice("data.resident", data.resident, ("auto", True, False))
     if data.resident is False and data.dataset != "modelnet":
         raise ValueError(
-            "data.resident=false needs data.dataset=modelnet, whose files are streamed, got "
+            "data.resident=false needs data.dataset=modelnet, which is read out of core, got "
             f"{data.dataset}; 'ea-pointcloud data prepare' makes such files of a folder of classes"
         )
     check_at_least("data.buffer_mb", data.buffer_mb, 1)

@@ -56,11 +56,11 @@ class DataRecipe:
             see :func:`~ea_pointcloud.datasets.axes.find_mirroring` (``modelnet``, ``folder`` and
             ``pyg``). What was done is stored with the weights.
         classes: classes to take (``modelnet`` and ``folder``); all of them if empty.
-        resident: hold the clouds in memory (``true``), stream them from disk (``false``, of
+        resident: hold the clouds in memory (``true``), read them out of core (``false``, of
             ``modelnet`` alone), or decide by the memory there is (``auto``).
-        buffer_mb: memory of the shuffle buffer when clouds are streamed, see
-            :class:`~ea_pointcloud.datasets.BatchStream`.
-        workers: processes that read ahead when clouds are streamed; chosen if ``null``.
+        buffer_mb: memory of the shuffle buffer when clouds are read out of core, see
+            :class:`~ea_pointcloud.datasets.OutOfCoreLoader`.
+        workers: processes that read ahead when clouds are read out of core; chosen if ``null``.
     """
 
     dataset: str = "modelnet"

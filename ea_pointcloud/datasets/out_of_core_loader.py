@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
+from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
-from ea_pointcloud.datasets.streamed import StreamedModelNet
 from ea_pointcloud.io.pool import usable_cores
 
 _CORES_PER_WORKER = 4
@@ -39,7 +39,7 @@ class _Window(NamedTuple):
     index: Tensor
 
 
-class BatchStream(Epochs):
+class OutOfCoreLoader(Epochs):
     """Batches ``{"xyz": (B, N, 3), "label": (B,)}`` of a streamed set; an iterator for each epoch.
 
     The order without a seed is the stored one, and a last batch that is not full is kept. With a
@@ -71,7 +71,7 @@ class BatchStream(Epochs):
 
     def __init__(
         self,
-        dataset: StreamedModelNet,
+        dataset: OutOfCoreModelNet,
         batch_size: int,
         *,
         shuffle_seed: int | None = None,
@@ -96,7 +96,7 @@ class BatchStream(Epochs):
     batch_sampler = None
 
     @property
-    def sampler(self) -> "BatchStream":
+    def sampler(self) -> "OutOfCoreLoader":
         """What decides the order."""
         return self
 
@@ -216,7 +216,7 @@ class BatchStream(Epochs):
 
 
 class _Blocks(Dataset[Tensor]):
-    def __init__(self, dataset: StreamedModelNet) -> None:
+    def __init__(self, dataset: OutOfCoreModelNet) -> None:
         self.dataset = dataset
 
     def __getitem__(self, chosen: tuple[int, slice]) -> Tensor:

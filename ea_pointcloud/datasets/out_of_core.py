@@ -1,6 +1,6 @@
 """Sets larger than memory, in ModelNet's HDF5 layout: their clouds stay on disk.
 
-How batches are cut from one, shuffled and read ahead is in ``batch_stream.py``.
+How batches are cut from one, shuffled and read ahead is in ``out_of_core_loader.py``.
 """
 
 from pathlib import Path
@@ -54,12 +54,12 @@ class Block(NamedTuple):
     end: int
 
 
-class StreamedModelNet(Dataset[dict[str, Tensor]]):
+class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
     """A set in the layout of :class:`~ea_pointcloud.datasets.ModelNet`, of any size, left on disk.
 
     Labels are in memory (8 bytes a cloud), coordinates are read when they are asked for. Samples,
     their order and the rule of the val split are those of ``ModelNet``. ``dataset[i]`` opens a file
-    each time; training reads through :class:`~ea_pointcloud.datasets.batch_stream.BatchStream`.
+    each time; training reads through :class:`~ea_pointcloud.datasets.out_of_core_loader.OutOfCoreLoader`.
 
     Reading takes the least where the files are not compressed and 16-bit floats are enough. A val
     split that is cut from train lies scattered in its files, so reading it reads all of train.
@@ -72,7 +72,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         point_choice: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
             cloud's position in the files, or by farthest point sampling (``"fps"``), at each
             reading anew; a set that was prepared in that order needs only its first.
-        val_fraction: share of each class of the train split that goes to val.
+        val_fraction: fraction of each class of the train split that goes to val.
         buffer_mb: memory in 1e6 bytes that streaming may take for coordinates; decides over how
             many clouds is shuffled at once.
         mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` as for
@@ -156,7 +156,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
 
     def __repr__(self) -> str:
         return (
-            f"StreamedModelNet({self.name!r}, split={self.split!r}, shapes={len(self)}, "
+            f"OutOfCoreModelNet({self.name!r}, split={self.split!r}, shapes={len(self)}, "
             f"points={self.num_points or self.file_points}, classes={len(self.class_names)})"
         )
 
