@@ -107,8 +107,7 @@ def attention_maps(
 
     Args:
         model: a network with external attention.
-        xyz: (B, N, 3) as the network expects, on its device; :func:`subject_of` brings any cloud
-            there.
+        xyz: (B, N, 3) as the network expects, on its device, see :func:`subject_of`.
         features: (B, N, F) where the network was trained with some.
         mask: (B, N) bool, True = real point.
         layers: indices of attention layers, -1 is the last; all if omitted.
@@ -125,22 +124,15 @@ def attention_maps(
         ValueError: if the network has no external attention, a layer, slot or head does not exist,
             or its layers do not normalise over the points.
     """
-    check_choice("normalization", normalization, NORMALIZATIONS)
     modules = attention_layers(model)
-    count = len(modules)
+    count, size = len(modules), len(modules[0].key_memory)
     indices = list(range(count)) if layers is None else list(layers)
+    columns = list(range(size)) if slots is None else list(slots)
     for index in indices:
         check_range("layers", index, -count, count - 1)
-    size = len(modules[0].key_memory)
-    columns = list(range(size)) if slots is None else list(slots)
     for slot in columns:
         check_range("slots", slot, 0, size - 1, "M-1")
-    norm = None if normalization == "double" else normalization
-    if norm is not None and modules[0].norm_kind == "softmax":
-        raise ValueError(
-            "normalization must be 'double', got 'points': this network was built with "
-            "norm='softmax', which normalises over the slots alone"
-        )
+    norm = _norm_of(normalization, modules[0])
     check_no_empty_cloud(mask)
 
     collected: dict[int, list[Tensor]] = {index % count: [] for index in indices}
@@ -151,17 +143,24 @@ def attention_maps(
             handle = modules[index].register_forward_pre_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
         _attend(model, xyz, features, mask, pyramid)
-    centers = pyramid[-1].xyz if pyramid else xyz
-    return [
-        AttentionMap(
-            layer=index % count,
-            slots=tuple(columns),
-            xyz=centers,
-            weights=torch.cat(collected[index % count], dim=1),
-            mask=mask if centers is xyz else None,  # centres are always real points
+    # Centres are always real points.
+    attending, real = (pyramid[-1].xyz, None) if pyramid else (xyz, mask)
+    weights = {index: torch.cat(chunks, dim=1) for index, chunks in collected.items()}
+    layers = [index % count for index in indices]
+    return [AttentionMap(i, tuple(columns), attending, weights[i], real) for i in layers]
+
+
+def _norm_of(normalization: str, layer: External) -> str | None:
+    """The normalisation of the layer's map; None for that of the layer."""
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    if normalization == "double":
+        return None
+    if layer.norm_kind == "softmax":
+        raise ValueError(
+            f"normalization must be 'double', got {normalization!r}: this network was built with "
+            "norm='softmax', which normalises over the slots alone"
         )
-        for index in indices
-    ]
+    return normalization
 
 
 @dataclass

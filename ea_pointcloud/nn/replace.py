@@ -134,6 +134,21 @@ def replace_attention(
     check_count("memory_size", memory_size)
     check_count("num_tokens", num_tokens)
     check_choice("norm", norm, NORMS)
+    paths, left = _chosen(model, skip)
+    swaps = [_swap(names, original, memory_size, norm) for original, names in paths.items()]
+    for swap in swaps:
+        for path in swap.paths:
+            model.set_submodule(path, swap.replacement)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return Replacement(tuple(swaps), left, num_tokens)
+
+
+def _chosen(
+    model: nn.Module, skip: Sequence[str]
+) -> tuple[dict[nn.Module, list[str]], dict[str, str]]:
+    """Paths of each attention to replace, and path -> why, of those that are left."""
     found = _find(model)
     if "" in found and not _why_left("", model, model):
         raise ValueError(
@@ -143,7 +158,8 @@ def replace_attention(
     for pattern in skip:
         if not any(fnmatchcase(path, pattern) for path in found):
             raise ValueError(
-                f"skip pattern {pattern!r} matches no attention; there are: {_listed(found)}"
+                f"skip pattern {pattern!r} matches no attention; there are: "
+                f"{', '.join(found) or 'none'}"
             )
     paths: dict[nn.Module, list[str]] = {}
     left: dict[str, str] = {}
@@ -161,14 +177,7 @@ def replace_attention(
             f"{type(model).__name__} has no self-attention to replace ({listed or 'none found'}); "
             "torch.nn.MultiheadAttention and timm's Attention can be"
         )
-    swaps = [_swap(names, original, memory_size, norm) for original, names in paths.items()]
-    for swap in swaps:
-        for path in swap.paths:
-            model.set_submodule(path, swap.replacement)
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
-    return Replacement(tuple(swaps), left, num_tokens)
+    return paths, left
 
 
 def _find(model: nn.Module) -> dict[str, nn.Module]:
@@ -285,7 +294,3 @@ def _sums(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def _change(pair: tuple[int, int]) -> str:
     before, after = pair
     return f"{before:,} -> {after:,}"
-
-
-def _listed(found: dict[str, nn.Module]) -> str:
-    return ", ".join(found) or "none"
