@@ -76,7 +76,7 @@ class EAConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(EAConfig, ClassifierHeadConfig):
+class ClassifierConfig(ClassifierHeadConfig, EAConfig):
     """Settings of :class:`~ea_pointcloud.models.EAClassifier`.
 
     The defaults are the published point transformer with external attention: PCT's backbone, its

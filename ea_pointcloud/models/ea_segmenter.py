@@ -22,7 +22,7 @@ from ea_pointcloud.ops import interpolate_features
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterConfig(EAConfig, SegmenterHeadConfig):
+class SegmenterConfig(SegmenterHeadConfig, EAConfig):
     """Settings of :class:`~ea_pointcloud.models.EASegmenter`.
 
     The defaults are the published network on all points: PCT's segmentation backbone, its four

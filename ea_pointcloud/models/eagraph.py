@@ -80,7 +80,7 @@ class EAGraphConfig(NetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAGraphClassifierConfig(EAGraphConfig, ClassifierHeadConfig):
+class EAGraphClassifierConfig(ClassifierHeadConfig, EAGraphConfig):
     """Settings of :class:`~ea_pointcloud.models.EAGraphClassifier`.
 
     Args:
@@ -99,7 +99,7 @@ class EAGraphClassifierConfig(EAGraphConfig, ClassifierHeadConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAGraphSegmenterConfig(EAGraphConfig, SegmenterHeadConfig):
+class EAGraphSegmenterConfig(SegmenterHeadConfig, EAGraphConfig):
     """Settings of :class:`~ea_pointcloud.models.EAGraphSegmenter`."""
 
 

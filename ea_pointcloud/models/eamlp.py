@@ -85,7 +85,7 @@ class EAMLPClassifierConfig(EAMLPConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAMLPSegmenterConfig(EAMLPConfig, SegmenterHeadConfig):
+class EAMLPSegmenterConfig(SegmenterHeadConfig, EAMLPConfig):
     """Settings of :class:`~ea_pointcloud.models.EAMLPSegmenter`.
 
     Args:
