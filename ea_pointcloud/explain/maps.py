@@ -143,8 +143,8 @@ def attention_maps(
             handle = modules[index].register_forward_pre_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
         _attend(model, xyz, features, mask, pyramid)
-    # Centres are always real points.
-    attending, real = (pyramid[-1].xyz, None) if pyramid else (xyz, mask)
+    attending = pyramid[-1].xyz if pyramid else xyz
+    real = mask if attending is xyz else None  # centres are always real points
     weights = {index: torch.cat(chunks, dim=1) for index, chunks in collected.items()}
     layers = [index % count for index in indices]
     return [AttentionMap(i, tuple(columns), attending, weights[i], real) for i in layers]
