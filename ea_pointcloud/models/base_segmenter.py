@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_no_empty_cloud, values_readable
-from ea_pointcloud.models.base import Encoder, NetworkConfig, stem_input
+from ea_pointcloud.models.base import NetworkConfig, stem_input
 from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.models.pyramid import Pyramid
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
     """
 
     has_neighborhoods = True  # whose scale follows from the density of the points
-    encoder: Encoder
+    encoder: Any  # an Encoder, except where nothing is grouped
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
