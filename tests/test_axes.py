@@ -111,7 +111,7 @@ def test_published_clouds_in_memory_and_streamed(
     for resident in (True, False):
         options = [f"data.root={published}", f"data.mirrored={str(mirrored).lower()}"]
         data = load_recipe(
-            "modelnet40_ea", [*options, f"data.resident={str(resident).lower()}"]
+            "modelnet40_ea", [*options, f"data.in_memory={str(resident).lower()}"]
         ).data
         opened = open_split(data, "test")
         assert opened.mirroring == mirroring

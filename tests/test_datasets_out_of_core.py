@@ -19,7 +19,7 @@ from ea_pointcloud.datasets import ModelNet, ProceduralShapes
 from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.datasets.out_of_core_loader import OutOfCoreLoader
 from ea_pointcloud.datasets.pyg import PyGDataset, from_pyg
-from ea_pointcloud.datasets.sharing import Share
+from ea_pointcloud.datasets.sharding import Shard
 from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.models import create_model
 from ea_pointcloud.training import calibrate
@@ -82,7 +82,7 @@ def order(loader: OutOfCoreLoader, first: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("points", [("first", 0), ("first", 7), ("fps", 7)])
 def test_samples_are_those_in_memory(folder: Path, split: str, points: tuple[str, int]) -> None:
     choice, count = points
-    options = {"split": split, "num_points": count, "point_choice": choice, "val_fraction": 0.3}
+    options = {"split": split, "num_points": count, "sampling": choice, "val_fraction": 0.3}
     held, out_of_core = ModelNet(folder, **options), OutOfCoreModelNet(folder, **options)
     assert len(out_of_core) == len(held)
     assert torch.equal(out_of_core.label, held.label)
@@ -95,7 +95,7 @@ def test_samples_are_those_in_memory(folder: Path, split: str, points: tuple[str
 
 
 def test_random_points_are_the_same_at_every_reading(folder: Path) -> None:
-    dataset = OutOfCoreModelNet(folder, split="test", num_points=5, point_choice="random")
+    dataset = OutOfCoreModelNet(folder, split="test", num_points=5, sampling="random")
     (stored,) = OutOfCoreLoader(dataset, 24, num_workers=0)
     assert torch.equal(dataset[7]["xyz"], stored["xyz"][7])
     every = OutOfCoreModelNet(folder, split="test")[7]["xyz"]
@@ -221,7 +221,7 @@ def test_processes_share_an_epoch(folder: Path, size: int, world: int) -> None:
     for seed in (3, None):
         loaders = [
             OutOfCoreLoader(
-                dataset, size, shuffle_seed=seed, least=2, num_workers=0, share=Share(rank, world)
+                dataset, size, shuffle_seed=seed, least=2, num_workers=0, shard=Shard(rank, world)
             )
             for rank in range(world)
         ]
@@ -246,7 +246,7 @@ def test_a_process_reads_its_own_share_only(folder: Path, monkeypatch: pytest.Mo
     read_block = dataset.read_block
     monkeypatch.setattr(dataset, "read_block", lambda n: read.append(n) or read_block(n))
     for rank in range(3):
-        list(OutOfCoreLoader(dataset, 10, shuffle_seed=0, num_workers=0, share=Share(rank, 3)))
+        list(OutOfCoreLoader(dataset, 10, shuffle_seed=0, num_workers=0, shard=Shard(rank, 3)))
     assert set(read) == set(range(30))
     assert len(read) <= 30 + 2  # a block on the border of two shares is read by both
 
@@ -314,7 +314,7 @@ def test_auto_reads_out_of_core_what_does_not_fit(
         assert isinstance(open_split(recipe.data, split), OutOfCoreModelNet)
     monkeypatch.setattr(training_data, "available_memory", lambda device: None)
     assert isinstance(open_split(recipe.data, "train"), ModelNet)
-    recipe = load_recipe("modelnet40_ea", [f"data.root={folder}", "data.resident=false"])
+    recipe = load_recipe("modelnet40_ea", [f"data.root={folder}", "data.in_memory=false"])
     assert recipe.data.num_points > POINTS
     with pytest.raises(ValueError, match=r"num_points must be at most the 20 points stored, got"):
         open_split(recipe.data, "train")
@@ -369,14 +369,14 @@ def trained(folder: Path) -> list[str]:
 def test_a_run_resumes_exactly_and_keeps_what_was_decided(
     folder: Path, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out_of_core = [*trained, "data.resident=false", "data.workers=0"]
+    out_of_core = [*trained, "data.in_memory=false", "data.workers=0"]
     whole = train(load_recipe("modelnet40_ea", out_of_core), tmp_path / "whole")
     monkeypatch.setattr(training_data, "available_memory", lambda device: 0)
     auto = load_recipe("modelnet40_ea", trained)
     half = tmp_path / "half"
     with pytest.raises(RuntimeError, match="power cut"):
         train(auto, half, callbacks=[Crash(1)])
-    assert load_recipe(half / "recipe.yaml").data.resident is False
+    assert load_recipe(half / "recipe.yaml").data.in_memory is False
     monkeypatch.setattr(training_data, "available_memory", lambda device: None)
     train(auto, half, resume=True)
     one, other = (load_file(run / "last" / "model.safetensors") for run in (whole, half))
@@ -391,7 +391,7 @@ def test_the_command_line_trains_evaluates_and_says_where_the_clouds_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    out_of_core = [*trained, "data.resident=false", "--run", run]
+    out_of_core = [*trained, "data.in_memory=false", "--run", run]
     assert call(monkeypatch, "train", "modelnet40_ea", *out_of_core) == 0
     assert f"train: 120 clouds, 0 MB read out of core from {folder}" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate", run, "--split", "test", "--json") == 0
@@ -443,10 +443,10 @@ def test_a_set_of_ones_own_is_written_piece_by_piece(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_out_of_core_says_why(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data.resident must be one of 'auto', True, False, got"):
-        load_recipe("modelnet40_ea", ["data.resident=disk"])
-    with pytest.raises(ValueError, match=r"data.resident=false needs data.dataset=modelnet, w"):
-        load_recipe("procedural", ["data.resident=false"])
+    with pytest.raises(ValueError, match=r"data.in_memory must be one of 'auto', True, False, got"):
+        load_recipe("modelnet40_ea", ["data.in_memory=disk"])
+    with pytest.raises(ValueError, match=r"data.in_memory=false needs data.dataset=modelnet, w"):
+        load_recipe("procedural", ["data.in_memory=false"])
     with pytest.raises(ValueError, match=r"data.buffer_mb must be at least 1, got 0"):
         load_recipe("modelnet40_ea", ["data.buffer_mb=0"])
     with pytest.raises(ValueError, match=r"data.workers must be at least 0, got -1"):

@@ -85,7 +85,7 @@ def test_opens_whatever_lies_in_a_folder(
     assert isinstance(opened, ShapeNetPart)
     assert len(opened) == 4
     assert "opened as ShapeNetPart (text)" in caplog.text
-    opened = open_dataset(class_folder(tmp_path / "own"), split="test", point_choice="fps")
+    opened = open_dataset(class_folder(tmp_path / "own"), split="test", sampling="fps")
     assert isinstance(opened, FolderDataset)
     assert opened.class_names == ("cup", "lamp")
     assert "opened as folder of classes" in caplog.text

@@ -476,7 +476,7 @@ def test_a_recipe_can_leave_classes_out(modelnet_folder: Path, tmp_path: Path) -
         assert set(dataset.label.tolist()) <= {0, 1}  # pyright: ignore[reportAttributeAccessIssue]
     for options, message in (
         (["data.classes=[shape01]"], r"data.classes must name two classes or more"),
-        (["data.classes=[a,b]", "data.resident=false"], r"held in memory, got \['a', 'b'\]"),
+        (["data.classes=[a,b]", "data.in_memory=false"], r"held in memory, got \['a', 'b'\]"),
         (["data.classes=[a,b]", "data.dataset=procedural"], r"data.dataset with data.classes must"),
     ):
         with pytest.raises(ValueError, match=message):

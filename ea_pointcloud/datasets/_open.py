@@ -29,7 +29,7 @@ def open_dataset(
     *,
     split: str = "train",
     num_points: int = 0,
-    point_choice: str = "first",
+    sampling: str = "first",
     data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout; which one it was is logged and seen in its ``repr``.
@@ -45,7 +45,7 @@ def open_dataset(
             taken as z up, other folders of classes as y up: :class:`FolderDataset` has the choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
+        sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
         data_root: where names are looked for; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
 
     Raises:
@@ -62,7 +62,7 @@ def open_dataset(
         _check_no_root(folder)
     if layout not in _OPENERS:
         raise ValueError(_not_opened(folder, layout, entry))
-    dataset = _OPENERS[layout](folder, entry, split, num_points, point_choice)
+    dataset = _OPENERS[layout](folder, entry, split, num_points, sampling)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if entry is not None:
         wrong = count_deviations(entry, layout, folder)
@@ -73,16 +73,14 @@ def open_dataset(
 
 
 def _modelnet(
-    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, point_choice: str
+    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
 ) -> ModelNet:
     name = _plain_name(folder)
-    return ModelNet(
-        folder, name=name, split=split, num_points=num_points, point_choice=point_choice
-    )
+    return ModelNet(folder, name=name, split=split, num_points=num_points, sampling=sampling)
 
 
 def _parts(
-    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, point_choice: str
+    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
 ) -> ShapeNetPart:
     published = folder.name in dict(PUBLISHED_LAYOUTS)
     return ShapeNetPart(
@@ -90,18 +88,18 @@ def _parts(
         name=PUBLISHED_NAME if published else _plain_name(folder),
         split=split,
         num_points=num_points,
-        point_choice=point_choice,
+        sampling=sampling,
     )
 
 
 def _classes(
-    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, point_choice: str
+    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
 ) -> FolderDataset:
     return FolderDataset(
         folder,
         split=split,
         num_points=num_points,
-        point_choice=point_choice,
+        sampling=sampling,
         up=entry.up if entry else "y",
     )
 

@@ -31,7 +31,7 @@ from ea_pointcloud.models.eamlp import (
     EAMLPSegmenterConfig,
 )
 from ea_pointcloud.models.factory import count_macs, create_model, list_models, load_model
-from ea_pointcloud.models.finetune import start_from
+from ea_pointcloud.models.finetune import load_matching_weights
 from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained
 
 __all__ = [
@@ -64,6 +64,6 @@ __all__ = [
     "create_model",
     "list_models",
     "list_pretrained",
+    "load_matching_weights",
     "load_model",
-    "start_from",
 ]

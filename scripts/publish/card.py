@@ -22,7 +22,7 @@ _HEADINGS = {
     },
     "segmentation": {
         "instance mIoU": "instance_miou",
-        "instance mIoU, refined": "refined_instance_miou",
+        "instance mIoU, postprocessed": "postprocessed_instance_miou",
         "category mIoU": "category_miou",
         "point accuracy": "point_accuracy",
         "instance mIoU, 8 scales": "voted_instance_miou",
