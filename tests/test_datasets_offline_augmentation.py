@@ -69,9 +69,7 @@ def test_errors_of_variants(root: Path) -> None:
     dataset = ShapeNetPart(root)
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         augment_offline(dataset, -1, features="none", generator=seeded(), **OPTIONS)
-    with pytest.raises(
-        ValueError, match="features must be none or one of eigen_features, surf"
-    ):
+    with pytest.raises(ValueError, match="features must be none or one of eigen_features, surf"):
         augment_offline(dataset, 1, features="normals", generator=seeded(), **OPTIONS)
 
 
@@ -91,4 +89,4 @@ def test_a_recipe_trains_on_variants_of_its_seed(root: Path) -> None:
     assert not torch.equal(one.xyz, other.xyz)
     plain = open_training(load_recipe("shapenetpart", [*options[:2], "augment.offline_copies=0"]))
     assert len(plain) == 6
-    assert data_spec(recipe, one).least_share == data_spec(recipe, plain).least_share
+    assert data_spec(recipe, one).min_part_fraction == data_spec(recipe, plain).min_part_fraction

@@ -8,7 +8,7 @@ from ea_pointcloud.models.baselines import (
     PointNetClassifier,
     PointNetConfig,
 )
-from ea_pointcloud.models.calibration import Calibration, Familiarity
+from ea_pointcloud.models.calibration import Calibration, MahalanobisDetector
 from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import (
     ClassifierConfig,
@@ -53,7 +53,7 @@ __all__ = [
     "EAMLPSegmenter",
     "EAMLPSegmenterConfig",
     "EASegmenter",
-    "Familiarity",
+    "MahalanobisDetector",
     "PointEncoder",
     "PointNetClassifier",
     "PointNetConfig",
