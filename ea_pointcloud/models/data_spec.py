@@ -31,8 +31,8 @@ class DataSpec:
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (indices into ``class_names``) of each category.
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or descriptors
-            that are computed from the coordinates, ``"eigen_features"``, ``"surface_features"`` or ``"shape_features"``, see
-            :func:`~ea_pointcloud.descriptors.shape_features`.
+            that are computed from the coordinates, ``"eigen_features"``, ``"surface_features"`` or
+            ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`.
         min_part_fraction: of a segmenter, the smallest share of a shape's points that each part
             which a shape may lack had in training, see
             :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
