@@ -153,13 +153,13 @@ def test_predictor_labels_every_point_of_a_dense_cloud(monkeypatch: pytest.Monke
     predictor = Predictor(shaken(segmenter(data_spec=spec)), "cpu")
     xyz = cloud("surface", 300)[0].numpy()
     seen: list[int] = []
-    prepare = EAGraphBackbone.prepare
+    encode = EAGraphBackbone.encode
 
     def watched(trunk: EAGraphBackbone, points: Tensor, *others: Any) -> Any:
         seen.append(points.shape[1])
-        return prepare(trunk, points, *others)
+        return encode(trunk, points, *others)
 
-    monkeypatch.setattr(EAGraphBackbone, "prepare", watched)
+    monkeypatch.setattr(EAGraphBackbone, "encode", watched)
     answer = predictor.segment(xyz, category="b")
     assert answer.labels.shape == (300,)
     assert set(answer.labels.tolist()) <= {2, 3}

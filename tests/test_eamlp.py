@@ -417,7 +417,7 @@ def test_starting_from_weights() -> None:
     model = named(classifier(2), DataSpec(("c", "d")))
     assert "new 2-class head" in load_matching_weights(model, weights)
     assert torch.equal(model.encoder.position[0].weight, weights.encoder.position[0].weight)
-    with pytest.raises(ValueError, match="channels is 24 in the weights and 32 in the network"):
+    with pytest.raises(ValueError, match="channels is 24 in the checkpoint and 32 in the network"):
         load_matching_weights(classifier(channels=32), classifier())
     with pytest.raises(ValueError, match="the weights are those of an EAMLPClassifier, the netwo"):
         load_matching_weights(create_model("ea_classifier_tiny"), classifier())
