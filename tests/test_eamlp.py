@@ -419,7 +419,7 @@ def test_starting_from_weights() -> None:
     assert torch.equal(model.encoder.position[0].weight, weights.encoder.position[0].weight)
     with pytest.raises(ValueError, match="channels is 24 in the checkpoint and 32 in the network"):
         load_matching_weights(classifier(channels=32), classifier())
-    with pytest.raises(ValueError, match="the weights are those of an EAMLPClassifier, the netwo"):
+    with pytest.raises(ValueError, match="the checkpoint is of an EAMLPClassifier, the network"):
         load_matching_weights(create_model("ea_classifier_tiny"), classifier())
 
 
