@@ -26,8 +26,9 @@ from ea_pointcloud.models import (
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.ops import build_pyramid, gather_points
-from ea_pointcloud.training.fit import load_run_recipe, train
+from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values
+from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.oracles import cloud, seeded
 
 SMALL: dict[str, Any] = {
