@@ -25,9 +25,6 @@ from ea_pointcloud.io.common import (
     is_compressed,
     read_bytes,
     suffix_of,
-    unit_colors,
-    unit_normals,
-    whole_labels,
     whole_number,
 )
 from ea_pointcloud.io.gltf import DRACO, read_gltf
@@ -37,6 +34,7 @@ from ea_pointcloud.io.pcd import read_pcd
 from ea_pointcloud.io.ply import read_ply
 from ea_pointcloud.io.stl import read_stl
 from ea_pointcloud.io.tables import read_text
+from ea_pointcloud.io.values import unit_colors, unit_normals, whole_labels
 
 logger = logging.getLogger(__name__)
 _said: set[str] = set()  # notes without their numbers
@@ -55,7 +53,7 @@ def read_cloud(
     Coordinates stay float64 until the midpoint of their bounding box is subtracted, so that
     millimetres survive in coordinates of a million metres. Columns are known by their names;
     without names by their number and values
-    (:func:`~ea_pointcloud.io.columns.guess_roles`), or as ``columns`` says. Channels without a
+    (:func:`~ea_pointcloud.io.layouts.guess_roles`), or as ``columns`` says. Channels without a
     field of their own become ``extras``. Points of a mesh carry the normal of their triangle. The
     labels of LAS are its classification; its 16-bit colours are taken as 0..255 where all of them
     fit, and dimensions that are all 0 are left out, as if never filled in. What was guessed or left
