@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "__init__": "io models inference",
 }
 HOMES = {
-    "scipy": ("augment/matching.py",),
+    "scipy": (),
     "open3d": ("viz/", "robustness/visibility.py"),
     "h5py": ("datasets/", "io/"),
     "pooch": ("datasets/",),

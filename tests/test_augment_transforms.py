@@ -11,15 +11,15 @@ from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.augment.transforms import (
     choose_points,
     normalize_unit_sphere,
-    random_drop,
+    random_elastic,
     random_jitter,
     random_mirror,
+    random_point_dropout,
     random_rotate,
     random_rotate_up,
     random_scale,
     random_shift,
     random_tilt,
-    random_warp,
     to_y_up,
 )
 from ea_pointcloud.ops import gather_points, knn
@@ -32,9 +32,11 @@ RANDOM: dict[str, Callable[..., Tensor]] = {
     "rotate_up": lambda xyz, generator=None: random_rotate_up(xyz, generator=generator),
     "tilt": lambda xyz, generator=None: random_tilt(xyz, 0.5, generator=generator),
     "mirror": lambda xyz, generator=None: random_mirror(xyz, generator=generator),
-    "warp": lambda xyz, generator=None: random_warp(xyz, 0.4, generator=generator),
+    "elastic": lambda xyz, generator=None: random_elastic(xyz, 0.4, generator=generator),
     "rotate": lambda xyz, generator=None: random_rotate(xyz, generator=generator),
-    "drop": lambda xyz, generator=None: random_drop(xyz, 0.5, generator=generator),
+    "point_dropout": lambda xyz, generator=None: random_point_dropout(
+        xyz, 0.5, generator=generator
+    ),
     "choose": lambda xyz, generator=None: choose_points(xyz, 9, "random", generator=generator),
 }
 FIXED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -241,12 +243,12 @@ def test_mirror_turns_half_of_the_clouds_over(up_axis: str, across: int) -> None
 
 def test_warp_of_strength_zero_changes_nothing() -> None:
     xyz = cloud("surface", 50, batch=2)
-    torch.testing.assert_close(random_warp(xyz, 0.0, generator=seeded()), xyz)
+    torch.testing.assert_close(random_elastic(xyz, 0.0, generator=seeded()), xyz)
 
 
 def test_warp_bends_smoothly_and_not_as_a_whole() -> None:
     sphere = torch.nn.functional.normalize(torch.randn(8, 500, 3, generator=seeded()), dim=-1)
-    out = random_warp(sphere, 0.4, generator=seeded())
+    out = random_elastic(sphere, 0.4, generator=seeded())
     # No linear map and shift explains what happened ...
     known = torch.cat([sphere, torch.ones(8, 500, 1)], dim=-1)
     left = out - known @ torch.linalg.lstsq(known, out).solution
@@ -260,7 +262,7 @@ def test_warp_bends_smoothly_and_not_as_a_whole() -> None:
 
 def test_wrong_warp() -> None:
     with pytest.raises(ValueError, match="strength must be at least 0"):
-        random_warp(cloud("surface", 50, batch=2), -0.1)
+        random_elastic(cloud("surface", 50, batch=2), -0.1)
 
 
 def test_rotate_is_uniform() -> None:
@@ -338,7 +340,7 @@ def test_wrong_limits() -> None:
 
 def test_drop_leaves_out_the_right_share() -> None:
     # The share is U(0, 0.8): 0.4 on average, never much above 0.8, sometimes near both ends.
-    mask = random_drop(torch.zeros(2000, 500, 3), 0.8, generator=seeded())
+    mask = random_point_dropout(torch.zeros(2000, 500, 3), 0.8, generator=seeded())
     assert mask.dtype == torch.bool
     assert mask.shape == (2000, 500)
     dropped = (~mask).float().mean(1)
@@ -349,19 +351,19 @@ def test_drop_leaves_out_the_right_share() -> None:
 
 
 def test_drop_keeps_a_point() -> None:
-    mask = random_drop(torch.zeros(2000, 2, 3), 0.999, generator=seeded())
+    mask = random_point_dropout(torch.zeros(2000, 2, 3), 0.999, generator=seeded())
     assert mask.any(1).all()
-    assert random_drop(torch.zeros(50, 1, 3), 0.999).all()
+    assert random_point_dropout(torch.zeros(50, 1, 3), 0.999).all()
 
 
 def test_drop_of_nothing() -> None:
-    assert random_drop(torch.zeros(5, 100, 3), 0.0).all()
+    assert random_point_dropout(torch.zeros(5, 100, 3), 0.0).all()
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0])
 def test_wrong_drop(ratio: float) -> None:
     with pytest.raises(ValueError, match="max_ratio must be at least 0 and below 1, got"):
-        random_drop(torch.zeros(1, 4, 3), ratio)
+        random_point_dropout(torch.zeros(1, 4, 3), ratio)
 
 
 def test_choose_points() -> None:
@@ -389,7 +391,7 @@ def test_choose_no_points(choice: str) -> None:
 
 def test_wrong_choice() -> None:
     with pytest.raises(
-        ValueError, match="choice must be one of 'first', 'random', 'fps', got 'all'"
+        ValueError, match="sampling must be one of 'first', 'random', 'fps', got 'all'"
     ):
         choose_points(torch.zeros(1, 4, 3), 2, "all")
 
@@ -407,21 +409,24 @@ def test_augmentation_does_nothing_by_default() -> None:
 def test_augmentation_is_its_functions_in_order() -> None:
     xyz = cloud("surface", 50, batch=2)
     augmentation = Augmentation(
-        num_points=40, warp=0.3, rotation="up", scale=(0.8, 1.2), shift=0.1, jitter=0.01, drop=0.5
+        elastic=0.3,
+        rotation="up",
+        scale=(0.8, 1.2),
+        shift=0.1,
+        jitter=0.01,
+        point_dropout=0.5,
     )
     before = xyz.clone()
     out, mask = augmentation(xyz, generator=seeded())
     assert torch.equal(xyz, before)
     generator = seeded()
-    idx = choose_points(xyz, 40, "random", generator=generator)
-    expected = xyz.gather(1, idx[..., None].expand(-1, -1, 3))
-    expected = random_warp(expected, 0.3, generator=generator)
+    expected = random_elastic(xyz, 0.3, generator=generator)
     expected = random_rotate_up(expected, generator=generator)
     expected = random_scale(expected, 0.8, 1.2, generator=generator)
     expected = random_shift(expected, 0.1, generator=generator)
     expected = random_jitter(expected, 0.01, 0.05, generator=generator)
     assert torch.equal(out, expected)
-    assert torch.equal(mask, random_drop(out, 0.5, generator=generator))
+    assert torch.equal(mask, random_point_dropout(out, 0.5, generator=generator))
 
 
 def test_augmentation_turns_any_way() -> None:
@@ -441,8 +446,7 @@ def test_augmentation_wrong_rotation() -> None:
         ({"scale": (0.0, 1.0)}, "0 < low <= high"),
         ({"shift": -0.1}, "must be at least 0"),
         ({"jitter": -0.1}, "must be at least 0"),
-        ({"drop": 1.0}, "must be at least 0 and below 1"),
-        ({"num_points": -1}, "must be at least"),
+        ({"point_dropout": 1.0}, "must be at least 0 and below 1"),
     ],
 )
 def test_augmentation_wrong_numbers(wrong: dict[str, object], words: str) -> None:

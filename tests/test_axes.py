@@ -13,18 +13,18 @@ from torch_geometric.data import Data
 from ea_pointcloud import Predictor
 from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets import (
-    BatchStream,
     FolderDataset,
     ModelNet,
-    StreamedModelNet,
+    OutOfCoreLoader,
+    OutOfCoreModelNet,
     open_dataset,
     write_modelnet,
 )
 from ea_pointcloud.datasets._sampling import Preparation
 from ea_pointcloud.datasets.axes import find_mirroring
+from ea_pointcloud.datasets.catalog import CATALOG, MODELNET40_CLASSES
 from ea_pointcloud.datasets.prepare import prepare_folder
 from ea_pointcloud.datasets.pyg_source import PyGShapes
-from ea_pointcloud.datasets.sources import MODELNET40_CLASSES, SOURCES
 from ea_pointcloud.datasets.verify import verify_prepared
 from ea_pointcloud.io import read_cloud, write_mesh
 from ea_pointcloud.models import DataSpec
@@ -74,7 +74,7 @@ def write_text(folder: Path, shapes: int = 2) -> Path:
 
 
 def test_which_sets_are_mirrored(published: Path, tmp_path: Path) -> None:
-    assert {name for name, source in SOURCES.items() if source.mirrored} == {
+    assert {name for name, entry in CATALOG.items() if entry.mirrored} == {
         "modelnet40_ply_hdf5_2048", "modelnet40_normal_resampled", "modelnet40_c", "modelnet_c"
     }  # fmt: skip
     for mirrored, mirroring in CHOICES:
@@ -101,17 +101,17 @@ def test_published_clouds_in_memory_and_streamed(
     held = ModelNet(published, split="test", mirrored=mirrored)
     assert held.mirroring == mirroring
     assert torch.equal(held.xyz, expected)
-    streamed = StreamedModelNet(published, split="test", mirrored=mirrored, num_points=16)
-    assert streamed.mirroring == mirroring
-    assert torch.equal(streamed[list(range(40))]["xyz"], expected[:, :16])
-    assert torch.equal(streamed[3]["xyz"], expected[3, :16])
+    out_of_core = OutOfCoreModelNet(published, split="test", mirrored=mirrored, num_points=16)
+    assert out_of_core.mirroring == mirroring
+    assert torch.equal(out_of_core[list(range(40))]["xyz"], expected[:, :16])
+    assert torch.equal(out_of_core[3]["xyz"], expected[3, :16])
     assert torch.equal(
-        torch.cat([batch["xyz"] for batch in BatchStream(streamed, 16)]), expected[:, :16]
+        torch.cat([batch["xyz"] for batch in OutOfCoreLoader(out_of_core, 16)]), expected[:, :16]
     )
     for resident in (True, False):
         options = [f"data.root={published}", f"data.mirrored={str(mirrored).lower()}"]
         data = load_recipe(
-            "modelnet40_ea", [*options, f"data.resident={str(resident).lower()}"]
+            "modelnet40_ea", [*options, f"data.in_memory={str(resident).lower()}"]
         ).data
         opened = open_split(data, "test")
         assert opened.mirroring == mirroring
@@ -133,7 +133,7 @@ def test_folder_name_without_ply(published: Path, tmp_path: Path) -> None:
     published.rename(tmp_path / "modelnet40_rebuilt_hdf5_2048")
     for opened in (
         ModelNet(tmp_path, name="modelnet40_rebuilt", split="test"),
-        StreamedModelNet(tmp_path, name="modelnet40_rebuilt", split="test"),
+        OutOfCoreModelNet(tmp_path, name="modelnet40_rebuilt", split="test"),
         open_dataset("modelnet40_rebuilt", split="test", data_root=tmp_path),
     ):
         assert opened.name == "modelnet40_rebuilt"
@@ -247,7 +247,7 @@ def test_what_is_refused(
     with pytest.raises(ValueError, match=wrong):
         ModelNet(published, mirrored="maybe")
     with pytest.raises(ValueError, match=wrong):
-        StreamedModelNet(published, mirrored="maybe")
+        OutOfCoreModelNet(published, mirrored="maybe")
     with pytest.raises(ValueError, match=wrong):
         Preparation(mirrored="maybe")
     with pytest.raises(ValueError, match=rf"recipe modelnet40_ea: data.{wrong}"):

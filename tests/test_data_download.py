@@ -19,8 +19,8 @@ import pytest
 from ea_pointcloud.datasets import ModelNet, _fetch
 from ea_pointcloud.datasets._fetch import DownloadError
 from ea_pointcloud.datasets._unpack import ArchiveError, unpack
+from ea_pointcloud.datasets.catalog import CATALOG, Archive, CatalogEntry, find_entry
 from ea_pointcloud.datasets.download import download, manual_steps, silent
-from ea_pointcloud.datasets.sources import SOURCES, Archive, Source, find_source
 from ea_pointcloud.datasets.verify import verify_folder
 from tests.server import Page, Site, make_certificate, serve
 
@@ -54,10 +54,10 @@ def small_set(train: int = 6, test: int = 4) -> bytes:
 CONTENT = small_set()
 
 
-def make_source(*urls: str, content: bytes = CONTENT, **changes: Any) -> Source:
+def make_entry(*urls: str, content: bytes = CONTENT, **changes: Any) -> CatalogEntry:
     checksum = f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
     archive = Archive("tiny.zip", urls, checksum, len(content))
-    source = Source(
+    entry = CatalogEntry(
         name="tiny",
         title="a set for tests",
         layout="modelnet_h5",
@@ -69,13 +69,13 @@ def make_source(*urls: str, content: bytes = CONTENT, **changes: Any) -> Source:
         page="https://example.org",
         counts={"classes": 2, "train": 6, "test": 4},
     )
-    return replace(source, **changes)
+    return replace(entry, **changes)
 
 
-def unsummed(source: Source) -> Source:
+def unsummed(entry: CatalogEntry) -> CatalogEntry:
     """The same without a published checksum or size."""
-    archives = tuple(replace(each, checksum=None, size=None) for each in source.archives)
-    return replace(source, archives=archives)
+    archives = tuple(replace(each, checksum=None, size=None) for each in entry.archives)
+    return replace(entry, archives=archives)
 
 
 def in_place(folder: Path) -> bool:
@@ -88,8 +88,8 @@ def in_place(folder: Path) -> bool:
 def test_downloads_checks_and_unpacks(site: Site, tmp_path: Path) -> None:
     site.pages["/tiny.zip"] = Page(CONTENT)
     seen: list[tuple[str, int, int | None]] = []
-    source = make_source(site.url("/tiny.zip"))
-    folder = download(source, tmp_path, progress=lambda *step: seen.append(step))
+    entry = make_entry(site.url("/tiny.zip"))
+    folder = download(entry, tmp_path, progress=lambda *step: seen.append(step))
     assert folder == tmp_path / "tiny_ply_hdf5_2048"
     assert in_place(folder)
     assert {path.name for path in folder.iterdir()} == {
@@ -98,17 +98,17 @@ def test_downloads_checks_and_unpacks(site: Site, tmp_path: Path) -> None:
     }  # fmt: skip
     assert [done for what, done, _ in seen if what == "download"][-1] == len(CONTENT)
     assert [what for what, done, _ in seen if what == "unpack"]
-    assert download(source, tmp_path) == folder  # once is enough
+    assert download(entry, tmp_path) == folder  # once is enough
     assert len(site.seen) == 1
-    download(source, tmp_path, force=True, keep_archive=True)
+    download(entry, tmp_path, force=True, keep_archive=True)
     assert (tmp_path / "tiny.zip").read_bytes() == CONTENT
-    download(source, tmp_path, force=True)
+    download(entry, tmp_path, force=True)
     assert len(site.seen) == 2  # the archive that was kept is whole and taken
 
 
 def test_continues_what_was_cut(site: Site, tmp_path: Path) -> None:
     page = site.pages["/tiny.zip"] = Page(CONTENT, cuts=[3000, 2000])
-    folder = download(make_source(site.url("/tiny.zip")), tmp_path)
+    folder = download(make_entry(site.url("/tiny.zip")), tmp_path)
     assert in_place(folder)
     assert [asked for _, asked in site.seen] == [None, "bytes=3000-", "bytes=5000-"]
     assert page.cuts == []
@@ -118,9 +118,9 @@ def test_continues_in_another_process_and_at_another_mirror(site: Site, tmp_path
     site.pages["/a.zip"] = Page(CONTENT, cuts=[3000, 0])
     site.pages["/b.zip"] = Page(CONTENT, etag='"other"')
     with pytest.raises(DownloadError, match=r"no mirror has tiny.zip:\n  .*/a.zip: "):
-        download(make_source(site.url("/a.zip")), tmp_path)
+        download(make_entry(site.url("/a.zip")), tmp_path)
     assert not (tmp_path / "tiny_ply_hdf5_2048").exists()
-    assert in_place(download(make_source(site.url("/b.zip")), tmp_path))
+    assert in_place(download(make_entry(site.url("/b.zip")), tmp_path))
     assert site.seen[-1] == ("/b.zip", "bytes=3000-")
 
 
@@ -134,28 +134,28 @@ def test_starts_over_where_it_cannot_continue(
 ) -> None:
     # Without a checksum nothing would tell that two halves do not belong together.
     site.pages["/tiny.zip"] = Page(CONTENT, cuts=[3000], **changes)
-    assert in_place(download(unsummed(make_source(site.url("/tiny.zip"))), tmp_path))
+    assert in_place(download(unsummed(make_entry(site.url("/tiny.zip"))), tmp_path))
     assert site.seen[-1][1] == (None if changes != {"ranges": False} else "bytes=3000-")
 
 
 def test_a_file_that_changed_meanwhile_is_not_mixed(site: Site, tmp_path: Path) -> None:
-    source = unsummed(make_source(site.url("/tiny.zip")))
+    entry = unsummed(make_entry(site.url("/tiny.zip")))
     site.pages["/tiny.zip"] = Page(b"x" * 9000, etag='"old"', cuts=[3000, 0])
     with pytest.raises(DownloadError):
-        download(source, tmp_path)
+        download(entry, tmp_path)
     site.pages["/tiny.zip"] = Page(CONTENT, etag='"new"')
-    assert in_place(download(source, tmp_path))
+    assert in_place(download(entry, tmp_path))
 
 
 @pytest.mark.parametrize("kept", [1000, len(CONTENT), len(CONTENT) + 5])
 def test_a_wrong_beginning_costs_one_more_download(site: Site, tmp_path: Path, kept: int) -> None:
     site.pages["/other.zip"] = Page(b"x" * len(CONTENT), cuts=[1000, 0])
     site.pages["/tiny.zip"] = Page(CONTENT)
-    source = make_source(site.url("/other.zip"))
+    entry = make_entry(site.url("/other.zip"))
     with pytest.raises(DownloadError):
-        download(source, tmp_path)
+        download(entry, tmp_path)
     (tmp_path / ".tiny.zip.partial").write_bytes(b"x" * kept)
-    assert in_place(download(make_source(site.url("/tiny.zip")), tmp_path))
+    assert in_place(download(make_entry(site.url("/tiny.zip")), tmp_path))
     assert site.seen[-1] == ("/tiny.zip", None)
 
 
@@ -169,7 +169,7 @@ def test_the_next_mirror_has_it(
     site.pages["/tiny.zip"] = Page(CONTENT)
     names = ("gone.zip", "wrong.zip", "short.zip", "page.zip", "broken.zip", "tiny.zip")
     urls = ["http://localhost:1/refused.zip", *(site.url(f"/{name}") for name in names)]
-    assert in_place(download(make_source(*urls), tmp_path))
+    assert in_place(download(make_entry(*urls), tmp_path))
     for reason in (
         r"refused.zip: ",
         "gone.zip: HTTP status 404 Not Found",
@@ -182,9 +182,9 @@ def test_the_next_mirror_has_it(
 
 
 def test_no_mirror_has_it(site: Site, tmp_path: Path) -> None:
-    source = make_source(site.url("/a.zip"), site.url("/b.zip"))
+    entry = make_entry(site.url("/a.zip"), site.url("/b.zip"))
     with pytest.raises(DownloadError) as caught:
-        download(source, tmp_path)
+        download(entry, tmp_path)
     for line in (
         "/a.zip: HTTP status 404",
         "/b.zip: HTTP status 404",
@@ -211,7 +211,7 @@ def test_a_certificate_is_never_overlooked(
     with serve(certificate) as secure:
         secure.pages["/tiny.zip"] = Page(CONTENT)
         folder = download(
-            make_source(secure.url("/tiny.zip"), site.url("/tiny.zip")), tmp_path / "data"
+            make_entry(secure.url("/tiny.zip"), site.url("/tiny.zip")), tmp_path / "data"
         )
         assert secure.seen == []
     assert in_place(folder)
@@ -231,8 +231,8 @@ def test_encryption_is_not_given_up_on_the_way(
         secure.pages["/stays.zip"] = Page(status=302, location=secure.url("/tiny.zip"))
         secure.pages["/tiny.zip"] = Page(CONTENT)
         with pytest.raises(DownloadError, match=r"leads to http:.*which is not encrypted"):
-            download(make_source(secure.url("/away.zip")), tmp_path / "data")
-        assert in_place(download(make_source(secure.url("/stays.zip")), tmp_path / "data"))
+            download(make_entry(secure.url("/away.zip")), tmp_path / "data")
+        assert in_place(download(make_entry(secure.url("/stays.zip")), tmp_path / "data"))
 
 
 def fail_when_written(monkeypatch: pytest.MonkeyPatch, suffix: str, after: int) -> None:
@@ -266,26 +266,26 @@ def fail_when_written(monkeypatch: pytest.MonkeyPatch, suffix: str, after: int) 
 
 def test_disk_full_while_downloading(site: Site, tmp_path: Path) -> None:
     site.pages["/tiny.zip"] = Page(CONTENT)
-    source = make_source(site.url("/tiny.zip"), site.url("/tiny.zip"))
+    entry = make_entry(site.url("/tiny.zip"), site.url("/tiny.zip"))
     with pytest.MonkeyPatch.context() as patch:
         fail_when_written(patch, ".partial", 2500)
         with pytest.raises(DownloadError, match=r"the disk of .* is full; make room, or"):
-            download(source, tmp_path)
+            download(entry, tmp_path)
     assert len(site.seen) == 1  # no other mirror would help
     assert not (tmp_path / "tiny.zip").exists()
-    assert in_place(download(source, tmp_path))
+    assert in_place(download(entry, tmp_path))
     assert site.seen[-1][1] == "bytes=2000-"
 
 
 def test_disk_full_while_unpacking(site: Site, tmp_path: Path) -> None:
     site.pages["/tiny.zip"] = Page(CONTENT)
-    source = make_source(site.url("/tiny.zip"))
+    entry = make_entry(site.url("/tiny.zip"))
     with pytest.MonkeyPatch.context() as patch:
         fail_when_written(patch, ".h5", 2500)
         with pytest.raises(DownloadError, match=r"the disk of .* is full"):
-            download(source, tmp_path)
+            download(entry, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.zip", ".tiny.lock"}
-    assert in_place(download(source, tmp_path))
+    assert in_place(download(entry, tmp_path))
     assert len(site.seen) == 1
 
 
@@ -296,7 +296,7 @@ def test_says_ahead_that_the_disk_is_too_small(
     usage = shutil.disk_usage(tmp_path)._replace(free=2000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError, match=r"downloading tiny.zip needs .* GB in .*, 0.00 GB are"):
-        download(make_source(site.url("/tiny.zip")), tmp_path)
+        download(make_entry(site.url("/tiny.zip")), tmp_path)
 
 
 def test_two_processes_at_once(
@@ -304,15 +304,15 @@ def test_two_processes_at_once(
 ) -> None:
     hold = threading.Event()
     site.pages["/tiny.zip"] = Page(CONTENT, hold=hold)
-    source = make_source(site.url("/tiny.zip"))
-    other = multiprocessing.get_context("fork").Process(target=download, args=(source, tmp_path))
+    entry = make_entry(site.url("/tiny.zip"))
+    other = multiprocessing.get_context("fork").Process(target=download, args=(entry, tmp_path))
     with warnings.catch_warnings():  # it shares no lock with the threads of the server
         warnings.simplefilter("ignore", DeprecationWarning)
         other.start()
     assert site.asked.wait(60)
     release = threading.Timer(0.3, hold.set)
     release.start()
-    folder = download(source, tmp_path)
+    folder = download(entry, tmp_path)
     other.join(60)
     assert other.exitcode == 0
     release.join()
@@ -324,40 +324,40 @@ def test_two_processes_at_once(
 def test_from_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     archive = tmp_path / "copy.bin"  # its name does not matter
     archive.write_bytes(CONTENT)
-    source = make_source("https://localhost:1/never-asked.zip")
-    assert in_place(download(source, tmp_path / "a", from_file=archive))
+    entry = make_entry("https://localhost:1/never-asked.zip")
+    assert in_place(download(entry, tmp_path / "a", from_file=archive))
     assert archive.read_bytes() == CONTENT
     assert caplog.text == ""
 
     # Packed anew by somebody, with the same in it: what is in it decides.
     with tarfile.open(archive, "w:gz") as file:
-        file.add(tmp_path / "a" / source.folder, ".")
-    assert in_place(download(source, tmp_path / "b", from_file=archive))
+        file.add(tmp_path / "a" / entry.folder, ".")
+    assert in_place(download(entry, tmp_path / "b", from_file=archive))
     assert "has not the checksum of tiny" in caplog.text
 
     archive.write_bytes(small_set(train=5))
     with pytest.raises(DownloadError, match=r"is not tiny:\n  train shapes: 5, expected 6\nget an"):
-        download(source, tmp_path / "c", from_file=archive)
+        download(entry, tmp_path / "c", from_file=archive)
     assert [path.name for path in (tmp_path / "c").iterdir()] == [".tiny.lock"]
     with pytest.raises(FileNotFoundError, match=r"no archive .*missing.zip; check the path from"):
-        download(source, tmp_path / "c", from_file=tmp_path / "missing.zip")
+        download(entry, tmp_path / "c", from_file=tmp_path / "missing.zip")
 
 
 def test_the_published_archive_is_taken_though_our_table_differs(
     site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.pages["/tiny.zip"] = Page(CONTENT)
-    source = make_source(site.url("/tiny.zip"), counts={"classes": 2, "train": 7, "test": 4})
-    assert in_place(download(source, tmp_path))
+    entry = make_entry(site.url("/tiny.zip"), counts={"classes": 2, "train": 7, "test": 4})
+    assert in_place(download(entry, tmp_path))
     assert "tiny differs from what was published:\n  train shapes: 6, expected 7" in caplog.text
 
 
 def test_terms_are_accepted_by_people(tmp_path: Path) -> None:
-    source = SOURCES["scanobjectnn"]
+    entry = CATALOG["scanobjectnn"]
     with pytest.raises(DownloadError, match=r"terms of scanobjectnn must be accepted first") as no:
-        download(source, tmp_path)
-    assert source.terms is not None
-    assert source.terms in str(no.value)
+        download(entry, tmp_path)
+    assert entry.terms is not None
+    assert entry.terms in str(no.value)
 
 
 class Member(tarfile.TarInfo):
@@ -450,65 +450,65 @@ def test_a_second_member_of_one_name_is_refused(tmp_path: Path) -> None:
 
 def test_the_old_set_stays_until_the_new_one_is_right(site: Site, tmp_path: Path) -> None:
     site.pages["/tiny.zip"] = Page(CONTENT)
-    source = make_source(site.url("/tiny.zip"))
-    folder = download(source, tmp_path)
+    entry = make_entry(site.url("/tiny.zip"))
+    folder = download(entry, tmp_path)
     site.pages["/tiny.zip"] = Page(CONTENT[:4000])
     with pytest.raises(ArchiveError):
-        download(unsummed(source), tmp_path, force=True)
+        download(unsummed(entry), tmp_path, force=True)
     (tmp_path / "tiny.zip").unlink()
     assert in_place(folder)
 
 
 def test_every_source_can_be_got() -> None:
-    for name, source in SOURCES.items():
-        assert find_source(name) is source
-        assert find_source(source.folder.upper()) is source
-        urls = [url for archive in source.archives for url in archive.urls]
+    for name, entry in CATALOG.items():
+        assert find_entry(name) is entry
+        assert find_entry(entry.folder.upper()) is entry
+        urls = [url for archive in entry.archives for url in archive.urls]
         assert urls
-        assert all(url.startswith("https://") for url in [*urls, source.page])
-        assert source.licence
-        assert source.citation
-        for archive in source.archives:
+        assert all(url.startswith("https://") for url in [*urls, entry.page])
+        assert entry.licence
+        assert entry.citation
+        for archive in entry.archives:
             kind, _, digest = (archive.checksum or "md5:" + "0" * 32).partition(":")
             assert len(bytes.fromhex(digest)) == hashlib.new(kind).digest_size
     with pytest.raises(ValueError, match=r"name must be one of 'modelnet10', .* got 'modelnet41'"):
-        find_source("modelnet41")
+        find_entry("modelnet41")
 
 
 def test_the_page_for_people_knows_every_source() -> None:
     page = (Path(__file__).parent.parent / "data" / "README.md").read_text()
-    for source in SOURCES.values():
-        assert source.name in page
-        assert source.folder in page
-        for archive in source.archives:
+    for entry in CATALOG.values():
+        assert entry.name in page
+        assert entry.folder in page
+        for archive in entry.archives:
             assert archive.name in page
             assert archive.checksum is None or archive.checksum.partition(":")[2] in page
             assert all(url in page for url in archive.urls)
-        assert source.page in page
-        assert source.licence.split(";")[0].split(" (")[0] in page
+        assert entry.page in page
+        assert entry.licence.split(";")[0].split(" (")[0] in page
 
 
 def test_manual_steps_name_archive_and_place(tmp_path: Path) -> None:
-    steps = manual_steps(SOURCES["modelnet40_c"], tmp_path)
+    steps = manual_steps(CATALOG["modelnet40_c"], tmp_path)
     assert "modelnet40_c.zip (1,970,686,633 bytes, md5 c4a7fffaa52c80b33f7b3a0ac7782d3b)" in steps
     assert f"--from-file ARCHIVE --root {tmp_path}" in steps
 
 
 def test_verify_finds_what_differs(tmp_path: Path) -> None:
-    source = make_source("https://localhost:1")
+    entry = make_entry("https://localhost:1")
     (tmp_path / "tiny.zip").write_bytes(CONTENT)
-    folder = download(source, tmp_path, from_file=tmp_path / "tiny.zip")
-    assert all(finding.right for finding in verify_folder(source, folder))
-    summed = replace(source, md5={"ply_data_test0.h5": "0" * 32})
+    folder = download(entry, tmp_path, from_file=tmp_path / "tiny.zip")
+    assert all(finding.right for finding in verify_folder(entry, folder))
+    summed = replace(entry, md5={"ply_data_test0.h5": "0" * 32})
     (wrong,) = verify_folder(summed, folder)
     digest = hashlib.md5((folder / "ply_data_test0.h5").read_bytes()).hexdigest()
     assert (wrong.what, wrong.found) == ("md5 of ply_data_test0.h5", digest)
     (folder / "ply_data_test0.h5").unlink()
-    wrong = [each for each in verify_folder(source, folder) if not each.right]
+    wrong = [each for each in verify_folder(entry, folder) if not each.right]
     assert [(each.what, each.found) for each in wrong] == [
         ("test shapes", "0"),
         ("missing files", "1 (ply_data_test0.h5)"),
     ]
     (folder / "shape_names.txt").unlink()
-    (wrong,) = verify_folder(source, folder)
+    (wrong,) = verify_folder(entry, folder)
     assert wrong.what == "layout"

@@ -221,7 +221,7 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
         ({"split": "dev"}, "split must be one of 'train', 'val', 'test', 'trainval', got 'dev'"),
         ({"num_points": 65}, "num_points must be between 0 and stored_points=64, got 65"),
         ({"up": "w"}, "up must be one of 'x', 'y', 'z', got 'w'"),
-        ({"point_choice": "last"}, "point_choice must be one of 'first', 'random', 'fps'"),
+        ({"sampling": "last"}, "sampling must be one of 'first', 'random', 'fps'"),
         ({"stored_points": 0}, "stored_points must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -250,7 +250,7 @@ def test_smaller_clouds_have_a_mask_and_repeat_nothing(tmp_path: Path) -> None:
         for name in ("rod", "slab"):
             write_shape(tmp_path / "train" / name / f"{index}.ply", points=count, seed=index)
     for choice in ("first", "random", "fps"):
-        data = opened(tmp_path, "trainval", num_points=16, point_choice=choice)
+        data = opened(tmp_path, "trainval", num_points=16, sampling=choice)
         assert data.xyz.shape == (6, 16, 3)
         assert data.mask.sum(1).tolist() == [5, 16, 16] * 2
         for xyz, mask in zip(data.xyz, data.mask, strict=True):
@@ -291,7 +291,7 @@ def test_padding_never_matters_in_training(tmp_path: Path) -> None:
         for name in ("rod", "slab"):
             write_shape(tmp_path / "train" / name / f"{index}.ply", points=count, seed=index)
     recipe = load_recipe(
-        "folder", [f"data.root={tmp_path}", "data.num_points=32", "augment.drop=0.5"]
+        "folder", [f"data.root={tmp_path}", "data.num_points=32", "augment.point_dropout=0.5"]
     )
     task = ClassificationTask(recipe)
     stored = opened(tmp_path, "trainval")[[0, 1, 2, 3]]
@@ -360,7 +360,7 @@ def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> No
     assert len(reads) == 10
     reads.clear()
     assert torch.equal(opened(tmp_path).xyz, first.xyz)
-    opened(tmp_path, "test", num_points=16, point_choice="fps", up="z")
+    opened(tmp_path, "test", num_points=16, sampling="fps", up="z")
     assert reads == []
     os.utime(tmp_path / "rod" / "001.xyz", (1, 1))
     write_shape(tmp_path / "slab" / "new.ply")
@@ -502,7 +502,7 @@ def test_two_classes_of_five_train_evaluate_and_classify(
             write_shape(path, points=count, seed=index)
     monkeypatch.chdir(tmp_path)
     options = ["data.root=boxes", "data.num_points=48", "data.stored_points=64", "eval.votes=2"]
-    options += ["trainer.epochs=1", "trainer.epoch_batches=3", "trainer.device=cpu"]
+    options += ["trainer.epochs=1", "trainer.min_batches_per_epoch=3", "trainer.device=cpu"]
     assert call(monkeypatch, "train", "folder", *options) == 0
     run = tmp_path / "runs" / "boxes-seed0"
     assert (run / "best" / "config.json").is_file()

@@ -57,12 +57,12 @@ def test_point_choice(modelnet_folder: Path) -> None:
     first = ModelNet(modelnet_folder, split="test", num_points=64)
     assert torch.equal(first.xyz, whole.xyz[:, :64])
     random = [
-        ModelNet(modelnet_folder, split="test", num_points=64, point_choice="random").xyz
+        ModelNet(modelnet_folder, split="test", num_points=64, sampling="random").xyz
         for _ in range(2)
     ]
     assert torch.equal(*random)
     assert not torch.equal(random[0], first.xyz)
-    fps = ModelNet(modelnet_folder, split="test", num_points=64, point_choice="fps")
+    fps = ModelNet(modelnet_folder, split="test", num_points=64, sampling="fps")
     # Farthest points cover a cloud better than its first points: the largest gap is smaller.
     gap = [torch.cdist(whole.xyz, chosen).amin(2).amax(1).mean() for chosen in (fps.xyz, first.xyz)]
     assert gap[0] < 0.8 * gap[1]

@@ -122,7 +122,7 @@ def test_our_transforms_in_pygs_pipeline(shapes: ProceduralShapes) -> None:
 
 def test_dropped_points_take_all_that_belongs_to_them(shapes: ProceduralShapes) -> None:
     generator = torch.Generator().manual_seed(0)
-    drop = CloudTransform(partial(Augmentation(drop=0.9), generator=generator))
+    drop = CloudTransform(partial(Augmentation(point_dropout=0.9), generator=generator))
     before = to_pyg(shapes[3])
     before.number = torch.arange(50)
     after = drop(before)
@@ -231,8 +231,8 @@ def test_pygs_shapenet_is_what_we_read_ourselves(shapenet: Path) -> None:
         assert theirs.part_names == ours.part_names
         assert theirs.parts == ours.parts
         assert theirs.category_names == tuple(CATEGORIES)
-    drawn = open_pyg(shapenet, split="test", num_points=30, point_choice="random")
-    ours = ShapeNetPart(shapenet / "raw", split="test", num_points=30, point_choice="random")
+    drawn = open_pyg(shapenet, split="test", num_points=30, sampling="random")
+    ours = ShapeNetPart(shapenet / "raw", split="test", num_points=30, sampling="random")
     for name, value in ours[[0, 1, 2]].items():
         assert torch.equal(drawn[[0, 1, 2]][name], value), name
 

@@ -214,7 +214,7 @@ def test_num_points_is_the_most_that_is_kept(
     folder = write_txt(tmp_path / TXT, uneven)
     whole = ShapeNetPart(folder, split="test", features="normals")
     some, again = (
-        ShapeNetPart(folder, split="test", num_points=40, point_choice=choice, features="normals")
+        ShapeNetPart(folder, split="test", num_points=40, sampling=choice, features="normals")
         for _ in range(2)
     )
     assert same(some, again)
@@ -243,7 +243,7 @@ def test_num_points_is_the_most_that_is_kept(
         assert rows[0] <= rows[1]
     if choice == "first":
         assert torch.equal(some.xyz, whole.xyz[:, :40])
-    assert same(ShapeNetPart(folder, split="test", num_points=60, point_choice=choice), whole)
+    assert same(ShapeNetPart(folder, split="test", num_points=60, sampling=choice), whole)
 
 
 def test_without_a_val_split_a_fixed_share_is_held_out(
@@ -315,8 +315,8 @@ def test_errors_of_the_arguments(tmp_path: Path, splits: dict[str, list[Shape]])
     folder = write_h5(tmp_path / H5, splits)
     with pytest.raises(ValueError, match="split must be one of 'train', 'val', 'test', 'trainval'"):
         ShapeNetPart(folder, split="validation")
-    with pytest.raises(ValueError, match="point_choice must be one of 'first', 'random', 'fps'"):
-        ShapeNetPart(folder, point_choice="last")
+    with pytest.raises(ValueError, match="sampling must be one of 'first', 'random', 'fps'"):
+        ShapeNetPart(folder, sampling="last")
     with pytest.raises(ValueError, match="num_points must be at least 0, got -1"):
         ShapeNetPart(folder, num_points=-1)
     with pytest.raises(ValueError, match=r"val_fraction must be between 0 and 1, got 1"):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ea_pointcloud.datasets.sharing import Share
+from ea_pointcloud.datasets.sharding import Shard
 from ea_pointcloud.nn import PointBatchNorm
 from ea_pointcloud.nn.norm import synchronize_norms
 from ea_pointcloud.training import distributed
@@ -38,7 +38,7 @@ PLAIN = [
     *QUICK,
     "data.shapes=[56,29,28]",
     "trainer.epochs=2",
-    "augment.drop=0",
+    "augment.point_dropout=0",
     "augment.shift=0",
     "augment.scale=[1,1]",
     "model.overrides.dropout=0",
@@ -49,7 +49,7 @@ PLAIN = [
 
 def lists(count: int, size: int, world: int, seed: int | None, least: int = 1) -> list[list]:
     return [
-        list(BatchIndices(count, size, seed, least, Share(rank, world))) for rank in range(world)
+        list(BatchIndices(count, size, seed, least, Shard(rank, world))) for rank in range(world)
     ]
 
 
@@ -63,13 +63,13 @@ def test_evaluation_has_every_sample_once_in_equally_many_batches(
 ) -> None:
     if count < world:
         with pytest.raises(ValueError, match=rf"val has {count} clouds, fewer than the {world} pr"):
-            Share(0, world).check("val", count)
+            Shard(0, world).check("val", count)
         return
     parts = lists(count, size, world, None)
     assert list(chain(*chain(*parts))) == list(range(count))
     assert len({len(part) for part in parts}) == 1
     assert all(0 < len(batch) <= max(size, 2) for part in parts for batch in part)
-    assert [len(BatchIndices(count, size, None, 1, Share(r, world))) for r in range(world)] == (
+    assert [len(BatchIndices(count, size, None, 1, Shard(r, world))) for r in range(world)] == (
         [len(part) for part in parts]
     )
 
@@ -155,12 +155,12 @@ def test_launchers_say_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     alone = processes_of(TrainerRecipe(epochs=1))
-    assert (alone.devices, alone.num_nodes, alone.rank, alone.share.world) == (1, 1, 0, 1)
+    assert (alone.devices, alone.num_nodes, alone.rank, alone.shard.world_size) == (1, 1, 0, 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("NODE_RANK", "2")
     own = processes_of(TrainerRecipe(epochs=1, devices=4, num_nodes=3))
-    assert own.share == Share(9, 12)
-    assert not own.leads
+    assert own.shard == Shard(9, 12)
+    assert not own.is_rank_zero
 
     for name, value in {
         "SLURM_NTASKS": 8, "SLURM_NTASKS_PER_NODE": 4, "SLURM_NNODES": 2, "SLURM_PROCID": 5,
@@ -221,11 +221,11 @@ def test_processes_that_differ_are_stopped(monkeypatch: pytest.MonkeyPatch) -> N
 
     trainer = SimpleNamespace(world_size=2, strategy=None, current_epoch=4)
     module = torch.nn.Linear(2, 2)
-    callback = SameEverywhere({"data.resident": True, "the size of train": 5})
+    callback = SameEverywhere({"data.in_memory": True, "the size of train": 5})
     gather = "ea_pointcloud.training.distributed.dist.all_gather_object"
-    monkeypatch.setattr(gather, other(lambda seen: {**seen, "data.resident": False}))
+    monkeypatch.setattr(gather, other(lambda seen: {**seen, "data.in_memory": False}))
     with pytest.raises(
-        ValueError, match=r"data.resident is True in process 0 and False in process "
+        ValueError, match=r"data.in_memory is True in process 0 and False in process "
     ):
         callback.on_fit_start(trainer, module)  # pyright: ignore
     monkeypatch.setattr(gather, other(lambda sums: [*sums[:-1], sums[-1] + 1]))

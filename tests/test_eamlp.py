@@ -20,8 +20,8 @@ from ea_pointcloud.models import (
     count_macs,
     create_model,
     list_models,
+    load_matching_weights,
     load_model,
-    start_from,
 )
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import DropPath, EAMLPBlock, PatchEmbedding
@@ -415,12 +415,12 @@ def test_critical_points_are_centres() -> None:
 def test_starting_from_weights() -> None:
     weights = named(classifier(), DataSpec(("a", "b", "c")))
     model = named(classifier(2), DataSpec(("c", "d")))
-    assert "new head for 2 names" in start_from(model, weights)
+    assert "new 2-class head" in load_matching_weights(model, weights)
     assert torch.equal(model.encoder.position[0].weight, weights.encoder.position[0].weight)
     with pytest.raises(ValueError, match="channels is 24 in the weights and 32 in the network"):
-        start_from(classifier(channels=32), classifier())
+        load_matching_weights(classifier(channels=32), classifier())
     with pytest.raises(ValueError, match="the weights are those of an EAMLPClassifier, the netwo"):
-        start_from(create_model("ea_classifier_tiny"), classifier())
+        load_matching_weights(create_model("ea_classifier_tiny"), classifier())
 
 
 # --- recipes

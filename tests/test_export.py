@@ -203,7 +203,7 @@ def test_the_file_says_what_it_is(onnx_file: tuple[Path, str, str]) -> None:
         "normalization": "unit_sphere",
         "normalized_inside": True,
         "num_points": NUM_POINTS,
-        "point_choice": "random",
+        "sampling": "random",
         "dynamic_points": True,
         "min_points": 1,
         "format_version": 1,

@@ -8,8 +8,8 @@ from ea_pointcloud.models import (
     EAClassifier,
     EASegmenter,
     classifier_config,
+    load_matching_weights,
     segmenter_config,
-    start_from,
 )
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.training.callbacks import read_metrics
@@ -54,26 +54,26 @@ def same(model: PretrainedModel, other: PretrainedModel) -> dict[str, bool]:
 def test_other_classes_get_a_new_head() -> None:
     weights, model = classifier("a", "b", "c"), classifier("a", "d")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    said = start_from(model, weights)
+    said = load_matching_weights(model, weights)
     for key, equal in same(model, weights).items():
         if key.startswith("encoder."):
             assert equal
         else:
             assert torch.equal(model.state_dict()[key], before[key])
-    taken = sum(p.numel() for name, p in model.named_parameters() if name.startswith("encoder."))
+    loaded = sum(p.numel() for name, p in model.named_parameters() if name.startswith("encoder."))
     total = sum(p.numel() for p in model.parameters())
     assert said == (
-        f"{taken:,} of {total:,} parameters taken, new head for 2 names (the weights know 3)"
+        f"Loaded {loaded:,} of {total:,} parameters; new 2-class head (checkpoint has 3)"
     )
 
 
 def test_the_same_classes_keep_their_head_in_any_order() -> None:
     weights, model = classifier("a", "b", "c"), classifier("c", "a", "b")
-    assert start_from(model, weights).endswith("taken, head kept for the same names")
+    assert load_matching_weights(model, weights).endswith(" parameters; head kept (same classes)")
     xyz = torch.randn(2, 32, 3, generator=torch.Generator().manual_seed(0))
     expected = weights(xyz)
     torch.testing.assert_close(model(xyz), expected[:, [2, 0, 1]], rtol=0, atol=0)
-    start_from(model, weights)
+    load_matching_weights(model, weights)
     torch.testing.assert_close(weights(xyz), expected, rtol=0, atol=0)  # left as they were
 
 
@@ -81,33 +81,39 @@ def test_parts_and_categories_each_keep_what_is_theirs() -> None:
     cup, box = ("body", "handle"), ("lid", "side")
     weights = segmenter({"cup": cup, "box": box})
     model = segmenter({"cup": cup, "box": box})
-    start_from(model, weights)
+    load_matching_weights(model, weights)
     assert all(same(model, weights).values())
     model = segmenter({"cup": cup, "jar": box})
-    said = start_from(model, weights)
-    assert "new last layer for 4 names (the weights know 4)" in said
-    assert "new category layer for 2 names" in said
+    said = load_matching_weights(model, weights)
+    assert "new 4-part output (checkpoint has 4)" in said
+    assert "new 2-category embedding (checkpoint has 2)" in said
     equal = same(model, weights)
     assert not equal["out.weight"]
     assert all(value for key, value in equal.items() if key.startswith(("trunk.", "head")))
     free, other = segmenter({"cup": cup}, told=False), segmenter({"box": box}, told=False)
-    start_from(free, other)
+    load_matching_weights(free, other)
     assert same(free, other)["head_in.weight"]
 
 
 def test_networks_that_do_not_fit_are_told_apart() -> None:
     words = (
-        r"fit the network: embed_channels is \(16, 16\) in the weights and \(16, 32\) in the netw"
-        r".*ork; dropout is 0.5 in the weights and 0.1 in the network; leave the size"
+        r"fit the network: embed_channels is \(16, 16\) in the checkpoint and \(16, 32\) in t"
+        r".*rk; dropout is 0.5 in the checkpoint and 0.1 in the network; leave out t"
     )
     with pytest.raises(ValueError, match=words):
-        start_from(classifier("a", "b", embed_channels=(16, 32), dropout=0.1), classifier("a", "b"))
+        load_matching_weights(
+            classifier("a", "b", embed_channels=(16, 32), dropout=0.1), classifier("a", "b")
+        )
     cup = {"cup": ("body", "handle")}
-    with pytest.raises(ValueError, match="num_categories is 1 in the weights and 0 in the network"):
-        start_from(segmenter(cup, told=False), segmenter(cup))
-    with pytest.raises(ValueError, match="those of an EASegmenter, the network is an EAClassifier"):
-        start_from(classifier("a", "b"), segmenter(cup))
-    start_from(classifier("a", "b", dropout=0.1), classifier("a", "c"))  # shapes alone count
+    with pytest.raises(
+        ValueError, match="num_categories is 1 in the checkpoint and 0 in the network"
+    ):
+        load_matching_weights(segmenter(cup, told=False), segmenter(cup))
+    with pytest.raises(ValueError, match="is of an EASegmenter, the network is an EAClassifier"):
+        load_matching_weights(classifier("a", "b"), segmenter(cup))
+    load_matching_weights(
+        classifier("a", "b", dropout=0.1), classifier("a", "c")
+    )  # shapes alone count
 
 
 def test_a_run_starts_from_the_network_of_the_weights(
@@ -121,7 +127,7 @@ def test_a_run_starts_from_the_network_of_the_weights(
     config = recipe.model_config(14)
     assert (config.memory_size, config.embed_channels, config.dropout) == (7, (16, 16), 0.25)
     run = train(recipe, tmp_path / "run")
-    assert "parameters taken, new head for 14 names (the weights know 2)" in capsys.readouterr().err
+    assert " parameters; new 14-class head (checkpoint has 2)" in capsys.readouterr().err
     trained = EAClassifier.from_pretrained(run / "last")
     for name, parameter in trained.named_parameters():
         if name.startswith("encoder."):  # at this learning rate they stay where they were
@@ -155,7 +161,7 @@ def test_what_to_start_from_must_be_there_and_fit(tmp_path: Path) -> None:
     recipe = load_recipe(
         "procedural", [*QUICK, f"model.init={tmp_path / 'weights'}", "model.size=base"]
     )
-    with pytest.raises(ValueError, match=r"model.init=.*weights: the weights do not fit the netwo"):
+    with pytest.raises(ValueError, match=r"model.init=.*weights: the checkpoint does not fit the "):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"model.size must be one of 'tiny', 'small', 'base', got"):

@@ -22,8 +22,8 @@ from ea_pointcloud.models import (
     PointNetConfig,
     count_macs,
     create_model,
+    load_matching_weights,
     load_model,
-    start_from,
 )
 from ea_pointcloud.models.baselines import deviation_from_orthogonal
 from ea_pointcloud.nn import EdgeConv, TransformNet
@@ -412,7 +412,7 @@ def test_weights_on_disk(name: str, tmp_path: Path) -> None:
     assert again.config == model.config
     assert torch.equal(again(xyz), model(xyz))
     other = network(name)
-    assert "head kept for the same names" in start_from(other, again)
+    assert "head kept (same classes)" in load_matching_weights(other, again)
     assert torch.equal(other.eval()(xyz), model(xyz))
 
 

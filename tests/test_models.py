@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     "fuse_channels": 48,
     "head_channels": (32,),
 }
-SPEC = DataSpec(("chair", "café", "table"), up_axis="z", num_points=64, point_choice="fps")
+SPEC = DataSpec(("chair", "café", "table"), up_axis="z", num_points=64, sampling="fps")
 
 
 @pytest.fixture(autouse=True)
@@ -378,8 +378,8 @@ def test_class_names_must_fit() -> None:
         ({"up_axis": "w"}, "up_axis must be one of 'x', 'y', 'z', got 'w'"),
         ({"normalization": "box"}, "normalization must be one of 'unit_sphere', got 'box'"),
         (
-            {"point_choice": "all"},
-            "point_choice must be one of 'first', 'random', 'fps', got 'all'",
+            {"sampling": "all"},
+            "sampling must be one of 'first', 'random', 'fps', got 'all'",
         ),
         ({"num_points": 0}, "num_points must be at least 1, got 0"),
     ],

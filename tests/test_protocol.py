@@ -11,9 +11,9 @@ import torch
 from ea_pointcloud.report.tables import LEGACY, Table
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.measure import ClassificationReport
-from ea_pointcloud.training.survival import TrainingTerminatedError
 from scripts.research import plan as planning
 from scripts.research import table as measuring
 from scripts.research.plan import Variant, parse_variants, plan
@@ -282,7 +282,8 @@ def test_the_markdown_has_a_line_for_each_way_of_choosing(made: Path) -> None:
 def test_one_run_has_no_deviation() -> None:
     run = RunFigures(
         name="a|b", seed=0, run="r", command="c", weights="w", task="classification", data="d",
-        shapes=9, num_points=8, votes=0, copies=0, epochs=3, train_seconds=90.0, trained_on="cpu",
+        shapes=9, num_points=8, votes=0, tta_copies=0, epochs=3, train_seconds=90.0,
+        trained_on="cpu",
         versions={}, parameters=1234, macs=2_600_000, measured_on="cpu", threads=1, batch_size=2,
         clouds_per_second=7.4,
         figures={"last epoch": {"overall_accuracy": 0.5, "mean_class_accuracy": 0.25}},

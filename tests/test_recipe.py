@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ea_pointcloud.augment.mixup import Mix
+from ea_pointcloud.augment import CutMix
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values, save_recipe
 
 
@@ -27,7 +27,7 @@ def test_shapenetpart_is_the_published_setting() -> None:
 def test_modelnet40_is_the_published_setting() -> None:
     recipe = load_recipe("modelnet40_ea")
     assert recipe.data.name == "modelnet40"
-    assert (recipe.data.num_points, recipe.data.point_choice) == (1024, "first")
+    assert (recipe.data.num_points, recipe.data.sampling) == (1024, "first")
     assert recipe.model.size == "base"
     assert recipe.trainer.epochs == 250
     assert recipe.trainer.batch_size == 32
@@ -76,7 +76,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("optim.name=adam", "optim.name must be one of 'adamw', 'sgd', got 'adam'"),
         ("data.dataset=shapenet", "data.dataset for classification must be one of 'modelnet', "),
         ("data.num_points=0", "data.num_points must be at least 1, got 0"),
-        ("data.point_choice=last", "data.point_choice must be one of 'first', 'random', 'fps'"),
+        ("data.sampling=last", "data.sampling must be one of 'first', 'random', 'fps'"),
         ("data.val_fraction=1", "data.val_fraction must be between 0 and 1, got 1"),
         ("data.shapes=[3,4]", r"data.shapes must be three counts \(train, val, test\), got \[3, 4"),
         ("model.overrides.depth=x", "depth must be an int, got str"),
@@ -94,23 +94,32 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
             "trainer.precision=16-mixed",
             "trainer.precision=16-mixed needs a GPU; take 32-true or bf",
         ),
-        ("data.point_choice=fps", "data.point_choice must be 'first' with the procedural set"),
+        ("data.sampling=fps", "data.sampling must be 'first' with the procedural set"),
         ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
         ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
         ("model.overrides.attention=ea", "attention must be one of 'external', 'dynamic_external'"),
         ("augment.scale=[2,1]", r"augment.scale must be \[low, high\], 0 < low, got \[2.0, 1.0\]"),
         ("augment.shift=-1", "augment.shift must be at least 0, got -1"),
-        ("augment.drop=1", "augment.drop must be at least 0 and below 1, got 1"),
-        ("augment.cut=1", "augment.cut must be at least 0 and below 1, got 1"),
-        ("augment.stray=-0.1", "augment.stray must be at least 0 and below 1, got -0.1"),
-        ("augment.spoiled=-1", "augment.spoiled must be at least 0 and at most 1, got -1"),
-        ("augment.view=2", "augment.view must be at least 0 and at most 1, got 2"),
+        ("augment.point_dropout=1", "augment.point_dropout must be at least 0 and below 1, got 1"),
+        ("augment.crop_ratio=1", "augment.crop_ratio must be at least 0 and below 1, got 1"),
+        (
+            "augment.outlier_ratio=-0.1",
+            "augment.outlier_ratio must be at least 0 and below 1, got -0.1",
+        ),
+        (
+            "augment.corruption_prob=-1",
+            "augment.corruption_prob must be at least 0 and at most 1, got -1",
+        ),
+        (
+            "augment.partial_view_prob=2",
+            "augment.partial_view_prob must be at least 0 and at most 1, got 2",
+        ),
         ("optim.logit_adjustment=-1", "optim.logit_adjustment must be at least 0, got -1"),
-        ("augment.wolf=1.5", "augment.wolf must be at least 0 and at most 1, got 1.5"),
-        ("augment.mix=cutmix", "augment.mix must be one of 'none', 'cutmix_r', 'cutmix_k', 'rsm"),
-        ("augment.mix=[rsmix,mixup]", "augment.mix: Cannot convert 'ListConfig' to string"),
-        ("augment.mix=rsmix+none", "augment.mix must name each way once and no 'none' among them"),
-        ("augment.mix=rsmix+rsmix", "augment.mix must name each way once and no 'none' among th"),
+        (
+            "augment.cutmix_prob=1.5",
+            "augment.cutmix_prob must be at least 0 and at most 1, got 1.5",
+        ),
+        ("augment.cutmix_beta=0", "augment.cutmix_beta must be positive, got 0"),
         ("augment.rotation=all", "rotation must be one of 'none', 'up', 'tilt', 'any', got 'all'"),
         ("trainer.epochs=0", "trainer.epochs must be at least 1, got 0"),
         ("trainer.batch_size=0", "trainer.batch_size must be at least 1, got 0"),
@@ -120,9 +129,12 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("optim.fused=maybe", "optim.fused must be one of 'auto', True, False, got 'maybe'"),
         ("eval.batch_size=0", "eval.batch_size must be at least 1, got 0"),
         ("eval.votes=-1", "eval.votes must be at least 0, got -1"),
-        ("eval.copies=-1", "eval.copies must be at least 0, got -1"),
-        ("augment.variants=-1", "augment.variants must be at least 0, got -1"),
-        ("augment.variants=2", "augment.variants needs data.dataset=shapenetpart and features tha"),
+        ("eval.tta_copies=-1", "eval.tta_copies must be at least 0, got -1"),
+        ("augment.offline_copies=-1", "augment.offline_copies must be at least 0, got -1"),
+        (
+            "augment.offline_copies=2",
+            "augment.offline_copies needs data.dataset=shapenetpart and features com",
+        ),
     ],
 )
 def test_a_bad_value_is_named(override: str, words: str) -> None:
@@ -133,28 +145,27 @@ def test_a_bad_value_is_named(override: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["task=segmentation", "model.size=grouped_tiny"], "augment.mix must be none with task="),
+        (
+            ["task=segmentation", "model.size=grouped_tiny"],
+            "augment.cutmix_prob must be 0 with tas",
+        ),
         (["trainer.batch_size=1"], "trainer.batch_size must be at least 2, got 1"),
-        (["augment.mix_prob=0"], "augment.mix_prob must be above 0 and at most 1, got 0"),
-        (["augment.mix_beta=0"], "augment.mix_beta must be positive, got 0"),
     ],
 )
 def test_clouds_that_cannot_be_mixed(overrides: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        load_recipe("procedural", ["augment.mix=rsmix", *overrides])
+        load_recipe("procedural", ["augment.cutmix_prob=0.5", *overrides])
 
 
 def test_what_a_segmenter_does_not_take() -> None:
-    overrides = ["task=segmentation", "model.size=grouped_tiny", "augment.wolf=1"]
-    assert load_recipe("procedural", overrides).augmentation().wolf == 1
-    with pytest.raises(ValueError, match=r"augment.stray must be 0 with task=segmentation, got 0"):
-        load_recipe("procedural", [*overrides, "augment.stray=0.1"])
+    overrides = ["task=segmentation", "model.size=grouped_tiny", "augment.elastic=1"]
+    assert load_recipe("procedural", overrides).augmentation().elastic == 1
+    with pytest.raises(ValueError, match=r"augment.outlier_ratio must be 0 with task=segmentation"):
+        load_recipe("procedural", [*overrides, "augment.outlier_ratio=0.1"])
     with pytest.raises(ValueError, match=r"augment.normalize must be false with task=segmentation"):
         load_recipe("procedural", [*overrides, "augment.normalize=true"])
     with pytest.raises(ValueError, match=r"optim.logit_adjustment must be 0 with task=segm"):
         load_recipe("procedural", [*overrides, "optim.logit_adjustment=1"])
-    with pytest.raises(ValueError, match=r"augment.wolf must be 0 with data.features"):
-        load_recipe("shapenetpart", ["data.features=local_shape", "augment.wolf=1"])
 
 
 def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:
@@ -165,11 +176,10 @@ def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:
         assert (model.init, model.size) == (None, "small")
 
 
-def test_wolfmix_is_a_combination() -> None:
-    recipe = load_recipe("modelnet40_ea", ["augment.wolf=1", "augment.mix=rsmix"])
-    assert recipe.augmentation().wolf == 1
-    assert recipe.mixing() == Mix(("rsmix",), prob=0.5, beta=1.0)  # as published
-    assert load_recipe("modelnet40_ea").mixing() is None
+def test_cutmix_of_a_recipe() -> None:
+    recipe = load_recipe("modelnet40_ea", ["augment.cutmix_prob=0.25", "augment.cutmix_beta=0.5"])
+    assert recipe.cutmix() == CutMix(prob=0.25, beta=0.5)
+    assert load_recipe("modelnet40_ea").cutmix() is None
 
 
 def test_what_only_the_network_knows_is_checked_before_the_data_is_made() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ea_pointcloud.datasets import ModelNet
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
-from ea_pointcloud.datasets.selection import only_classes
+from ea_pointcloud.datasets.subset import select_classes
 from ea_pointcloud.inference.calibration import Answers, ask
 from ea_pointcloud.inference.ood import (
     auroc,
@@ -455,16 +455,16 @@ def test_asking_prepares_as_the_predictor_does() -> None:
 
 def test_a_set_with_some_of_its_classes(modelnet_folder: Path) -> None:
     whole = ModelNet(modelnet_folder, split="train")
-    some = only_classes(whole, ["shape07", "shape02"])
+    some = select_classes(whole, ["shape07", "shape02"])
     assert some.class_names == ("shape07", "shape02")
     assert len(some) == int(((whole.label == 7) | (whole.label == 2)).sum())
     sevens = whole.xyz[whole.label == 7]
     assert torch.equal(some.xyz[some.label == 0], sevens)
     assert len(whole.class_names) == 40
     with pytest.raises(ValueError, match=r"classes must be some of .* got \['shape07', 'fog'\]"):
-        only_classes(whole, ["shape07", "fog"])
+        select_classes(whole, ["shape07", "fog"])
     with pytest.raises(ValueError, match=r"each once"):
-        only_classes(whole, ["shape07", "shape07"])
+        select_classes(whole, ["shape07", "shape07"])
 
 
 def test_a_recipe_can_leave_classes_out(modelnet_folder: Path, tmp_path: Path) -> None:
@@ -476,7 +476,7 @@ def test_a_recipe_can_leave_classes_out(modelnet_folder: Path, tmp_path: Path) -
         assert set(dataset.label.tolist()) <= {0, 1}  # pyright: ignore[reportAttributeAccessIssue]
     for options, message in (
         (["data.classes=[shape01]"], r"data.classes must name two classes or more"),
-        (["data.classes=[a,b]", "data.resident=false"], r"held in memory, got \['a', 'b'\]"),
+        (["data.classes=[a,b]", "data.in_memory=false"], r"held in memory, got \['a', 'b'\]"),
         (["data.classes=[a,b]", "data.dataset=procedural"], r"data.dataset with data.classes must"),
     ):
         with pytest.raises(ValueError, match=message):

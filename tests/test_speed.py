@@ -104,7 +104,7 @@ def test_a_compiled_network_trains_as_it_would_without(
         return compiler(function, backend="eager", dynamic=options["dynamic"])
 
     monkeypatch.setattr(torch, "compile", eagerly)
-    quick = [*ONE_EPOCH, "augment.drop=0", "data.shapes=[42,14,14]", "optim.ema_decay=0.5"]
+    quick = [*ONE_EPOCH, "augment.point_dropout=0", "data.shapes=[42,14,14]", "optim.ema_decay=0.5"]
     plain = train(load_recipe("procedural", quick), tmp_path / "plain")
     assert asked == []
     compiled = train(
@@ -182,7 +182,12 @@ class NoSynchronisation(Callback):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_step_does_not_wait_for_the_gpu(tmp_path: Path, precision: str) -> None:
-    options = ["augment.drop=0", "trainer.epochs=2", "trainer.device=cuda", "optim.ema_decay=0.9"]
+    options = [
+        "augment.point_dropout=0",
+        "trainer.epochs=2",
+        "trainer.device=cuda",
+        "optim.ema_decay=0.9",
+    ]
     recipe = load_recipe("procedural", [*QUICK, *options, f"trainer.precision={precision}"])
     # Fails where it does; the averaging is the last of the step.
     train(recipe, tmp_path / "run", callbacks=[NoSynchronisation()])
@@ -192,7 +197,9 @@ def test_a_step_does_not_wait_for_the_gpu(tmp_path: Path, precision: str) -> Non
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_compiled_steps_equal_eager_ones_on_the_gpu(mode: str) -> None:
-    recipe = load_recipe("procedural", [*QUICK, "augment.drop=0", "model.overrides.dropout=0"])
+    recipe = load_recipe(
+        "procedural", [*QUICK, "augment.point_dropout=0", "model.overrides.dropout=0"]
+    )
     found = []
     for compiled in ("none", mode):
         torch.manual_seed(0)

@@ -39,7 +39,7 @@ QUICK = [
     "trainer.epochs=3",
     "trainer.batch_size=14",
     "optim.warmup_epochs=1",
-    "augment.drop=0.3",
+    "augment.point_dropout=0.3",
     "model.overrides.num_centers=[16,8]",
     "model.overrides.num_neighbors=[8,8]",
     "model.overrides.embed_channels=[16,16]",
@@ -164,7 +164,12 @@ def test_point_counts_may_vary(tmp_path: Path) -> None:
     lengths = [20, 60, 45, 31]
     shapes = {name: make_shapes(i, 12, lengths) for i, name in enumerate(("train", "val", "test"))}
     write_txt(tmp_path / TXT, shapes)
-    options = [f"data.root={tmp_path}", "data.num_points=40", "trainer.epochs=1", "augment.drop=0"]
+    options = [
+        f"data.root={tmp_path}",
+        "data.num_points=40",
+        "trainer.epochs=1",
+        "augment.point_dropout=0",
+    ]
     quick = [*PARTS, *options, "trainer.device=cpu", "trainer.batch_size=6", "eval.batch_size=5"]
     recipe = load_recipe("shapenetpart", quick)
 
@@ -225,7 +230,7 @@ def test_run_folder_holds_everything(tmp_path: Path) -> None:
     )
     spec = EAClassifier.from_pretrained(run / "best").data_spec
     assert spec.class_names == CATEGORIES
-    assert (spec.up_axis, spec.num_points, spec.point_choice) == ("y", 64, "first")
+    assert (spec.up_axis, spec.num_points, spec.sampling) == ("y", 64, "first")
 
     report = evaluate_run(run, "test", torch.device("cpu"))
     best = max(float(row["val/overall_accuracy"]) for row in rows)
@@ -448,7 +453,7 @@ def spacing(xyz: Tensor) -> float:
 
 @pytest.mark.parametrize("choice", ["random", "fps"])
 def test_points_are_drawn_again_for_every_batch(choice: str) -> None:
-    recipe = load_recipe("modelnet10", [f"data.point_choice={choice}", "data.num_points=64"])
+    recipe = load_recipe("modelnet10", [f"data.sampling={choice}", "data.num_points=64"])
     recipe.augment.scale, recipe.augment.shift = [1.0, 1.0], 0.0
     task = task_of(recipe)
     batch = {"xyz": cloud("surface", 400, batch=2), "label": torch.tensor([0, 1])}
@@ -464,7 +469,7 @@ def test_points_are_drawn_again_for_every_batch(choice: str) -> None:
 
 
 def test_farthest_points_of_clouds_of_different_sizes() -> None:
-    recipe = load_recipe("modelnet10", ["data.point_choice=fps", "data.num_points=64"])
+    recipe = load_recipe("modelnet10", ["data.sampling=fps", "data.num_points=64"])
     mask = torch.arange(300) < torch.tensor([[300], [40]])
     xyz = cloud("surface", 300, batch=2).masked_fill(~mask[..., None], 9.0)
     recipe.augment.scale, recipe.augment.shift = [1.0, 1.0], 0.0

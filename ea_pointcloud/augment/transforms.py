@@ -1,8 +1,7 @@
 """Transforms of batches of clouds: on the tensor's device, seeded by a generator, never in place.
 
 Every function takes (B, N, 3) coordinates, draws independently for each cloud, and returns a new
-tensor. Generators live on the device of the coordinates. Not here: which of them a training uses,
-see :mod:`ea_pointcloud.augment.pipeline`.
+tensor. Generators live on the device of the coordinates.
 """
 
 import math
@@ -11,17 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_at_least, check_choice, check_mask, check_xyz
+from ea_pointcloud._checks import (
+    check_at_least,
+    check_choice,
+    check_fraction,
+    check_mask,
+    check_xyz,
+)
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 
 AXES = ("x", "y", "z")
 ROTATIONS = ("none", "up", "tilt", "any")
 TILT = math.pi / 6  # the largest angle of the rotation "tilt"
-POINT_CHOICES = ("first", "random", "fps")
-# Of files that are mirror images of the objects: there are none, x was negated, they were kept.
+SAMPLINGS = ("first", "random", "fps")
+# Of mirrored files: there are none, x was negated, they were kept as they are.
 MIRRORING = ("none", "undone", "kept")
-WARP_ANCHORS = 4
-WARP_SIGMA = 0.5  # reach of an anchor, in the unit sphere
+ELASTIC_ANCHORS = 4
+ELASTIC_SIGMA = 0.5  # width of an anchor's weights, in the unit sphere
 
 
 def normalize_unit_sphere(xyz: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -96,7 +101,7 @@ def random_rotate_up(
     up_axis: str = "y",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Turn each cloud about its up axis by U(-limit, limit) radians."""
+    """Rotate each cloud about its up axis by U(-limit, limit) radians."""
     check_xyz("xyz", xyz)
     check_choice("up_axis", up_axis, AXES)
     angle = _uniform(xyz, (len(xyz), 1), -limit, limit, generator)
@@ -110,7 +115,7 @@ def random_rotate_up(
 
 
 def random_rotate(xyz: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Turn each cloud by a rotation drawn uniformly from all rotations.
+    """Rotate each cloud by a rotation drawn uniformly from all rotations.
 
     Reference:
         Shoemake, Uniform random rotations, Graphics Gems III, 1992.
@@ -121,7 +126,7 @@ def random_rotate(xyz: Tensor, *, generator: torch.Generator | None = None) -> T
 
 
 def random_tilt(xyz: Tensor, limit: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """Turn each cloud about an axis of any direction by U(0, limit) radians."""
+    """Rotate each cloud about an axis of any direction by U(0, limit) radians."""
     check_xyz("xyz", xyz)
     check_at_least("limit", limit, 0)
     axis = torch.randn(len(xyz), 3, generator=generator, device=xyz.device, dtype=xyz.dtype)
@@ -142,13 +147,13 @@ def random_mirror(
     return xyz * sign
 
 
-def random_warp(
+def random_elastic(
     xyz: Tensor, strength: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Bend each cloud smoothly: four anchors, spread over it, turn, stretch and move on their own.
+    """Deform each cloud smoothly around four anchors that rotate, stretch and move independently.
 
-    At an anchor: a turn about a random axis by up to ``strength`` * 60 degrees, a factor for each
-    axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5.
+    At an anchor: a rotation about a random axis by up to ``strength`` * 60 degrees, a factor for
+    each axis between 1 / (1 + strength) and 1 + strength, and a shift of up to ``strength`` * 0.5.
     Points between anchors follow them, by weights that fall off along random axes.
 
     Args:
@@ -163,27 +168,29 @@ def random_warp(
     check_at_least("strength", strength, 0)
     batch = len(xyz)
     start = random_point_sample(xyz, 1, generator=generator)[:, 0]
-    anchors = gather_points(xyz, farthest_point_sample(xyz, WARP_ANCHORS, start=start))  # (B, A, 3)
+    anchors = gather_points(
+        xyz, farthest_point_sample(xyz, ELASTIC_ANCHORS, start=start)
+    )  # (B, A, 3)
     offset = xyz[:, None] - anchors[:, :, None]  # (B, A, N, 3)
     # At least one axis counts; leaving others out makes whole slabs move together.
-    axes = torch.randint(1, 8, (batch, WARP_ANCHORS), generator=generator, device=xyz.device)
+    axes = torch.randint(1, 8, (batch, ELASTIC_ANCHORS), generator=generator, device=xyz.device)
     counts = axes[..., None] >> torch.arange(3, device=xyz.device) & 1  # (B, A, 3)
     sq_dist = (offset.square() * counts[:, :, None]).sum(-1)
-    weight = torch.softmax(-sq_dist / (2 * WARP_SIGMA**2), dim=1)  # (B, A, N), sums to 1 over A
+    weight = torch.softmax(-sq_dist / (2 * ELASTIC_SIGMA**2), dim=1)  # (B, A, N), sums to 1 over A
     limit = strength * math.pi / 3
-    turned = random_tilt(offset.flatten(0, 1), limit, generator=generator).view_as(offset)
-    shape = (batch, WARP_ANCHORS, 1, 3)
-    reach = math.log1p(strength)
-    factor = _uniform(xyz, shape, -reach, reach, generator).exp()
+    rotated = random_tilt(offset.flatten(0, 1), limit, generator=generator).view_as(offset)
+    shape = (batch, ELASTIC_ANCHORS, 1, 3)
+    log_factor = math.log1p(strength)
+    factor = _uniform(xyz, shape, -log_factor, log_factor, generator).exp()
     shift = _uniform(xyz, shape, -strength / 2, strength / 2, generator)
-    moved = turned * factor + anchors[:, :, None] + shift
+    moved = rotated * factor + anchors[:, :, None] + shift
     return (moved * weight[..., None]).sum(1)
 
 
-def random_drop(
+def random_point_dropout(
     xyz: Tensor, max_ratio: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Choose points to leave out, a share from U(0, max_ratio) of each cloud.
+    """Point dropout of a fraction from U(0, max_ratio) of each cloud.
 
     Returns a mask instead of copying points over the dropped ones, which would give the copied
     point extra weight in the attention's softmax over the points.
@@ -192,8 +199,7 @@ def random_drop(
         mask: (B, N) bool, False = dropped; at least one point of each cloud stays.
     """
     check_xyz("xyz", xyz)
-    if not 0 <= max_ratio < 1:
-        raise ValueError(f"max_ratio must be at least 0 and below 1, got {max_ratio}")
+    check_fraction("max_ratio", max_ratio)
     ratio = _uniform(xyz, (len(xyz), 1), 0.0, max_ratio, generator)
     draw = torch.rand(xyz.shape[:2], generator=generator, device=xyz.device)
     mask = draw >= ratio
@@ -202,16 +208,16 @@ def random_drop(
 
 
 def choose_points(
-    xyz: Tensor, num_points: int, choice: str, *, generator: torch.Generator | None = None
+    xyz: Tensor, num_points: int, sampling: str, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """Indices (B, num_points) of the points to keep: the first, a random set, or by farthest point.
 
     More points than there are repeats the order from its start.
     """
-    check_choice("choice", choice, POINT_CHOICES)
-    if choice == "random":
+    check_choice("sampling", sampling, SAMPLINGS)
+    if sampling == "random":
         return random_point_sample(xyz, num_points, generator=generator)
-    if choice == "fps":
+    if sampling == "fps":
         return farthest_point_sample(xyz, num_points)
     check_at_least("num_points", num_points, 1)
     check_xyz("xyz", xyz)
@@ -220,7 +226,7 @@ def choose_points(
 
 
 def _rotated(xyz: Tensor, quaternion: Tensor) -> Tensor:
-    """Turn clouds (B, N, 3) by unit quaternions (B, 4), the real part first."""
+    """Rotate clouds (B, N, 3) by unit quaternions (B, 4), the real part first."""
     w, x, y, z = quaternion.unbind(1)
     rotation = torch.stack(
         [

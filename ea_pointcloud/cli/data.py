@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from ea_pointcloud.datasets.sources import Source
+    from ea_pointcloud.datasets.catalog import CatalogEntry
 
 NAME = "data"
 EXAMPLES = """Examples:
@@ -53,25 +53,25 @@ ea-pointcloud data list --root ~/data --json
 def list_sets(root: Root = None, as_json: AsJson = False) -> None:
     """Show the data sets there are, which are in place, and their terms."""
     from ea_pointcloud.datasets._files import data_root
-    from ea_pointcloud.datasets.sources import SOURCES
+    from ea_pointcloud.datasets.catalog import CATALOG
 
     base = data_root(root)
     rows = [
         {
-            "name": source.name,
-            "title": source.title,
-            "megabytes": source.megabytes,
-            "folder": source.folder,
-            "in_place": (base / source.folder).is_dir(),
-            "prepared": source.prepared,
-            "mirrored": source.mirrored,
-            "is_prepared": source.prepared is not None and (base / source.prepared).is_dir(),
-            "licence": source.licence,
-            "terms": source.terms,
-            "citation": source.citation,
-            "page": source.page,
+            "name": entry.name,
+            "title": entry.title,
+            "megabytes": entry.megabytes,
+            "folder": entry.folder,
+            "in_place": (base / entry.folder).is_dir(),
+            "prepared": entry.prepared,
+            "mirrored": entry.mirrored,
+            "is_prepared": entry.prepared is not None and (base / entry.prepared).is_dir(),
+            "licence": entry.licence,
+            "terms": entry.terms,
+            "citation": entry.citation,
+            "page": entry.page,
         }
-        for source in SOURCES.values()
+        for entry in CATALOG.values()
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -123,22 +123,22 @@ def download(
     is there and its checksum, where one is published, is right.
     """
     from ea_pointcloud.datasets._files import data_root
+    from ea_pointcloud.datasets.catalog import find_entry
     from ea_pointcloud.datasets.download import download, manual_steps
-    from ea_pointcloud.datasets.sources import find_source
 
-    source = find_source(name)
+    entry = find_entry(name)
     if manual:
-        typer.echo(manual_steps(source, root))
+        typer.echo(manual_steps(entry, root))
         return
-    folder = data_root(root) / source.folder
+    folder = data_root(root) / entry.folder
     if folder.exists() and not force:
         typer.echo(
-            f"{folder} is in place; 'ea-pointcloud data verify {source.name}' checks it, --force "
+            f"{folder} is in place; 'ea-pointcloud data verify {entry.name}' checks it, --force "
             "replaces it",
             err=True,
         )
         return
-    _introduce(source)
+    _introduce(entry)
     with _bar() as bar:
         _log_to_stderr()
         task = bar.add_task("", total=None)
@@ -147,14 +147,14 @@ def download(
             bar.update(task, description=what, completed=done, total=total)
 
         folder = download(
-            source,
+            entry,
             root,
             from_file=from_file,
             force=force,
             keep_archive=keep_archive,
             progress=progress,
         )
-    step = f"prepare {source.name}" if source.prepared else f"verify {source.name}"
+    step = f"prepare {entry.name}" if entry.prepared else f"verify {entry.name}"
     typer.echo(f"{folder} is in place; next: ea-pointcloud data {step}", err=True)
 
 
@@ -218,13 +218,13 @@ def prepare(
     from ea_pointcloud.datasets.prepare import prepare_folder
 
     check_choice("--mirrored", mirrored, _MIRRORED)
-    folder, source = _locate(name, root)
-    if source is not None and source.prepared is None:
-        raise ValueError(f"{source.name} needs no preparation; it is read as it is")
-    up = up or (source.up if source else "y")
+    folder, entry = _locate(name, root)
+    if entry is not None and entry.prepared is None:
+        raise ValueError(f"{entry.name} needs no preparation; it is read as it is")
+    up = up or (entry.up if entry else "y")
     preparation = Preparation(points, seed, fps, normals, up, _MIRRORED[mirrored])
     if out is None:
-        base = source.prepared if source is not None else None
+        base = entry.prepared if entry is not None else None
         stem = (base or folder.resolve().name).removesuffix("_ply_hdf5_2048")
         out = folder.resolve().parent / f"{stem}_ply_hdf5_{points}"
     with _bar(count="files") as bar:
@@ -234,7 +234,7 @@ def prepare(
             folder,
             out,
             preparation,
-            source=source.name if source is not None else "",
+            source=entry.name if entry is not None else "",
             skip_bad=skip_bad,
             force=force,
             workers=workers,
@@ -244,12 +244,12 @@ def prepare(
     listed = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     typer.echo(f"wrote {out}: {listed} shapes of {len(manifest['classes'])} classes", err=True)
     typer.echo(f"{folder}: {STORED_AS[manifest['mirroring']]}", err=True)
-    if source is not None:
+    if entry is not None:
         for split, count in counts.items():
-            if count != source.counts[split]:
+            if count != entry.counts[split]:
                 typer.echo(
                     f"warning: {count:,} {split} shapes, the official set has "
-                    f"{source.counts[split]:,}",
+                    f"{entry.counts[split]:,}",
                     err=True,
                 )
 
@@ -281,11 +281,11 @@ def verify(
         verify_prepared,
     )
 
-    folder, source = _locate(name, root)
+    folder, entry = _locate(name, root)
     if (folder / MANIFEST).is_file():
         findings = verify_prepared(folder)
-    elif source is not None:
-        findings = verify_folder(source, folder)
+    elif entry is not None:
+        findings = verify_folder(entry, folder)
     else:
         findings = verify_listed(folder)
     layout = LAYOUTS[recognize(folder) or "meshes"].title
@@ -316,32 +316,32 @@ def _shortened(text: str) -> str:
     return f"{text[:12]}..." if len(text) >= 32 and " " not in text else text
 
 
-def _locate(name: str, root: Path | None) -> "tuple[Path, Source | None]":
+def _locate(name: str, root: Path | None) -> "tuple[Path, CatalogEntry | None]":
     """The folder that a name or path means, and the known set it is, if it is one."""
     from ea_pointcloud.datasets._files import data_root
-    from ea_pointcloud.datasets.sources import SOURCES, find_source
+    from ea_pointcloud.datasets.catalog import CATALOG, find_entry
 
     base = data_root(root)
     for folder in (Path(name).expanduser(), base / name):
         if folder.is_dir():
-            known = (each for each in SOURCES.values() if each.folder == folder.resolve().name)
+            known = (each for each in CATALOG.values() if each.folder == folder.resolve().name)
             return folder, next(known, None)
-    source = find_source(name)
-    folder = base / source.folder
+    entry = find_entry(name)
+    folder = base / entry.folder
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no {folder}; run 'ea-pointcloud data download {source.name}', or give --root"
+            f"no {folder}; run 'ea-pointcloud data download {entry.name}', or give --root"
         )
-    return folder, source
+    return folder, entry
 
 
-def _introduce(source: "Source") -> None:
+def _introduce(entry: "CatalogEntry") -> None:
     """Terms and citation, before anything is downloaded."""
-    size = "" if source.megabytes is None else f", about {source.megabytes:,} MB"
-    typer.echo(f"{source.name}: {source.title}{size}", err=True)
-    typer.echo(f"  licence   {source.licence}", err=True)
-    typer.echo(f"  cite      {source.citation}", err=True)
-    typer.echo(f"  page      {source.page}", err=True)
+    size = "" if entry.megabytes is None else f", about {entry.megabytes:,} MB"
+    typer.echo(f"{entry.name}: {entry.title}{size}", err=True)
+    typer.echo(f"  licence   {entry.licence}", err=True)
+    typer.echo(f"  cite      {entry.citation}", err=True)
+    typer.echo(f"  page      {entry.page}", err=True)
 
 
 def _log_to_stderr() -> None:

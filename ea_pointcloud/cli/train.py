@@ -79,19 +79,19 @@ def run(
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.training.checkpoints import furthest
     from ea_pointcloud.training.distributed import processes_of
+    from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError
     from ea_pointcloud.training.fit import train
     from ea_pointcloud.training.run_folder import COMPLETE_FILE, check_run
-    from ea_pointcloud.training.survival import TrainingTerminatedError
 
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
-    leads = processes_of(resolved.trainer).leads
+    is_rank_zero = processes_of(resolved.trainer).is_rank_zero
 
     def say(text: str) -> None:
-        if leads:
+        if is_rank_zero:
             typer.echo(text, err=True)
 
-    if leads:
+    if is_rank_zero:
         check_run(resolved, folder, resume=resume is not None)
     device = resolve_device(resolved.trainer.device)
     total = resolved.trainer.epochs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.datasets.sources import Archive
+from ea_pointcloud.datasets.catalog import Archive
 
 if TYPE_CHECKING:
     from requests import Response

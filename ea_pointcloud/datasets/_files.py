@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ea_pointcloud.datasets.sources import SOURCES
+from ea_pointcloud.datasets.catalog import CATALOG
 
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
 NAMES_FILE = "shape_names.txt"  # of ModelNet's HDF5 layout
@@ -66,12 +66,12 @@ def find_layout(root: str | Path | None, layouts: Sequence[tuple[str, str]]) -> 
 
 
 def _how_to_get(folders: Sequence[str]) -> str:
-    for source in SOURCES.values():
-        command = f"ea-pointcloud data download {source.name}"
-        if source.folder in folders:
+    for entry in CATALOG.values():
+        command = f"ea-pointcloud data download {entry.name}"
+        if entry.folder in folders:
             return f"run '{command}', or "
-        if source.prepared in folders:
-            return f"run '{command}' and 'ea-pointcloud data prepare {source.name}', or "
+        if entry.prepared in folders:
+            return f"run '{command}' and 'ea-pointcloud data prepare {entry.name}', or "
     return "put the data set there, or "
 
 

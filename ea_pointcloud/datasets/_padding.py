@@ -33,7 +33,7 @@ def in_chunks(function: Callable[[Tensor, Tensor], Tensor], xyz: Tensor, mask: T
     return torch.cat([function(*chunk) for chunk in chunks])
 
 
-def choose_real_points(xyz: Tensor, mask: Tensor, num_points: int, point_choice: str) -> Tensor:
+def choose_real_points(xyz: Tensor, mask: Tensor, num_points: int, sampling: str) -> Tensor:
     """Indices (n, num_points) of the points to keep, the same at every call.
 
     The real points of a shorter cloud come first in its choice, then repetitions: padding.
@@ -42,15 +42,15 @@ def choose_real_points(xyz: Tensor, mask: Tensor, num_points: int, point_choice:
         xyz: (n, N, 3).
         mask: (n, N) bool, the real points first.
         num_points: 1 <= num_points <= N.
-        point_choice: ``"first"``, ``"random"`` or ``"fps"``.
+        sampling: ``"first"``, ``"random"`` or ``"fps"``.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
 
     def choose(xyz: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(1)
-        if point_choice == "random":
+        if sampling == "random":
             return random_point_sample(xyz, num_points, lengths=lengths, generator=generator)
-        if point_choice == "fps":
+        if sampling == "fps":
             return farthest_point_sample(xyz, num_points, lengths=lengths)
         return torch.arange(num_points).expand(len(xyz), -1)
 

@@ -8,7 +8,7 @@ SPLIT_SEED = 0  # fixed for good: another value would be another val set
 
 
 def stratified_mask(label: Tensor, fraction: float) -> Tensor:
-    """(n,) bool, True for the share of each class that goes to val; the same at every call.
+    """(n,) bool, True for the fraction of each class that goes to val; the same at every call.
 
     A class with at least two samples has at least one on either side.
     """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.datasets._files import MANIFEST
+from ea_pointcloud.datasets.catalog import CATALOG, MODELNET40_CLASSES
 from ea_pointcloud.datasets.layouts import listed_classes, recognize
-from ea_pointcloud.datasets.sources import MODELNET40_CLASSES, SOURCES
 
 MIRRORED = ("auto", True, False)
 # One of ``augment.transforms.MIRRORING`` -> what to say of the clouds of a set.
@@ -30,9 +30,9 @@ def find_mirroring(folder: Path, mirrored: bool | str = "auto") -> str:
     Args:
         folder: of one set.
         mirrored: whether the files are mirror images; ``"auto"`` takes those for it that have the
-            layout of a published set that is (:attr:`Source.mirrored
-            <ea_pointcloud.datasets.sources.Source>`), the 40 official class names, and no manifest
-            of this package.
+            layout of a published set that is (``mirrored`` of
+            :class:`~ea_pointcloud.datasets.catalog.CatalogEntry`), the 40 official class names, and
+            no manifest of this package.
 
     Returns:
         ``"none"`` for right-handed files, ``"undone"`` where the reader has to negate x, ``"kept"``
@@ -51,7 +51,7 @@ def find_mirroring(folder: Path, mirrored: bool | str = "auto") -> str:
 
 def _is_published(folder: Path) -> bool:
     layout = recognize(folder)
-    if layout not in {source.layout for source in SOURCES.values() if source.mirrored}:
+    if layout not in {entry.layout for entry in CATALOG.values() if entry.mirrored}:
         return False
     path = folder / MANIFEST
     if path.is_file():

@@ -11,8 +11,8 @@ from pathlib import Path
 from ea_pointcloud.datasets._fetch import DownloadError, Progress, fetch
 from ea_pointcloud.datasets._files import alone, data_root, replace_folder
 from ea_pointcloud.datasets._unpack import unpack
+from ea_pointcloud.datasets.catalog import Archive, CatalogEntry
 from ea_pointcloud.datasets.layouts import find_root
-from ea_pointcloud.datasets.sources import Archive, Source
 from ea_pointcloud.datasets.verify import Finding, verify_folder
 
 __all__ = ["DownloadError", "Progress", "download", "manual_steps"]
@@ -25,7 +25,7 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 
 def download(
-    source: Source,
+    entry: CatalogEntry,
     root: str | Path | None = None,
     *,
     from_file: str | Path | None = None,
@@ -40,7 +40,7 @@ def download(
     differs from the table that is a warning; of any other the content must be right.
 
     Args:
-        source: which.
+        entry: which.
         root: data root; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
         from_file: an archive at hand, to unpack instead of downloading; it stays where it is.
         force: replace the folder if it is there.
@@ -58,66 +58,68 @@ def download(
     """
     base = data_root(root)
     base.mkdir(parents=True, exist_ok=True)
-    folder = base / source.folder
-    busy = f"another process is at work on {source.name}"
-    with alone(base / f".{source.name}.lock", busy), _full_disk_said(base):
+    folder = base / entry.folder
+    busy = f"another process is at work on {entry.name}"
+    with alone(base / f".{entry.name}.lock", busy), _full_disk_said(base):
         if folder.exists() and not force:
             logger.info("%s is there already", folder)
             return folder
         if from_file is None:
-            archive, trusted = _fetch_any(source, root, progress)
+            archive, trusted = _fetch_any(entry, root, progress)
         else:
-            archive, trusted = _given(source, Path(from_file).expanduser(), progress)
-        _put_in_place(source, archive, folder, trusted=trusted, progress=progress)
+            archive, trusted = _given(entry, Path(from_file).expanduser(), progress)
+        _put_in_place(entry, archive, folder, trusted=trusted, progress=progress)
         if from_file is None and not keep_archive:
             archive.unlink()
     return folder
 
 
-def manual_steps(source: Source, root: str | Path | None = None) -> str:
+def manual_steps(entry: CatalogEntry, root: str | Path | None = None) -> str:
     """What to do by hand where no mirror answers, or the terms must be accepted first."""
-    folder = data_root(root) / source.folder
+    folder = data_root(root) / entry.folder
     lines = []
-    if source.terms:
-        lines.append(f"Accept the terms of use at {source.terms}.")
-    lines.append(f"Get one of these, from there or from whoever has a copy (see {source.page}):")
-    for archive in source.archives:
+    if entry.terms:
+        lines.append(f"Accept the terms of use at {entry.terms}.")
+    lines.append(f"Get one of these, from there or from whoever has a copy (see {entry.page}):")
+    for archive in entry.archives:
         known = [f"{archive.size:,} bytes"] if archive.size else []
         known += [archive.checksum.replace(":", " ")] if archive.checksum else []
         lines.append(f"   {archive.name}" + (f" ({', '.join(known)})" if known else ""))
         lines += [f"      {url}" for url in archive.urls]
     there = "" if root is None else f" --root {root}"
-    lines.append(f"Run: ea-pointcloud data download {source.name} --from-file ARCHIVE{there}")
+    lines.append(f"Run: ea-pointcloud data download {entry.name} --from-file ARCHIVE{there}")
     lines.append(f"or unpack it yourself, so that its files lie in {folder}, and run:")
-    lines.append(f"   ea-pointcloud data verify {source.name}{there}")
+    lines.append(f"   ea-pointcloud data verify {entry.name}{there}")
     return "\n".join(lines)
 
 
-def _fetch_any(source: Source, root: str | Path | None, progress: Progress) -> tuple[Path, bool]:
+def _fetch_any(
+    entry: CatalogEntry, root: str | Path | None, progress: Progress
+) -> tuple[Path, bool]:
     """An archive of the set, and whether a published checksum says that it is the right one."""
-    if source.terms:
+    if entry.terms:
         raise DownloadError(
-            f"the terms of {source.name} must be accepted first, so it is not downloaded for "
-            f"you.\n{manual_steps(source, root)}"
+            f"the terms of {entry.name} must be accepted first, so it is not downloaded for "
+            f"you.\n{manual_steps(entry, root)}"
         )
     reasons = []
-    for archive in source.archives:
+    for archive in entry.archives:
         try:
             return fetch(archive, data_root(root), progress), archive.checksum is not None
         except DownloadError as error:
             reasons.append(str(error))
-    raise DownloadError("\n".join([*reasons, "By hand:", manual_steps(source, root)]))
+    raise DownloadError("\n".join([*reasons, "By hand:", manual_steps(entry, root)]))
 
 
-def _given(source: Source, path: Path, progress: Progress) -> tuple[Path, bool]:
+def _given(entry: CatalogEntry, path: Path, progress: Progress) -> tuple[Path, bool]:
     if not path.is_file():
         raise FileNotFoundError(f"no archive {path}; check the path from {Path.cwd()}")
-    published = [archive for archive in source.archives if archive.checksum]
+    published = [archive for archive in entry.archives if archive.checksum]
     trusted = any(_has_checksum(path, archive, progress) for archive in published)
     if published and not trusted:
         known = ", ".join(str(archive.checksum) for archive in published)
         logger.warning(
-            "%s has not the checksum of %s (%s); its content decides", path, source.name, known
+            "%s has not the checksum of %s (%s); its content decides", path, entry.name, known
         )
     return path, trusted
 
@@ -137,21 +139,21 @@ def _has_checksum(path: Path, archive: Archive, progress: Progress) -> bool:
 
 
 def _put_in_place(
-    source: Source, archive: Path, folder: Path, *, trusted: bool, progress: Progress
+    entry: CatalogEntry, archive: Path, folder: Path, *, trusted: bool, progress: Progress
 ) -> None:
-    staged = folder.with_name(f".{source.folder}.unpacking")
+    staged = folder.with_name(f".{entry.folder}.unpacking")
     shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
     unpack(archive, staged, progress)
     try:
-        found = find_root(staged, source.layout)
-        wrong = [finding for finding in verify_folder(source, found) if not finding.right]
+        found = find_root(staged, entry.layout)
+        wrong = [finding for finding in verify_folder(entry, found) if not finding.right]
         if wrong and not trusted:
             raise DownloadError(
-                f"{archive} is not {source.name}:\n{_listed(wrong)}\n"
+                f"{archive} is not {entry.name}:\n{_listed(wrong)}\n"
                 f"get another copy; nothing was changed in {folder}"
             )
         if wrong:
-            logger.warning("%s differs from what was published:\n%s", source.name, _listed(wrong))
+            logger.warning("%s differs from what was published:\n%s", entry.name, _listed(wrong))
         replace_folder(found, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from ea_pointcloud._checks import check_choice, check_count, check_range
 from ea_pointcloud.augment.transforms import (
     AXES,
-    POINT_CHOICES,
+    SAMPLINGS,
     negate_x,
     normalize_unit_sphere,
     to_y_up,
@@ -48,9 +48,9 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all that are stored. A smaller cloud keeps what
             it has: nothing is repeated, and ``mask`` tells.
-        point_choice: which: the ``"first"`` (stored points are in random order), a ``"random"``
+        sampling: which: the ``"first"`` (stored points are in random order), a ``"random"``
             set (the same at every call), or by farthest point sampling (``"fps"``).
-        val_fraction: share of each class that is set apart where the folder has no val split.
+        val_fraction: fraction of each class that is set apart where the folder has no val split.
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
         stored_points: points drawn from each file.
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
@@ -82,7 +82,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         *,
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.2,
         up: str = "y",
         stored_points: int = 2048,
@@ -94,7 +94,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         check_choice("split", split, SPLITS)
         check_count("stored_points", stored_points)
         check_range("num_points", num_points, 0, stored_points, "stored_points")
-        check_choice("point_choice", point_choice, POINT_CHOICES)
+        check_choice("sampling", sampling, SAMPLINGS)
         check_val_fraction(val_fraction)
         check_choice("up", up, AXES)
         self.folder = Path(root).expanduser()
@@ -119,7 +119,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
             xyz = negate_x(xyz)
         self.xyz = in_chunks(normalize_unit_sphere, xyz, self.mask)
         if 0 < num_points < self.mask.shape[1]:
-            idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)
+            idx = choose_real_points(self.xyz, self.mask, num_points, sampling)
             self.mask = self.mask[:, :num_points]
             self.xyz = gather_points(self.xyz, idx).masked_fill_(~self.mask[..., None], 0)
 

@@ -34,9 +34,9 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all.
-        point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
+        sampling: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
-        val_fraction: share of each class of the published train split that goes to val.
+        val_fraction: fraction of each class of the published train split that goes to val.
         mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` takes the
             published files of ModelNet40 for it, see
             :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
@@ -65,7 +65,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         name: str = "modelnet40",
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.1,
         mirrored: bool | str = "auto",
     ) -> None:
@@ -83,7 +83,7 @@ class ModelNet(Dataset[dict[str, Tensor]]):
             chosen = is_val if split == "val" else ~is_val
             self.xyz, self.label = self.xyz[chosen], self.label[chosen]
         if num_points:
-            self.xyz = _reduce(self.xyz, num_points, point_choice)
+            self.xyz = _reduce(self.xyz, num_points, sampling)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -158,14 +158,14 @@ def unreadable(path: Path, error: Exception) -> ValueError:
     )
 
 
-def _reduce(xyz: Tensor, num_points: int, point_choice: str) -> Tensor:
+def _reduce(xyz: Tensor, num_points: int, sampling: str) -> Tensor:
     if num_points > xyz.shape[1]:
         raise ValueError(
             f"num_points must be at most the {xyz.shape[1]} points stored, got {num_points}"
         )
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     chunks = [
-        gather_points(chunk, choose_points(chunk, num_points, point_choice, generator=generator))
+        gather_points(chunk, choose_points(chunk, num_points, sampling, generator=generator))
         for chunk in xyz.split(256)
     ]
     return torch.cat(chunks)

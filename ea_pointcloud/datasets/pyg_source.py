@@ -12,7 +12,7 @@ from ea_pointcloud._checks import check_at_least, check_choice, check_count
 from ea_pointcloud._device import mix_seeds
 from ea_pointcloud.augment.transforms import (
     AXES,
-    POINT_CHOICES,
+    SAMPLINGS,
     negate_x,
     normalize_unit_sphere,
     to_y_up,
@@ -49,7 +49,7 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
         category_names: in the order of ``category``; their numbers without it.
         parts: the part ids of each category; those that occur without it.
         num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: ``"first"``, a ``"random"`` set, or by farthest point (``"fps"``).
+        sampling: which: ``"first"``, a ``"random"`` set, or by farthest point (``"fps"``).
         stored_points: points drawn from each mesh.
         up: the axis that is up, ``"x"``, ``"y"`` or ``"z"`` (as in ModelNet's meshes).
         mirrored: whether the graphs are mirror images, whose x (once y is up) is negated.
@@ -78,13 +78,13 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
         category_names: Sequence[str] = (),
         parts: Sequence[Sequence[int]] = (),
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         stored_points: int = 2048,
         up: str = "y",
         mirrored: bool = False,
     ) -> None:
         check_at_least("num_points", num_points, 0)
-        check_choice("point_choice", point_choice, POINT_CHOICES)
+        check_choice("sampling", sampling, SAMPLINGS)
         check_count("stored_points", stored_points)
         check_choice("up", up, AXES)
         self.name = type(graphs).__name__
@@ -101,7 +101,7 @@ class PyGShapes(Dataset[dict[str, Tensor]]):
             posed = negate_x(posed)
         self.xyz = in_chunks(normalize_unit_sphere, posed, self.mask)
         if 0 < num_points < self.mask.shape[1]:
-            idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)
+            idx = choose_real_points(self.xyz, self.mask, num_points, sampling)
             self.mask = self.mask[:, :num_points]
             padding = ~self.mask
             self.xyz = gather_points(self.xyz, idx).masked_fill_(padding[..., None], 0)
@@ -186,7 +186,7 @@ def open_pyg(
     split: str = "train",
     val_fraction: float = 0.1,
     num_points: int = 0,
-    point_choice: str = "first",
+    sampling: str = "first",
     stored_points: int = 2048,
     up: str = "y",
     mirrored: bool = False,
@@ -200,9 +200,9 @@ def open_pyg(
     Args:
         root: the data set's root, which holds ``processed/``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        val_fraction: share of each class or category of train that goes to val.
+        val_fraction: fraction of each class or category of train that goes to val.
         num_points: see :class:`PyGShapes`, as the others.
-        point_choice: which.
+        sampling: which.
         stored_points: of each mesh.
         up: the axis that is up.
         mirrored: whether x is negated.
@@ -236,7 +236,7 @@ def open_pyg(
         category_names=categories,
         parts=[SHAPENETPART_PARTS[name] for name in categories],
         num_points=num_points,
-        point_choice=point_choice,
+        sampling=sampling,
         stored_points=stored_points,
         up=up,
         mirrored=mirrored,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice
-from ea_pointcloud.augment.transforms import POINT_CHOICES, normalize_unit_sphere
+from ea_pointcloud.augment.transforms import SAMPLINGS, normalize_unit_sphere
 from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
 from ea_pointcloud.datasets._part_files import (
     LabelledCloud,
@@ -68,10 +68,10 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
             ``NAME_hdf5_data`` and ``NAME_txt_normal``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
+        sampling: which: the ``"first"``, a ``"random"`` set (the same at every call), or by
             farthest point sampling (``"fps"``).
-        val_fraction: share of each category of the train split that goes to val where no val split
-            is published.
+        val_fraction: fraction of each category of the train split that goes to val where no val
+            split is published.
         features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
             layout has them), or what describes the points kept, ``"local_shape"``,
             ``"surface_shape"`` or ``"whole_shape"``, see
@@ -105,7 +105,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         name: str = "shapenetpart",
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.2,
         features: str = "none",
     ) -> None:
@@ -113,7 +113,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         normals = features == "normals"
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
-        check_choice("point_choice", point_choice, POINT_CHOICES)
+        check_choice("sampling", sampling, SAMPLINGS)
         check_val_fraction(val_fraction)
         self.name = name
         self.split = split
@@ -136,7 +136,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         # same step, so that they give the same numbers.
         self.xyz = in_chunks(normalize_unit_sphere, pad([c.xyz for c in clouds], 0), self.mask)
         if 0 < num_points < self.mask.shape[1]:
-            self._reduce(num_points, point_choice)
+            self._reduce(num_points, sampling)
         if features in DESCRIPTORS:
             self.features = described(self.xyz, self.mask, features)
 
@@ -171,9 +171,9 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
             f"categories={len(self.category_names)}, parts={len(self.part_names)})"
         )
 
-    def _reduce(self, num_points: int, point_choice: str) -> None:
+    def _reduce(self, num_points: int, sampling: str) -> None:
         """Keep at most ``num_points`` of each cloud; a cloud with fewer keeps them all."""
-        idx = choose_real_points(self.xyz, self.mask, num_points, point_choice)
+        idx = choose_real_points(self.xyz, self.mask, num_points, sampling)
         self.mask = self.mask[:, :num_points]
         padding = ~self.mask
         self.part_label = self.part_label.gather(1, idx).masked_fill_(padding, -1)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ea_pointcloud.datasets._files import MANIFEST
+from ea_pointcloud.datasets.catalog import CatalogEntry, entry_of_folder
 from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, recognize
-from ea_pointcloud.datasets.sources import Source, source_of
 
 _SHOWN = 5  # missing files that are named
 
@@ -35,22 +35,22 @@ class Finding:
         return self.expected in ("", self.found)
 
 
-def verify_folder(source: Source, folder: Path) -> list[Finding]:
+def verify_folder(entry: CatalogEntry, folder: Path) -> list[Finding]:
     """Compare a folder with what was published: layout, files, checksums, counts.
 
     Raises:
         ValueError: if a file cannot be read.
     """
-    layout = LAYOUTS[source.layout]
+    layout = LAYOUTS[entry.layout]
     if layout.marker and not any(folder.glob(layout.marker)):
         return [Finding("layout", layout.title, "something else")]
     sums = [
         Finding(f"md5 of {name}", expected, file_digest(folder / name, "md5"))
-        for name, expected in source.md5.items()
+        for name, expected in entry.md5.items()
     ]
     # The counts of files that are not what they should be say nothing more.
     missing = [each for each in sums if not each.right]
-    return missing or [*sums, *_compare(source.counts, layout.contents(folder))]
+    return missing or [*sums, *_compare(entry.counts, layout.contents(folder))]
 
 
 def verify_prepared(folder: Path) -> list[Finding]:
@@ -112,14 +112,14 @@ def verify_listed(folder: Path) -> list[Finding]:
     if key is None:
         raise ValueError(f"{folder} holds no list of files to verify; see data/README.md")
     contents = LAYOUTS[key].contents(folder)
-    source = source_of(folder.resolve().name)
-    return _compare({} if source is None else source.counts, contents)
+    entry = entry_of_folder(folder.resolve().name)
+    return _compare({} if entry is None else entry.counts, contents)
 
 
-def count_deviations(source: Source, layout: str, folder: Path) -> list[Finding]:
+def count_deviations(entry: CatalogEntry, layout: str, folder: Path) -> list[Finding]:
     """Where the numbers of classes and shapes differ from the official ones."""
     contents = LAYOUTS[layout].contents(folder)
-    return [each for each in _compare(source.counts, contents) if not each.right]
+    return [each for each in _compare(entry.counts, contents) if not each.right]
 
 
 def _compare(expected: Mapping[str, int], contents: Contents) -> list[Finding]:

@@ -138,7 +138,7 @@ class Deployed(nn.Module):
             "normalized_inside": self.normalize,
             "num_points": spec.num_points,
             "dynamic_points": self.dynamic_points,
-            "point_choice": spec.point_choice,
+            "sampling": spec.sampling,
             "points_chosen_inside": self.chooses,
             "features": spec.features,
             "temperature": self.temperature,

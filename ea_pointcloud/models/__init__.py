@@ -35,7 +35,7 @@ from ea_pointcloud.models.eamlp import (
     EAMLPSegmenterConfig,
 )
 from ea_pointcloud.models.factory import create_model, list_models, load_model
-from ea_pointcloud.models.finetune import start_from
+from ea_pointcloud.models.finetune import load_matching_weights
 from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained
 
 __all__ = [
@@ -69,7 +69,7 @@ __all__ = [
     "create_model",
     "list_models",
     "list_pretrained",
+    "load_matching_weights",
     "load_model",
     "segmenter_config",
-    "start_from",
 ]

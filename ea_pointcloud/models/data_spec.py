@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
-from ea_pointcloud.augment.transforms import AXES, MIRRORING, POINT_CHOICES
+from ea_pointcloud.augment.transforms import AXES, MIRRORING, SAMPLINGS
 from ea_pointcloud.descriptors import DESCRIPTORS
 
 NORMALIZATIONS = ("unit_sphere",)
@@ -27,7 +27,7 @@ class DataSpec:
             images and sees any other cloud mirrored.
         normalization: ``"unit_sphere"``: mean at the origin, farthest point at distance 1.
         num_points: points a cloud was reduced to in training.
-        point_choice: how: ``"first"``, ``"random"`` or ``"fps"``.
+        sampling: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (places in ``class_names``) of each category.
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
@@ -42,7 +42,7 @@ class DataSpec:
     mirroring: str = "none"
     normalization: str = "unit_sphere"
     num_points: int = 1024
-    point_choice: str = "random"
+    sampling: str = "random"
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
     features: str = "none"
@@ -80,7 +80,7 @@ class DataSpec:
         check_choice("mirroring", self.mirroring, MIRRORING)
         check_choice("features", self.features, FEATURES)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
-        check_choice("point_choice", self.point_choice, POINT_CHOICES)
+        check_choice("sampling", self.sampling, SAMPLINGS)
         check_count("num_points", self.num_points)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Starting a network from trained weights that may know other names."""
+"""Fine-tuning: loading trained weights into a network with other classes, parts or categories."""
 
 from dataclasses import fields
 from typing import NamedTuple
@@ -14,28 +14,30 @@ _COUNTS = ("num_classes", "num_parts", "num_categories")
 
 
 class _NamedLayers(NamedTuple):
-    """Layers that stand for names, and the place of the names in one of them."""
+    """Layers whose size depends on the number of classes, parts or categories."""
 
-    what: str
+    layer: str
+    plural: str  # of what the names are
     prefix: str
     last: str  # the layer whose outputs are the names, "" where they are inputs
     names: tuple[str, ...]
-    known: tuple[str, ...]  # to the weights
+    trained: tuple[str, ...]  # names in the checkpoint
 
 
-def start_from(model: PretrainedModel, weights: PretrainedModel) -> str:
-    """Copy into ``model`` all of ``weights`` that means the same there.
+def load_matching_weights(model: PretrainedModel, weights: PretrainedModel) -> str:
+    """Load the parameters of ``weights`` into ``model``, except layers of other names.
 
-    What stands for names (the head of a classifier; of a segmenter the last layer and the one that
-    takes the category) is copied where the names are the same, and keeps its random start where
-    they are not. Classes or parts in another order are brought into the order of ``model``.
+    The layers that depend on names (a classifier's head; a segmenter's output layer and the
+    embedding of the category) are loaded where the names are the same, else they keep their random
+    initialisation. Classes or parts in another order are permuted to the order of ``model``.
 
     Args:
         model: the network to train; altered.
         weights: trained; the same architecture with the same sizes, but for the number of names.
 
     Returns:
-        What was taken and what is new, in words.
+        A line such as ``Loaded 586,848 of 883,043 parameters; new 3-class head (checkpoint has
+        10)``.
 
     Raises:
         ValueError: if the networks do not fit together; names the settings in which they differ.
@@ -44,29 +46,33 @@ def start_from(model: PretrainedModel, weights: PretrainedModel) -> str:
     state = weights.state_dict()
     notes = []
     for layers in _named_layers(model, weights):
-        what, prefix, last, names, known = layers
-        same = set(names) == set(known) if last else names == known
+        layer, plural, prefix, last, names, trained = layers
+        same = set(names) == set(trained) if last else names == trained
         if not same:
             state = {key: value for key, value in state.items() if not key.startswith(prefix)}
-            notes.append(f"new {what} for {len(names)} names (the weights know {len(known)})")
+            notes.append(f"new {len(names)}-{layer} (checkpoint has {len(trained)})")
         elif last:
-            order = torch.tensor([known.index(name) for name in names])
+            order = torch.tensor([trained.index(name) for name in names])
             state |= {key: state[key][order] for key in (f"{last}.weight", f"{last}.bias")}
-            notes.append(f"{what} kept for the same names")
+            notes.append(f"{layer.split()[-1]} kept (same {plural})")
     model.load_state_dict(state, strict=False)
-    taken = sum(each.numel() for name, each in model.named_parameters() if name in state)
+    loaded = sum(each.numel() for name, each in model.named_parameters() if name in state)
     total = sum(each.numel() for each in model.parameters())
-    return ", ".join([f"{taken:,} of {total:,} parameters taken", *notes])
+    return "; ".join([f"Loaded {loaded:,} of {total:,} parameters", *notes])
 
 
 def _named_layers(model: PretrainedModel, weights: PretrainedModel) -> list[_NamedLayers]:
-    names, known = model.data_spec.class_names, weights.data_spec.class_names
+    own, other = model.data_spec, weights.data_spec
+    names = own.class_names, other.class_names
     if isinstance(model, Classifier):
-        return [_NamedLayers("head", "head.", f"head.{len(model.head) - 1}", names, known)]
-    layers = [_NamedLayers("last layer", "out.", "out", names, known)]
+        last = f"head.{len(model.head) - 1}"
+        return [_NamedLayers("class head", "classes", "head.", last, *names)]
+    layers = [_NamedLayers("part output", "parts", "out.", "out", *names)]
     if model.config.num_categories:
-        categories = model.data_spec.category_names, weights.data_spec.category_names
-        layers.append(_NamedLayers("category layer", "category.", "", *categories))
+        categories = own.category_names, other.category_names
+        layers.append(
+            _NamedLayers("category embedding", "categories", "category.", "", *categories)
+        )
     return layers
 
 
@@ -74,7 +80,7 @@ def _check_same_sizes(model: PretrainedModel, weights: PretrainedModel) -> None:
     kind, other = type(model), type(weights)
     if kind is not other or not isinstance(model, Classifier | Segmenter):
         raise ValueError(
-            f"the weights are those of an {other.__name__}, the network is an {kind.__name__}"
+            f"the checkpoint is of an {other.__name__}, the network is an {kind.__name__}"
         )
     own, theirs = ({n: v.shape for n, v in each.state_dict().items()} for each in (model, weights))
     prefixes = tuple(layers.prefix for layers in _named_layers(model, weights))
@@ -89,8 +95,10 @@ def _check_same_sizes(model: PretrainedModel, weights: PretrainedModel) -> None:
     for field in fields(model.config):
         here, there = getattr(model.config, field.name), getattr(weights.config, field.name)
         if here != there and (field.name not in _COUNTS or not (here and there)):
-            differences.append(f"{field.name} is {there} in the weights and {here} in the network")
+            differences.append(
+                f"{field.name} is {there} in the checkpoint and {here} in the network"
+            )
     raise ValueError(
-        f"the weights do not fit the network: {'; '.join(differences)}; leave the size and these "
-        "settings out to take the network of the weights"
+        f"the checkpoint does not fit the network: {'; '.join(differences)}; leave out the size "
+        "and these settings to use the network of the checkpoint"
     )

@@ -52,7 +52,7 @@ def figures_table(reports: Sequence[RunReport], title: str) -> Table:
     recipe, farthest_of = reports[0].recipe, reports[0].farthest_of
     if farthest_of is not None:
         title += f", farthest of {farthest_of or 'all'} points"
-    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.copies)
+    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.tta_copies)
     rows = []
     for same in zip(*(report.reports for report in reports), strict=True):
         figures = ([getattr(one, field) for one in same] for field in headings.values())
@@ -192,7 +192,7 @@ def calibration_line(report: RunReport) -> str:
     return f"expected calibration error {found.before:.4f}, {after}"
 
 
-def figure_columns(task: str, votes: int, copies: int = 0) -> dict[str, str]:
+def figure_columns(task: str, votes: int, tta_copies: int = 0) -> dict[str, str]:
     """The columns of a run's figures: heading -> field of its reports."""
     if task == "segmentation":
         scales = f"{len(VOTE_SIZES) if votes else 0} scales"
@@ -203,8 +203,8 @@ def figure_columns(task: str, votes: int, copies: int = 0) -> dict[str, str]:
             "all-parts instance mIoU": "all_parts_instance_miou",
             f"instance mIoU, {scales}": "voted_instance_miou",
             f"category mIoU, {scales}": "voted_category_miou",
-            "instance mIoU, refined": "refined_instance_miou",
-            f"instance mIoU, refined, {copies} copies": "copies_instance_miou",
+            "instance mIoU, postprocessed": "postprocessed_instance_miou",
+            f"instance mIoU, postprocessed, {tta_copies} TTA copies": "tta_instance_miou",
         }
     return {
         "overall accuracy": "overall_accuracy",

@@ -13,20 +13,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ea_pointcloud._device import available_memory, generator_for, mix_seeds
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
-from ea_pointcloud.datasets.batch_stream import BatchStream
+from ea_pointcloud.datasets.offline_augmentation import augment_offline
+from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
+from ea_pointcloud.datasets.out_of_core_loader import OutOfCoreLoader
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
-from ea_pointcloud.datasets.selection import only_classes
-from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
-from ea_pointcloud.datasets.streamed import StreamedModelNet
-from ea_pointcloud.datasets.variants import with_variants
+from ea_pointcloud.datasets.sharding import WHOLE, Epochs, Shard
+from ea_pointcloud.datasets.subset import select_classes
 from ea_pointcloud.inference.postprocess import least_shares
 from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import gather_points
 from ea_pointcloud.training.recipe_keys import DataRecipe, Recipe
 
-Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | StreamedModelNet | PyGShapes
-Loader = DataLoader[dict[str, Tensor]] | BatchStream
+Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | OutOfCoreModelNet | PyGShapes
+Loader = DataLoader[dict[str, Tensor]] | OutOfCoreLoader
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 _VARIANTS = 7  # tells their draws from all others of the seed
 _HELD = 3  # times the size of its files: one split is read, and joined, beside another
@@ -45,8 +45,8 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
     if data.classes:
         whole = open_split(replace(data, classes=[]), split, all_points=all_points)
         if not isinstance(whole, ModelNet | FolderDataset):
-            raise ValueError("data.classes needs the clouds in memory; set data.resident=true")
-        return only_classes(whole, data.classes)
+            raise ValueError("data.classes needs the clouds in memory; set data.in_memory=true")
+        return select_classes(whole, data.classes)
     if data.dataset == "procedural":
         num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
         return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
@@ -57,7 +57,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             data.root,
             split=split,
             num_points=num_points,
-            point_choice=data.point_choice,
+            sampling=data.sampling,
             val_fraction=data.val_fraction,
             up=data.up,
             stored_points=data.stored_points,
@@ -71,7 +71,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             name=data.name,
             split=split,
             num_points=num_points,
-            point_choice=data.point_choice,
+            sampling=data.sampling,
             val_fraction=data.val_fraction,
             features=data.features,
         )
@@ -81,33 +81,33 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             data.root,
             split=split,
             num_points=num_points,
-            point_choice=data.point_choice,
+            sampling=data.sampling,
             val_fraction=data.val_fraction,
             up=data.up,
             stored_points=data.stored_points,
             mirrored=data.mirrored is True,
         )
-    streamed = _streamed(data, split, num_points)
-    if not stays_in_memory(data, streamed):
-        return streamed
+    out_of_core = _out_of_core(data, split, num_points)
+    if not stays_in_memory(data, out_of_core):
+        return out_of_core
     return ModelNet(
         data.root,
         name=data.name,
         split=split,
         num_points=num_points,
-        point_choice=data.point_choice,
+        sampling=data.sampling,
         val_fraction=data.val_fraction,
         mirrored=data.mirrored,
     )
 
 
-def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet:
-    return StreamedModelNet(
+def _out_of_core(data: DataRecipe, split: str, num_points: int) -> OutOfCoreModelNet:
+    return OutOfCoreModelNet(
         data.root,
         name=data.name,
         split=split,
         num_points=num_points,
-        point_choice=data.point_choice,
+        sampling=data.sampling,
         val_fraction=data.val_fraction,
         buffer_mb=data.buffer_mb,
         mirrored=data.mirrored,
@@ -115,11 +115,11 @@ def _streamed(data: DataRecipe, split: str, num_points: int) -> StreamedModelNet
 
 
 def stays_in_memory(
-    data: DataRecipe, outline: StreamedModelNet | None = None, *, copies: int = 1
+    data: DataRecipe, outline: OutOfCoreModelNet | None = None, *, copies: int = 1
 ) -> bool:
-    """Whether the clouds of a recipe are held in memory, else they are streamed from disk.
+    """Whether the clouds of a recipe are held in memory, else they are read out of core.
 
-    ``data.resident=auto`` streams a set in ModelNet's layout that would take more memory than is
+    ``data.in_memory=auto`` leaves a set in ModelNet's layout on disk that would take more than is
     available; everything else is held.
 
     Args:
@@ -127,12 +127,12 @@ def stays_in_memory(
         outline: of any split but test, if it has been opened.
         copies: processes of this machine that would each hold them.
     """
-    if data.resident != "auto":
-        return bool(data.resident)
+    if data.in_memory != "auto":
+        return bool(data.in_memory)
     if data.dataset != "modelnet":
         return True
     if outline is None or outline.split == "test":
-        outline = _streamed(data, "trainval", 0)
+        outline = _out_of_core(data, "trainval", 0)
     room = available_memory(torch.device("cpu"))
     return room is None or copies * _HELD * outline.file_bytes <= room
 
@@ -145,9 +145,9 @@ def put_on(dataset: Shapes, device: torch.device) -> tuple[Shapes, str]:
         where: like ``"train: 8,858 clouds, 109 MB on cuda:0"``.
     """
     count = f"{dataset.split}: {len(dataset):,} clouds"
-    if isinstance(dataset, StreamedModelNet):
+    if isinstance(dataset, OutOfCoreModelNet):
         size = dataset.num_bytes / 1e6
-        return dataset, f"{count}, {size:,.0f} MB streamed from {dataset.folder}"
+        return dataset, f"{count}, {size:,.0f} MB read out of core from {dataset.folder}"
     tensors = {name: value for name, value in vars(dataset).items() if isinstance(value, Tensor)}
     size = sum(tensor.nbytes for tensor in tensors.values())
     room = available_memory(device) if device.type == "cuda" else None
@@ -174,12 +174,12 @@ def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None)
     """
     if farthest_of is None:
         return open_split(recipe.data, split, all_points=recipe.task == "segmentation")
-    first = replace(recipe.data, num_points=farthest_of, point_choice="first")
+    first = replace(recipe.data, num_points=farthest_of, sampling="first")
     given = open_split(first, split, all_points=farthest_of == 0)
     if not isinstance(given, ModelNet):
         raise ValueError(
             "farthest points are for classifiers of clouds in ModelNet's layout, held in memory "
-            f"(data.resident=true), got {recipe.data.dataset} for {recipe.task}"
+            f"(data.in_memory=true), got {recipe.data.dataset} for {recipe.task}"
         )
     if given.xyz.shape[1] < recipe.data.num_points:
         raise ValueError(
@@ -196,17 +196,17 @@ def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None)
 
 def open_training(recipe: Recipe) -> Shapes:
     """The split to train on, with the variants that the recipe asks for."""
-    fresh_points = recipe.num_drawn() > 0
+    fresh_points = recipe.num_sampled() > 0
     dataset = open_split(recipe.data, recipe.data.train_split, all_points=fresh_points)
-    if not recipe.augment.variants:
+    if not recipe.augment.offline_copies:
         return dataset
     assert isinstance(dataset, ShapeNetPart)
     low, high = recipe.augment.scale
-    return with_variants(
+    return augment_offline(
         dataset,
-        recipe.augment.variants,
+        recipe.augment.offline_copies,
         features=recipe.data.features,
-        warp=recipe.augment.warp,
+        elastic=recipe.augment.elastic,
         scale=(low, high),
         generator=generator_for(torch.device("cpu"), recipe.trainer.seed, _VARIANTS),
     )
@@ -216,7 +216,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
     names, categories, parts, shares = (), (), (), ()
     if recipe.task == "segmentation":
-        assert not isinstance(dataset, ModelNet | FolderDataset | StreamedModelNet)
+        assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
         shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
     else:
@@ -227,7 +227,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         up_axis=dataset.up_axis,
         mirroring=dataset.mirroring,
         num_points=recipe.data.num_points,
-        point_choice=recipe.data.point_choice,
+        sampling=recipe.data.sampling,
         category_names=categories,
         parts=parts,
         features=recipe.data.features,
@@ -249,33 +249,33 @@ def batches(
     beginning: tuple[int, int] = (0, 0),
     least: int = 1,
     num_workers: int | None = None,
-    share: Share = ALONE,
+    shard: Shard = WHOLE,
 ) -> Loader:
     """A loader that indexes whole batches; shuffled anew each epoch where a seed is given.
 
     Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
-    resumed run has to say in ``beginning`` at which epoch and batch. ``least`` and ``share`` are
-    those of :class:`BatchIndices`. A set on disk is streamed, by ``num_workers`` processes, see
-    :class:`BatchStream`.
+    resumed run has to say in ``beginning`` at which epoch and batch. ``least`` and ``shard`` are
+    those of :class:`BatchIndices`. A set on disk is read by ``num_workers`` processes, see
+    :class:`OutOfCoreLoader`.
 
     Raises:
         ValueError: if there are fewer clouds than processes.
     """
-    if isinstance(dataset, StreamedModelNet):
-        stream = BatchStream(
+    if isinstance(dataset, OutOfCoreModelNet):
+        loader = OutOfCoreLoader(
             dataset,
             batch_size,
             shuffle_seed=shuffle_seed,
             least=least,
             num_workers=num_workers,
-            share=share,
+            shard=shard,
         )
-        stream.begin_at(*beginning)
-        return stream
+        loader.start_at(*beginning)
+        return loader
     count = len(cast("ModelNet", dataset))
-    share.check(getattr(dataset, "split", "the set"), count)
-    sampler = BatchIndices(count, batch_size, shuffle_seed, least, share)
-    sampler.begin_at(*beginning)
+    shard.check(getattr(dataset, "split", "the set"), count)
+    sampler = BatchIndices(count, batch_size, shuffle_seed, least, shard)
+    sampler.start_at(*beginning)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
 
@@ -284,7 +284,7 @@ class BatchIndices(Epochs, Sampler[list[int]]):
 
     A last batch that is not full is kept in order, dropped when shuffled (unless it is the only
     one): batch statistics of a few clouds are poor. Several processes cut batches of
-    ``batch_size * share.world`` from one order, and each takes its part of every one, so that they
+    ``batch_size * world_size`` from one order, and each takes its part of every one, so that they
     train on what one process with batches of that size would.
 
     Args:
@@ -293,7 +293,7 @@ class BatchIndices(Epochs, Sampler[list[int]]):
         shuffle_seed: None for the stored order.
         least: batches of a shuffled epoch, which goes through a small set as often as that takes,
             each time in another order.
-        share: of the processes that train, which each have such lists of their own.
+        shard: samples of this process, where several train together.
     """
 
     def __init__(
@@ -302,18 +302,18 @@ class BatchIndices(Epochs, Sampler[list[int]]):
         batch_size: int,
         shuffle_seed: int | None,
         least: int = 1,
-        share: Share = ALONE,
+        shard: Shard = WHOLE,
     ) -> None:
         super().__init__()
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.least = least
-        self.share = share
+        self.shard = shard
 
     def __len__(self) -> int:
         if self.shuffle_seed is None:
-            return len(self.share.in_order(self.num_samples, self.batch_size))
+            return len(self.shard.batch_ranges(self.num_samples, self.batch_size))
         return max(self.least, self._batches_of_a_pass())
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -321,7 +321,7 @@ class BatchIndices(Epochs, Sampler[list[int]]):
 
     def _epoch(self) -> Iterator[list[int]]:
         if self.shuffle_seed is None:
-            for start, end in self.share.in_order(self.num_samples, self.batch_size):
+            for start, end in self.shard.batch_ranges(self.num_samples, self.batch_size):
                 yield list(range(start, end))
             return
         generator = torch.Generator().manual_seed(mix_seeds(self.shuffle_seed, self.epoch))
@@ -332,10 +332,10 @@ class BatchIndices(Epochs, Sampler[list[int]]):
             left -= count
 
     def _batches_of_a_pass(self) -> int:
-        return max(1, self.num_samples // (self.batch_size * self.share.world))
+        return max(1, self.num_samples // (self.batch_size * self.shard.world_size))
 
     def _cut(self, order: Tensor, count: int) -> Iterator[list[int]]:
-        size = self.batch_size * self.share.world
+        size = self.batch_size * self.shard.world_size
         for batch in order.split(size)[:count]:
-            start, end = self.share.of(len(batch))
+            start, end = self.shard.range_of(len(batch))
             yield batch[start:end].tolist()

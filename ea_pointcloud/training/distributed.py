@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch import distributed as dist
 
-from ea_pointcloud.datasets.sharing import Share
+from ea_pointcloud.datasets.sharding import Shard
 from ea_pointcloud.training.recipe_keys import OptimRecipe, Recipe, TrainerRecipe
 
 
@@ -39,12 +39,12 @@ class Processes:
     environment: ClusterEnvironment
 
     @property
-    def share(self) -> Share:
+    def shard(self) -> Shard:
         """What this process takes of every split."""
-        return Share(self.rank, self.devices * self.num_nodes)
+        return Shard(self.rank, self.devices * self.num_nodes)
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
 
@@ -97,7 +97,7 @@ def lightning_arguments(
     Raises:
         ValueError: if the strategy or the device cannot run in these processes.
     """
-    several = processes.share.world > 1
+    several = processes.shard.world_size > 1
     name = recipe.trainer.strategy
     if name == "fsdp" and device.type == "cpu":
         raise ValueError(
@@ -105,8 +105,8 @@ def lightning_arguments(
         )
     if several and device.index is not None and ":" in recipe.trainer.device:
         raise ValueError(
-            f"trainer.device={recipe.trainer.device} names one GPU, but {processes.share.world} "
-            "processes take one each; set trainer.device=cuda"
+            f"trainer.device={recipe.trainer.device} names one GPU, but "
+            f"{processes.shard.world_size} processes take one each; set trainer.device=cuda"
         )
     strategy: Strategy | str = "auto"
     if name == "fsdp":
@@ -132,7 +132,7 @@ def learning_rate_scale(optim: OptimRecipe, world: int) -> float:
 
 def describe(recipe: Recipe, processes: Processes) -> str:
     """A line for a person: processes, clouds a step, learning rate."""
-    world, size = processes.share.world, recipe.trainer.batch_size
+    world, size = processes.shard.world_size, recipe.trainer.batch_size
     lr = recipe.optim.lr * learning_rate_scale(recipe.optim, world)
     place = f" on {processes.num_nodes} machines" if processes.num_nodes > 1 else ""
     return (
@@ -172,7 +172,7 @@ class SameEverywhere(Callback):
                 if value != everyone[0][key]:
                     raise ValueError(
                         f"{key} is {everyone[0][key]} in process 0 and {value} in process {rank}; "
-                        "all must have the same data, and data.resident true or false instead of "
+                        "all must have the same data, and data.in_memory true or false instead of "
                         "auto where their memory differs"
                     )
 

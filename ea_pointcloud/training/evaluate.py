@@ -109,7 +109,7 @@ def evaluate_run(
             "observe": None if reports else observe,
         }
         if isinstance(model, Segmenter):
-            report = evaluate_segmenter(model, dataset, copies=recipe.eval.copies, **options)
+            report = evaluate_segmenter(model, dataset, copies=recipe.eval.tta_copies, **options)
         else:
             assert isinstance(model, Classifier)
             report = evaluate_classifier(model, dataset, **options)
@@ -194,7 +194,7 @@ def evaluate_weights(
     if isinstance(model, Classifier):
         num_points = model.data_spec.num_points
         dataset = open_dataset(
-            data, split=split, num_points=num_points, point_choice="fps", data_root=data_root
+            data, split=split, num_points=num_points, sampling="fps", data_root=data_root
         )
         report = evaluate_classifier(model, dataset, **options)
     else:

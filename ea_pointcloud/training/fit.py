@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from ea_pointcloud._device import keep_freed_memory, mix_seeds, resolve_device
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.datasets.axes import STORED_AS
-from ea_pointcloud.datasets.sharing import Share
-from ea_pointcloud.models import PretrainedModel, load_model, start_from
+from ea_pointcloud.datasets.sharding import Shard
+from ea_pointcloud.models import PretrainedModel, load_matching_weights, load_model
 from ea_pointcloud.nn.norm import synchronize_norms
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import (
@@ -50,6 +50,7 @@ from ea_pointcloud.training.distributed import (
     lightning_arguments,
     processes_of,
 )
+from ea_pointcloud.training.fault_tolerance import PreemptionGuard, explain_errors
 from ea_pointcloud.training.module import RecipeModule
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
@@ -63,7 +64,6 @@ from ea_pointcloud.training.run_folder import (
     start_run,
 )
 from ea_pointcloud.training.speed import MovingAverage, resolve_precision
-from ea_pointcloud.training.survival import Watch, explained
 from ea_pointcloud.training.tasks import task_of
 
 
@@ -108,17 +108,17 @@ def train(
     if resume:
         recipe = _as_decided(recipe, run)
     processes = processes_of(recipe.trainer)
-    if processes.leads:
+    if processes.is_rank_zero:
         check_run(recipe, run, resume=resume)
-    say = sys.stderr.write if processes.leads else str
+    say = sys.stderr.write if processes.is_rank_zero else str
     if recipe.data.root is not None:  # so that the run can be used from any folder
         root = str(Path(recipe.data.root).expanduser().resolve())
         recipe = replace(recipe, data=replace(recipe.data, root=root))
-    if recipe.data.resident == "auto" and recipe.data.dataset == "modelnet":
+    if recipe.data.in_memory == "auto" and recipe.data.dataset == "modelnet":
         # The order of the batches depends on it.
         held = stays_in_memory(recipe.data, copies=processes.devices)
-        recipe = replace(recipe, data=replace(recipe.data, resident=held))
-    if processes.share.world > 1:
+        recipe = replace(recipe, data=replace(recipe.data, in_memory=held))
+    if processes.shard.world_size > 1:
         counts = {"devices": processes.devices, "num_nodes": processes.num_nodes}
         recipe = replace(recipe, trainer=replace(recipe.trainer, **counts))
         say(f"{describe(recipe, processes)}\n")
@@ -141,10 +141,10 @@ def train(
     model = task_of(recipe).model(data_spec(recipe, train_split))
     if init is not None:
         try:
-            say(f"from {recipe.model.init}: {start_from(model, init)}\n")
+            say(f"{recipe.model.init}: {load_matching_weights(model, init)}\n")
         except ValueError as error:
             raise ValueError(f"model.init={recipe.model.init}: {error}") from error
-    if recipe.trainer.sync_batchnorm and processes.share.world > 1:
+    if recipe.trainer.sync_batchnorm and processes.shard.world_size > 1:
         synchronize_norms(model)
     counts = class_count(train_split) if recipe.optim.logit_adjustment else None
     module = RecipeModule(model, recipe, counts)
@@ -157,13 +157,13 @@ def train(
     extra = [*(callbacks or []), *_agreement(recipe, processes, [train_split, *held_out])]
     trainer = _trainer(recipe, run, processes, device, monitor, extra)
     run.mkdir(parents=True, exist_ok=True)
-    with locked(run) if processes.leads else nullcontext(), explained(recipe):
-        if processes.leads:
+    with locked(run) if processes.is_rank_zero else nullcontext(), explain_errors(recipe):
+        if processes.is_rank_zero:
             remove_leftovers(run)
             start_run(recipe, run, train_split.mirroring)
         if place.epochs < recipe.trainer.epochs:
-            _fit(trainer, module, recipe, place, processes.share, train_split, held_out)
-        if processes.leads and not (run / COMPLETE_FILE).exists():
+            _fit(trainer, module, recipe, place, processes.shard, train_split, held_out)
+        if processes.is_rank_zero and not (run / COMPLETE_FILE).exists():
             _finish(recipe, run, model, device)
     return run
 
@@ -177,16 +177,16 @@ def _as_decided(recipe: Recipe, run: Path) -> Recipe:
             trainer = replace(trainer, **{name: decided_count(stored.trainer, name)})
     if trainer.precision == "auto":
         trainer = replace(trainer, precision=stored.trainer.precision)
-    if data.resident == "auto":
-        data = replace(data, resident=stored.data.resident)
+    if data.in_memory == "auto":
+        data = replace(data, in_memory=stored.data.in_memory)
     return replace(recipe, trainer=trainer, data=data)
 
 
 def _agreement(recipe: Recipe, processes: Processes, splits: list[Shapes]) -> list[Callback]:
-    if processes.share.world == 1:
+    if processes.shard.world_size == 1:
         return []
     counts: dict[str, object] = {f"the size of {split.split}": len(split) for split in splits}
-    return [SameEverywhere({"data.resident": recipe.data.resident, **counts})]
+    return [SameEverywhere({"data.in_memory": recipe.data.in_memory, **counts})]
 
 
 def _finish(recipe: Recipe, run: Path, model: PretrainedModel, device: torch.device) -> None:
@@ -204,7 +204,7 @@ def _fit(
     module: RecipeModule,
     recipe: Recipe,
     place: Place,
-    share: Share,
+    shard: Shard,
     train_split: Shapes,
     held_out: list[Shapes],
 ) -> None:
@@ -215,12 +215,12 @@ def _fit(
         recipe.trainer.batch_size,
         shuffle_seed=recipe.trainer.seed,
         beginning=(place.epochs, place.batches),
-        least=recipe.trainer.epoch_batches,
+        least=recipe.trainer.min_batches_per_epoch,
         num_workers=recipe.data.workers,
-        share=share,
+        shard=shard,
     )
     val_loaders = [
-        batches(split, recipe.eval.batch_size, num_workers=recipe.data.workers, share=share)
+        batches(split, recipe.eval.batch_size, num_workers=recipe.data.workers, shard=shard)
         for split in held_out
     ]
     with warnings.catch_warnings():
@@ -269,8 +269,8 @@ def _trainer(
     if recipe.optim.ema_decay:
         callbacks.append(MovingAverage(recipe.optim.ema_decay))
     # After the averaging, whose state a checkpoint within an epoch holds.
-    callbacks += [*extra, Watch(run, recipe.trainer.checkpoint_minutes), best, last]
-    if processes.leads:
+    callbacks += [*extra, PreemptionGuard(run, recipe.trainer.checkpoint_minutes), best, last]
+    if processes.is_rank_zero:
         callbacks.append(ExportWeights({"best": best, "last": last}, run))
     arguments = lightning_arguments(recipe, processes, device)
     arguments["plugins"].append(WholeCheckpoints())

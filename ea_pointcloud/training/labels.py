@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ShapeNetPart
-from ea_pointcloud.datasets.streamed import StreamedModelNet
+from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.training.data import Shapes
 
@@ -35,7 +35,7 @@ def match_labels(dataset: Shapes, spec: DataSpec) -> Shapes:
         matched = copy(dataset)
         matched.class_names, matched.label = spec.class_names, _look_up(places, dataset.label)
         return matched
-    assert not isinstance(dataset, ModelNet | FolderDataset | StreamedModelNet)
+    assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
     categories = _places("categories", dataset.category_names, spec.category_names)
     parts = _places("parts", dataset.part_names, spec.class_names)
     if (dataset.category_names, dataset.part_names) == (spec.category_names, spec.class_names):

@@ -105,13 +105,13 @@ class SegmentationReport:
         all_parts_category_miou: argmax among all parts.
         voted_instance_miou: of the mean over ``VOTE_SIZES``, None without votes.
         voted_category_miou: the same.
-        refined_instance_miou: of the plain pass as ``segment`` labels points: averaged over
+        postprocessed_instance_miou: of the plain pass as ``segment`` labels points: averaged over
             neighbours, without parts too small to be there; None where the weights do not know
             how small parts were in training.
-        refined_category_miou: the same.
-        copies_instance_miou: of the mean over tilted and mirrored copies, refined; None without
+        postprocessed_category_miou: the same.
+        tta_instance_miou: of the mean over tilted and mirrored copies, refined; None without
             copies or where nothing is refined.
-        copies_category_miou: the same.
+        tta_category_miou: the same.
         category_iou: category -> mean IoU of its shapes, None for one that does not occur.
         calibration: how honest the probabilities of the plain pass are, at every point and among
             the parts of the shape's category.
@@ -128,10 +128,10 @@ class SegmentationReport:
     all_parts_category_miou: float
     voted_instance_miou: float | None
     voted_category_miou: float | None
-    refined_instance_miou: float | None
-    refined_category_miou: float | None
-    copies_instance_miou: float | None
-    copies_category_miou: float | None
+    postprocessed_instance_miou: float | None
+    postprocessed_category_miou: float | None
+    tta_instance_miou: float | None
+    tta_category_miou: float | None
     category_iou: dict[str, float | None]
     calibration: Reliability
     clouds_per_second: float

@@ -11,11 +11,9 @@ from ea_pointcloud._checks import (
     check_positive,
     check_probability,
     check_range,
-    check_share,
 )
 from ea_pointcloud._device import check_device_name
-from ea_pointcloud.augment.mixup import KINDS
-from ea_pointcloud.augment.transforms import AXES, POINT_CHOICES
+from ea_pointcloud.augment.transforms import AXES, SAMPLINGS
 from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.models.data_spec import FEATURES
 from ea_pointcloud.models.factory import ARCHITECTURES
@@ -55,7 +53,7 @@ def _check_data(data: DataRecipe, task: str) -> None:
             f"(modelnet, shapenetpart), got data.dataset={data.dataset}"
         )
     check_at_least("data.num_points", data.num_points, 1)
-    check_choice("data.point_choice", data.point_choice, POINT_CHOICES)
+    check_choice("data.sampling", data.sampling, SAMPLINGS)
     if not 0 < data.val_fraction < 1:
         raise ValueError(f"data.val_fraction must be between 0 and 1, got {data.val_fraction}")
     if len(data.shapes) != 3 or min(data.shapes) < 1:
@@ -73,10 +71,10 @@ def _check_data(data: DataRecipe, task: str) -> None:
             raise ValueError("data.root must be set to the root of the PyG data set")
     if data.classes:
         check_choice("data.dataset with data.classes", data.dataset, ("modelnet", "folder"))
-        if data.resident is False or len(set(data.classes)) < 2:
+        if data.in_memory is False or len(set(data.classes)) < 2:
             raise ValueError(
                 "data.classes must name two classes or more, of clouds that are held in memory, "
-                f"got {data.classes} and data.resident={data.resident}"
+                f"got {data.classes} and data.in_memory={data.in_memory}"
             )
     check_choice("data.mirrored", data.mirrored, MIRRORED)
     if data.mirrored != "auto" and data.dataset not in ("modelnet", "folder", "pyg"):
@@ -84,10 +82,10 @@ def _check_data(data: DataRecipe, task: str) -> None:
             "data.mirrored belongs to data.dataset=modelnet, folder or pyg, got "
             f"{data.mirrored} with {data.dataset}; leave it out"
         )
-    check_choice("data.resident", data.resident, ("auto", True, False))
-    if data.resident is False and data.dataset != "modelnet":
+    check_choice("data.in_memory", data.in_memory, ("auto", True, False))
+    if data.in_memory is False and data.dataset != "modelnet":
         raise ValueError(
-            "data.resident=false needs data.dataset=modelnet, whose files are streamed, got "
+            "data.in_memory=false needs data.dataset=modelnet, which is read out of core, got "
             f"{data.dataset}; 'ea-pointcloud data prepare' makes such files of a folder of classes"
         )
     check_at_least("data.buffer_mb", data.buffer_mb, 1)
@@ -99,10 +97,10 @@ def _check_data(data: DataRecipe, task: str) -> None:
             "data.features must be none unless parts are learned from data.dataset=shapenetpart, "
             f"got {data.features}"
         )
-    if data.dataset == "procedural" and data.point_choice != "first":
+    if data.dataset == "procedural" and data.sampling != "first":
         raise ValueError(
-            "data.point_choice must be 'first' with the procedural set, whose points are drawn at "
-            f"random when it is made, got {data.point_choice!r}"
+            "data.sampling must be 'first' with the procedural set, whose points are drawn at "
+            f"random when it is made, got {data.sampling!r}"
         )
 
 
@@ -118,68 +116,54 @@ def _check_model(recipe: Recipe) -> None:
 def _check_augment(recipe: Recipe) -> None:
     data, augment = recipe.data, recipe.augment
     if data.features == "normals" and (
-        augment.rotation != "none" or augment.mirror or augment.warp
+        augment.rotation != "none" or augment.mirror or augment.elastic
     ):
         raise ValueError(
-            "augment.rotation must be none, augment.mirror false and augment.warp 0 with "
-            "data.features=normals, which are not turned"
+            "augment.rotation must be none, augment.mirror false and augment.elastic 0 with "
+            "data.features=normals, which are not rotated"
         )
-    check_at_least("augment.variants", augment.variants, 0)
-    if augment.variants and (data.dataset != "shapenetpart" or data.features == "normals"):
+    check_at_least("augment.offline_copies", augment.offline_copies, 0)
+    if augment.offline_copies and (data.dataset != "shapenetpart" or data.features == "normals"):
         raise ValueError(
-            "augment.variants needs data.dataset=shapenetpart and features that are found from the "
+            "augment.offline_copies needs data.dataset=shapenetpart and features computed from the "
             f"coordinates, got {data.dataset} with data.features={data.features}"
         )
     if len(augment.scale) != 2 or not 0 < augment.scale[0] <= augment.scale[1]:
         raise ValueError(f"augment.scale must be [low, high], 0 < low, got {augment.scale}")
-    for name in ("warp", "shift", "jitter"):
+    for name in ("elastic", "shift", "jitter"):
         check_at_least(f"augment.{name}", getattr(augment, name), 0)
-    for name in ("stray", "cut", "drop"):
+    for name in ("outlier_ratio", "crop_ratio", "point_dropout"):
         check_fraction(f"augment.{name}", getattr(augment, name))
-    if augment.stray and recipe.task == "segmentation":
+    if augment.outlier_ratio and recipe.task == "segmentation":
         raise ValueError(
-            f"augment.stray must be 0 with task=segmentation, got {augment.stray}: points that "
-            "were put anywhere belong to no part; take augment.jitter"
+            f"augment.outlier_ratio must be 0 with task=segmentation, got {augment.outlier_ratio}: "
+            "outliers belong to no part; take augment.jitter"
         )
-    for name in ("wolf", "view", "spoiled"):
+    for name in ("partial_view_prob", "corruption_prob", "cutmix_prob"):
         check_probability(f"augment.{name}", getattr(augment, name))
     if augment.normalize and recipe.task == "segmentation":
         raise ValueError(
             "augment.normalize must be false with task=segmentation; it is for classifiers"
         )
-    if augment.wolf and data.features != "none":
-        raise ValueError(
-            "augment.wolf must be 0 with data.features, which were found before the clouds are "
-            f"bent, got {augment.wolf} with data.features={data.features}"
-        )
     recipe.augmentation()
-    _check_mix(recipe)
+    _check_cutmix(recipe)
 
 
-def _check_mix(recipe: Recipe) -> None:
+def _check_cutmix(recipe: Recipe) -> None:
     augment = recipe.augment
-    if augment.mix == "none":
+    check_positive("augment.cutmix_beta", augment.cutmix_beta)
+    if not augment.cutmix_prob:
         return
-    kinds = augment.mix.split("+")
-    for kind in kinds:
-        check_choice("augment.mix", kind, ("none", *KINDS))
-    if "none" in kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(
-            f"augment.mix must name each way once and no 'none' among them, got {augment.mix}; "
-            "augment.mix_prob says how many clouds are mixed"
-        )
     if recipe.task != "classification":
         raise ValueError(
-            f"augment.mix must be none with task={recipe.task}, got {augment.mix}: mixed clouds "
-            "have shared labels, which classifiers learn from; take augment.wolf"
+            f"augment.cutmix_prob must be 0 with task={recipe.task}, got {augment.cutmix_prob}: "
+            "CutMix mixes the labels of whole clouds, which only classifiers have"
         )
     if recipe.trainer.batch_size < 2:
         raise ValueError(
-            "augment.mix mixes the clouds of a batch, so trainer.batch_size must be at least 2, "
-            f"got {recipe.trainer.batch_size}"
+            "augment.cutmix_prob mixes the clouds of a batch, so trainer.batch_size must be at "
+            f"least 2, got {recipe.trainer.batch_size}"
         )
-    check_share("augment.mix_prob", augment.mix_prob)
-    check_positive("augment.mix_beta", augment.mix_beta)
 
 
 def _check_optim(recipe: Recipe) -> None:
@@ -214,7 +198,7 @@ def _check_optim(recipe: Recipe) -> None:
 def _check_trainer(trainer: TrainerRecipe) -> None:
     check_at_least("trainer.epochs", trainer.epochs, 1)
     check_at_least("trainer.batch_size", trainer.batch_size, 1)
-    check_at_least("trainer.epoch_batches", trainer.epoch_batches, 1)
+    check_at_least("trainer.min_batches_per_epoch", trainer.min_batches_per_epoch, 1)
     check_at_least("trainer.seed", trainer.seed, 0)
     check_choice("trainer.precision", trainer.precision, PRECISIONS)
     check_choice("trainer.compile", trainer.compile, COMPILE_MODES)
@@ -228,11 +212,11 @@ def _check_trainer(trainer: TrainerRecipe) -> None:
 def _check_eval(evaluation: EvalRecipe, data: DataRecipe) -> None:
     check_at_least("eval.batch_size", evaluation.batch_size, 1)
     check_at_least("eval.votes", evaluation.votes, 0)
-    check_at_least("eval.copies", evaluation.copies, 0)
-    if evaluation.copies and data.features == "normals":
+    check_at_least("eval.tta_copies", evaluation.tta_copies, 0)
+    if evaluation.tta_copies and data.features == "normals":
         raise ValueError(
-            "eval.copies must be 0 with data.features=normals, which are not turned, got "
-            f"{evaluation.copies}"
+            "eval.tta_copies must be 0 with data.features=normals, which are not rotated, got "
+            f"{evaluation.tta_copies}"
         )
 
 

@@ -1,11 +1,11 @@
 """The keys of a recipe: structured configuration with its defaults and what each means."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
 
-from ea_pointcloud.augment.mixup import Mix
+from ea_pointcloud.augment.cutmix import CutMix
 from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.models.base import named_config
 from ea_pointcloud.models.data_spec import FEATURES, DataSpec
@@ -37,7 +37,7 @@ class DataRecipe:
             ``folder`` and ``pyg`` the data set itself.
         name: the set in that folder, as in ``NAME_ply_hdf5_2048``.
         num_points: points of each cloud that the network sees.
-        point_choice: how they are chosen: ``"first"``, ``"random"``, or ``"fps"`` (farthest point
+        sampling: how they are chosen: ``"first"``, ``"random"``, or ``"fps"`` (farthest point
             sampling). The last two are drawn again for every training batch, ``"fps"`` from a
             random half of the stored points; held-out clouds always keep the same points.
         train_split: ``"train"``, or ``"trainval"`` to train on val too, for a last run after
@@ -56,18 +56,18 @@ class DataRecipe:
             see :func:`~ea_pointcloud.datasets.axes.find_mirroring` (``modelnet``, ``folder`` and
             ``pyg``). What was done is stored with the weights.
         classes: classes to take (``modelnet`` and ``folder``); all of them if empty.
-        resident: hold the clouds in memory (``true``), stream them from disk (``false``, of
-            ``modelnet`` alone), or decide by the memory there is (``auto``).
-        buffer_mb: memory of the shuffle buffer when clouds are streamed, see
-            :class:`~ea_pointcloud.datasets.BatchStream`.
-        workers: processes that read ahead when clouds are streamed; chosen if ``null``.
+        in_memory: hold the clouds in memory (``true``), read them out of core (``false``, only
+            ``modelnet``), or decide by the available memory (``auto``).
+        buffer_mb: memory of the shuffle buffer when clouds are read out of core, see
+            :class:`~ea_pointcloud.datasets.OutOfCoreLoader`.
+        workers: processes that read ahead when clouds are read out of core; chosen if ``null``.
     """
 
     dataset: str = "modelnet"
     root: str | None = None
     name: str = "modelnet40"
     num_points: int = 1024
-    point_choice: str = "first"
+    sampling: str = "first"
     train_split: str = "train"
     val_fraction: float = 0.1
     shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
@@ -78,7 +78,7 @@ class DataRecipe:
     drop_invalid: bool = False
     classes: list[str] = field(default_factory=list)
     mirrored: bool | str = "auto"
-    resident: bool | str = "auto"
+    in_memory: bool | str = "auto"
     buffer_mb: int = 256
     workers: int | None = None
 
@@ -111,12 +111,11 @@ class AugmentRecipe:
     """Random changes of the training clouds; ``Augmentation`` applies them, in this order.
 
     Args:
-        variants: bent and stretched copies of each shape that are made before training, by
-            ``warp`` and ``scale``, with descriptors of their own; batches are then not bent again,
-            and an epoch goes through all of them. See
-            :func:`~ea_pointcloud.datasets.variants.with_variants`.
-        wolf: fraction of the clouds that PointWOLF deforms.
-        warp: strength of a smooth deformation.
+        offline_copies: copies of each shape made before training by ``elastic`` and ``scale``,
+            with descriptors of their own; an epoch goes through all of them, and batches are not
+            deformed again. See
+            :func:`~ea_pointcloud.datasets.offline_augmentation.augment_offline`.
+        elastic: strength of a smooth deformation.
         rotation: ``"none"``, ``"up"`` (about the up axis), ``"tilt"`` (at most 30 degrees about any
             axis) or ``"any"`` (uniform over SO(3)).
         rotation_prob: fraction of the clouds that are rotated.
@@ -124,39 +123,35 @@ class AugmentRecipe:
         scale: lowest and highest factor, drawn for each axis.
         shift: largest shift along an axis.
         jitter: standard deviation of the noise on each coordinate, cut off at five times that.
-        stray: largest fraction of points that become outliers.
-        view: fraction of the clouds that become partial views, seen from one side.
-        cut: largest fraction of points cropped beyond a random plane.
-        drop: largest fraction of points in point dropout.
-        spoiled: fraction of the clouds that ``stray``, ``view``, ``cut`` and ``drop`` apply to.
-        mix: how a classifier's clouds are mixed, and their labels by the points of each:
-            ``"cutmix_r"``, ``"cutmix_k"``, ``"rsmix"``, ``"mixup"``, several joined by ``+`` of
-            which each cloud draws one, or ``"none"``; see :class:`~ea_pointcloud.augment.Mix`. It
-            comes before ``drop``. WOLFMix is ``wolf=1 mix=rsmix mix_prob=0.5``.
-        mix_prob: fraction of the clouds that are mixed.
-        mix_beta: parameter of the Beta distribution of how much of the other cloud is taken.
+        outlier_ratio: largest fraction of points that become outliers.
+        partial_view_prob: fraction of the clouds that become partial views, seen from one side.
+        crop_ratio: largest fraction of points cropped beyond a random plane.
+        point_dropout: largest fraction of points in point dropout.
+        corruption_prob: fraction of the clouds to which ``outlier_ratio``, ``partial_view_prob``,
+            ``crop_ratio`` and ``point_dropout`` apply.
+        cutmix_prob: fraction of a classifier's clouds that are mixed with another cloud of the
+            batch, see :class:`~ea_pointcloud.augment.CutMix`. Mixed clouds lose points after that.
+        cutmix_beta: parameter of the Beta distribution of CutMix's ``lam``.
         normalize: centre and scale a classifier's clouds to the unit sphere after all that, as in
             inference, where outliers and missing points move and scale the rest. A shift has no
             effect then, and a scale only as far as it differs by axis.
     """
 
-    variants: int = 0
-    wolf: float = 0.0
-    warp: float = 0.0
+    offline_copies: int = 0
+    elastic: float = 0.0
     rotation: str = "none"
     rotation_prob: float = 1.0
     mirror: bool = False
     scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
     shift: float = 0.2
     jitter: float = 0.0
-    stray: float = 0.0
-    view: float = 0.0
-    cut: float = 0.0
-    drop: float = 0.0
-    spoiled: float = 1.0
-    mix: str = "none"
-    mix_prob: float = 0.5
-    mix_beta: float = 1.0
+    outlier_ratio: float = 0.0
+    partial_view_prob: float = 0.0
+    crop_ratio: float = 0.0
+    point_dropout: float = 0.0
+    corruption_prob: float = 1.0
+    cutmix_prob: float = 0.0
+    cutmix_beta: float = 1.0
     normalize: bool = False
 
 
@@ -202,8 +197,8 @@ class TrainerRecipe:
     Args:
         epochs: passes over the training split.
         batch_size: clouds of a step of one process.
-        epoch_batches: least number of batches of an epoch; a small set is gone through again until
-            it has as many.
+        min_batches_per_epoch: least number of batches of an epoch; a small set is gone through
+            again until it has as many.
         seed: of everything random in the run.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (on a GPU), or ``"auto"``:
@@ -223,7 +218,7 @@ class TrainerRecipe:
 
     epochs: int = MISSING
     batch_size: int = 32
-    epoch_batches: int = 1
+    min_batches_per_epoch: int = 1
     seed: int = 0
     device: str = "auto"
     precision: str = "32-true"
@@ -244,7 +239,7 @@ class EvalRecipe:
         batch_size: clouds of a forward pass.
         votes: passes over randomly scaled clouds whose probabilities are averaged; a segmenter has
             fixed scales for them.
-        copies: tilted and mirrored copies over which a segmenter's postprocessed parts are
+        tta_copies: tilted and mirrored copies over which a segmenter's postprocessed parts are
             averaged; 0 for none.
         legacy: also log the test split every epoch, for comparison with papers that select on it;
             nothing is ever selected on it here.
@@ -252,7 +247,7 @@ class EvalRecipe:
 
     batch_size: int = 64
     votes: int = 10
-    copies: int = 0
+    tta_copies: int = 0
     legacy: bool = False
 
 
@@ -280,35 +275,25 @@ class Recipe:
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
     eval: EvalRecipe = field(default_factory=EvalRecipe)
 
-    def num_drawn(self) -> int:
+    def num_sampled(self) -> int:
         """Points of a cloud that are drawn again for every batch, 0 where they stay the same."""
-        return 0 if self.data.point_choice == "first" else self.data.num_points
+        return 0 if self.data.sampling == "first" else self.data.num_points
 
     def augmentation(self) -> Augmentation:
-        """The training augmentation, but for the points that are drawn for every batch."""
+        """The augmentation of training clouds, after their points were sampled."""
+        values = {each.name: getattr(self.augment, each.name) for each in fields(Augmentation)}
         low, high = self.augment.scale
-        return Augmentation(
-            wolf=self.augment.wolf,
-            warp=0.0 if self.augment.variants else self.augment.warp,
-            rotation=self.augment.rotation,
-            rotation_prob=self.augment.rotation_prob,
-            mirror=self.augment.mirror,
-            scale=(low, high),
-            shift=self.augment.shift,
-            jitter=self.augment.jitter,
-            stray=self.augment.stray,
-            view=self.augment.view,
-            cut=self.augment.cut,
-            drop=self.augment.drop,
-            spoiled=self.augment.spoiled,
-        )
+        values["scale"] = low, high
+        if self.augment.offline_copies:
+            values["elastic"] = 0.0
+        return Augmentation(**values)
 
-    def mixing(self) -> Mix | None:
-        """How the clouds of a batch are mixed, None for not at all."""
+    def cutmix(self) -> CutMix | None:
+        """CutMix of the clouds of a batch, None without it."""
         augment = self.augment
-        if augment.mix == "none":
+        if not augment.cutmix_prob:
             return None
-        return Mix(tuple(augment.mix.split("+")), prob=augment.mix_prob, beta=augment.mix_beta)
+        return CutMix(augment.cutmix_prob, augment.cutmix_beta)
 
     def architecture(self) -> Architecture:
         """The network of this task and name."""

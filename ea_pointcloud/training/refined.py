@@ -17,7 +17,7 @@ COPY_TILT = math.pi / 8  # the largest
 COPY_SCALE = (0.85, 1.15)
 _FIGURES = ("instance_miou", "category_miou")
 NOT_REFINED = dict.fromkeys(
-    f"{name}_{figure}" for name in ("refined", "copies") for figure in _FIGURES
+    f"{name}_{figure}" for name in ("postprocessed", "tta") for figure in _FIGURES
 )
 _MIRRORED = (-1.0, 1.0, 1.0)
 _SEED = 0
@@ -62,7 +62,9 @@ class RefinedFigures:
     def figures(self) -> dict[str, float | None]:
         """The figures of a report, None for what was not measured."""
         found: dict[str, float | None] = dict(NOT_REFINED)
-        metrics = {"refined": self.alone} | ({"copies": self.averaged} if self.copies else {})
+        metrics = {"postprocessed": self.alone}
+        if self.copies:
+            metrics["tta"] = self.averaged
         for name, metric in metrics.items():
             values = metric.compute()
             found |= {f"{name}_{figure}": float(values[figure]) for figure in _FIGURES}

@@ -26,7 +26,7 @@ MAY_CHANGE = ("data.root", "data.workers", "trainer.device", "trainer.tensorboar
               "trainer.checkpoint_minutes", "eval.batch_size")  # fmt: skip
 # A run keeps what was decided at its start.
 COUNTS = ("devices", "num_nodes")
-_DECIDED_ONCE = ("data.resident", "trainer.precision", *(f"trainer.{name}" for name in COUNTS))
+_DECIDED_ONCE = ("data.in_memory", "trainer.precision", *(f"trainer.{name}" for name in COUNTS))
 
 
 def start_run(recipe: Recipe, run: Path, mirroring: str) -> None:

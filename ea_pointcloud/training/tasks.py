@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from ea_pointcloud.augment.pipeline import left_in
+from ea_pointcloud.augment.pipeline import intersect_masks
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
 from ea_pointcloud.models import DataSpec, PretrainedModel
@@ -63,9 +63,9 @@ class ClassificationTask:
         # Adjusted logits are for classes that count alike.
         kind = "mean_class" if recipe.optim.logit_adjustment else "overall"
         self.monitor = f"val/{kind}_accuracy"
-        self.num_points = recipe.num_drawn()
+        self.num_points = recipe.num_sampled()
         self.augmentation = recipe.augmentation()
-        self.mix = recipe.mixing()
+        self.cutmix = recipe.cutmix()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
@@ -76,19 +76,19 @@ class ClassificationTask:
         return classification_metrics(len(spec.class_names), prefix)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Points drawn anew where the recipe says so, then moved, scaled, mixed, left out.
+        """Sample points where the recipe says so, then augment, mix, and drop points.
 
-        Of mixed clouds ``other_label`` (B,) is the label that counts with weight ``share`` (B,).
+        With CutMix ``label`` counts with weight ``lam`` (B,) and ``other_label`` with the rest.
         """
         if 0 < self.num_points < batch["xyz"].shape[1]:
-            batch = _draw_points(batch, self.num_points, self.recipe.data.point_choice, generator)
+            batch = _draw_points(batch, self.num_points, self.recipe.data.sampling, generator)
         mask = batch.get("mask")
         xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
         augmented = {"label": batch["label"]}
-        if self.mix is not None:
-            (xyz, mask, share), partner = self.mix(xyz, mask, generator=generator)
-            augmented |= {"other_label": batch["label"][partner], "share": share}
-        # Points are left out of what was mixed: of both clouds by their shares, on average.
+        if self.cutmix is not None:
+            xyz, lam, partner = self.cutmix(xyz, mask, generator=generator)
+            augmented |= {"other_label": batch["label"][partner], "lam": lam}
+        # Points are dropped from the mixed cloud: from both clouds by their parts, on average.
         mask = _drop(mask, kept)
         if self.recipe.augment.normalize:
             xyz = normalize_unit_sphere(xyz, mask)
@@ -100,14 +100,14 @@ class ClassificationTask:
         return class_logits(model, batch)
 
     def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        """Mean over the clouds; a mixed one has two labels, each with its share of the points."""
+        """Mean over the clouds; a mixed one has two labels, weighted by their points."""
         logits, target = logits.float(), batch["label"]
-        if "share" in batch:
+        if "lam" in batch:
             own, other = (
                 F.one_hot(batch[name], logits.shape[1]).to(logits.dtype)
                 for name in ("label", "other_label")
             )
-            target = torch.lerp(own, other, batch["share"][:, None].to(logits.dtype))
+            target = torch.lerp(other, own, batch["lam"][:, None].to(logits.dtype))
         return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
 
     def update(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
@@ -126,7 +126,7 @@ class SegmentationTask:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.num_points = recipe.num_drawn()
+        self.num_points = recipe.num_sampled()
         self.augmentation = recipe.augmentation()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
@@ -140,9 +140,9 @@ class SegmentationTask:
         return part_segmentation_metrics(spec.parts, prefix)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Points drawn anew where the recipe says so, then moved, scaled, dropped."""
+        """Sample points where the recipe says so, then augment and drop points."""
         if 0 < self.num_points < batch["xyz"].shape[1]:
-            batch = _draw_points(batch, self.num_points, self.recipe.data.point_choice, generator)
+            batch = _draw_points(batch, self.num_points, self.recipe.data.sampling, generator)
         mask = batch["mask"]
         xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
         mask = _drop(mask, kept)
@@ -174,7 +174,7 @@ def class_logits(model: PretrainedModel, batch: Batch) -> Tensor:
 
 
 def part_logits(model: PretrainedModel, batch: Batch) -> Tensor:
-    """(B, N, P) of a segmenter, which is told the category if it was built to be."""
+    """(B, N, P) of a segmenter, conditioned on the category if it was built for it."""
     return model(
         batch["xyz"],
         batch.get("features"),
@@ -224,7 +224,7 @@ def _drop(mask: Tensor | None, kept: Tensor | None) -> Tensor | None:
     """The mask (B, N) without what the augmentation dropped."""
     if mask is None or kept is None:
         return kept if mask is None else mask
-    return left_in(mask, kept)  # what is kept may all be padding: such a cloud stays whole
+    return intersect_masks(mask, kept)  # where only padding is kept, the whole cloud stays
 
 
 def _draw_points(batch: Batch, num_points: int, choice: str, generator: torch.Generator) -> Batch:

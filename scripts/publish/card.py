@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from ea_pointcloud.datasets.sources import SOURCES, source_of
+from ea_pointcloud.datasets.catalog import CATALOG, entry_of_folder
 from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.report.tables import mean_and_std
 
@@ -22,7 +22,7 @@ _HEADINGS = {
     },
     "segmentation": {
         "instance mIoU": "instance_miou",
-        "instance mIoU, refined": "refined_instance_miou",
+        "instance mIoU, postprocessed": "postprocessed_instance_miou",
         "category mIoU": "category_miou",
         "point accuracy": "point_accuracy",
         "instance mIoU, 8 scales": "voted_instance_miou",
@@ -101,9 +101,9 @@ def _table(measured: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def _data(name: str) -> dict[str, str]:
     """What is known of a data set."""
-    source = SOURCES.get(name) or source_of(f"{name}_ply_hdf5_2048")
-    if source is not None:
-        return {"title": source.title.split(",")[0], "licence": source.licence,
-                "citation": source.citation}  # fmt: skip
+    entry = CATALOG.get(name) or entry_of_folder(f"{name}_ply_hdf5_2048")
+    if entry is not None:
+        return {"title": entry.title.split(",")[0], "licence": entry.licence,
+                "citation": entry.citation}  # fmt: skip
     title, licence, citation = _OTHERS.get(name, (name, "ask whoever made the data", ""))
     return {"title": title, "licence": licence, "citation": citation}

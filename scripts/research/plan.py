@@ -151,7 +151,7 @@ def plan(variants: Sequence[Variant], seeds: int, runs: str | Path) -> list[Plan
             planned.append(PlannedRun(variant, recipe, Path(runs) / variant.folder(recipe)))
     first = planned[0]
     for one in planned:
-        for key in ("task", "eval.votes", "eval.copies"):
+        for key in ("task", "eval.votes", "eval.tta_copies"):
             value, other = (recipe_values(each.recipe)[key] for each in (first, one))
             if value != other:
                 raise ValueError(

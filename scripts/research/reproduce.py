@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 from ea_pointcloud._device import resolve_device
+from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError
 from ea_pointcloud.training.run_folder import versions
-from ea_pointcloud.training.survival import TrainingTerminatedError
 from scripts.benchmarks.report import describe_machine
 from scripts.research.plan import parse_variants, plan
 from scripts.research.table import RunFigures, measure, write_protocol

@@ -41,7 +41,7 @@ class RunFigures:
         shapes: clouds of its test split.
         num_points: points of each.
         votes: passes that are averaged beside the one plain pass.
-        copies: of a segmenter, see :class:`~ea_pointcloud.training.recipe_keys.EvalRecipe`.
+        tta_copies: of a segmenter, see :class:`~ea_pointcloud.training.recipe_keys.EvalRecipe`.
         epochs: trained.
         train_seconds: all of them took, validation included.
         trained_on: the recipe's device.
@@ -65,7 +65,7 @@ class RunFigures:
     shapes: int
     num_points: int
     votes: int
-    copies: int
+    tta_copies: int
     epochs: int
     train_seconds: float
     trained_on: str
@@ -119,7 +119,7 @@ def protocol_table(rows: Sequence[Sequence[RunFigures]], seeds: int) -> Table:
         seeds: how many each should have.
     """
     first = rows[0][0]
-    headings = figure_columns(first.task, first.votes, first.copies)
+    headings = figure_columns(first.task, first.votes, first.tta_copies)
     lines = []
     for runs in rows:
         for number, selection in enumerate(_selections(runs)):
@@ -168,7 +168,7 @@ def markdown(table: Table) -> str:
 def _figures(planned: PlannedRun, report: RunReport, weights: str) -> RunFigures:
     recipe, run = load_run_recipe(planned.run), planned.run
     metrics = read_metrics(run / METRICS_FILE)
-    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.copies)
+    headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.tta_copies)
     figures = {one.selection: {field: getattr(one, field) for field in headings.values()}
                for one in report.reports}  # fmt: skip
     if report.legacy_accuracy is not None:
@@ -184,7 +184,7 @@ def _figures(planned: PlannedRun, report: RunReport, weights: str) -> RunFigures
         shapes=report.reports[0].shapes,
         num_points=recipe.data.num_points,
         votes=recipe.eval.votes,
-        copies=recipe.eval.copies,
+        tta_copies=recipe.eval.tta_copies,
         epochs=report.epochs_done,
         train_seconds=round(total_seconds(metrics), 1),
         trained_on=recipe.trainer.device,

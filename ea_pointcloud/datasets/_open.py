@@ -9,12 +9,12 @@ from ea_pointcloud.datasets._files import data_root as find_data_root
 from ea_pointcloud.datasets._part_files import PUBLISHED_LAYOUTS, PUBLISHED_NAME
 from ea_pointcloud.datasets._splits import SPLITS
 from ea_pointcloud.datasets.axes import STORED_AS
+from ea_pointcloud.datasets.catalog import CATALOG, CatalogEntry, entry_of_folder
 from ea_pointcloud.datasets.folder import FolderDataset
 from ea_pointcloud.datasets.layouts import LAYOUTS, recognize
 from ea_pointcloud.datasets.modelnet import ModelNet
 from ea_pointcloud.datasets.procedural import ProceduralShapes
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
-from ea_pointcloud.datasets.sources import SOURCES, Source, source_of
 from ea_pointcloud.datasets.verify import count_deviations
 
 AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
@@ -29,7 +29,7 @@ def open_dataset(
     *,
     split: str = "train",
     num_points: int = 0,
-    point_choice: str = "first",
+    sampling: str = "first",
     data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout; which one it was is logged and seen in its ``repr``.
@@ -45,7 +45,7 @@ def open_dataset(
             taken as z up, other folders of classes as y up: :class:`FolderDataset` has the choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
-        point_choice: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
+        sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
         data_root: where names are looked for; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
 
     Raises:
@@ -56,16 +56,16 @@ def open_dataset(
     if root_or_name == PROCEDURAL:
         return ProceduralShapes(split, num_points=num_points or 1024)
     folder = _find(root_or_name, data_root)
-    source = source_of(folder.resolve().name)
+    entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
     if layout == "meshes":
         _check_no_root(folder)
     if layout not in _OPENERS:
-        raise ValueError(_not_opened(folder, layout, source))
-    dataset = _OPENERS[layout](folder, source, split, num_points, point_choice)
+        raise ValueError(_not_opened(folder, layout, entry))
+    dataset = _OPENERS[layout](folder, entry, split, num_points, sampling)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
-    if source is not None:
-        wrong = count_deviations(source, layout, folder)
+    if entry is not None:
+        wrong = count_deviations(entry, layout, folder)
         if wrong:
             listed = "; ".join(f"{w.what}: {w.found}, official {w.expected}" for w in wrong)
             logger.warning("%s differs from the published set: %s", folder, listed)
@@ -73,16 +73,14 @@ def open_dataset(
 
 
 def _modelnet(
-    folder: Path, source: Source | None, split: str, num_points: int, point_choice: str
+    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
 ) -> ModelNet:
     name = _plain_name(folder)
-    return ModelNet(
-        folder, name=name, split=split, num_points=num_points, point_choice=point_choice
-    )
+    return ModelNet(folder, name=name, split=split, num_points=num_points, sampling=sampling)
 
 
 def _parts(
-    folder: Path, source: Source | None, split: str, num_points: int, point_choice: str
+    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
 ) -> ShapeNetPart:
     published = folder.name in dict(PUBLISHED_LAYOUTS)
     return ShapeNetPart(
@@ -90,23 +88,23 @@ def _parts(
         name=PUBLISHED_NAME if published else _plain_name(folder),
         split=split,
         num_points=num_points,
-        point_choice=point_choice,
+        sampling=sampling,
     )
 
 
 def _classes(
-    folder: Path, source: Source | None, split: str, num_points: int, point_choice: str
+    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
 ) -> FolderDataset:
     return FolderDataset(
         folder,
         split=split,
         num_points=num_points,
-        point_choice=point_choice,
-        up=source.up if source else "y",
+        sampling=sampling,
+        up=entry.up if entry else "y",
     )
 
 
-_OPENERS: dict[str, Callable[[Path, Source | None, str, int, str], AnyShapes]] = {
+_OPENERS: dict[str, Callable[[Path, CatalogEntry | None, str, int, str], AnyShapes]] = {
     "modelnet_h5": _modelnet,
     "parts_h5": _parts,
     "parts_txt": _parts,
@@ -127,11 +125,11 @@ def _find(root_or_name: str | Path, below_root: str | Path | None) -> Path:
     if folder.is_dir():
         return folder
     root, name = find_data_root(below_root), str(root_or_name)
-    source = SOURCES.get(name)
+    entry = CATALOG.get(name)
     # As training finds the set of that name: what is prepared comes before what it was made of.
     below = [*(f"{name}{suffix}" for suffix in _SUFFIXES), name]
-    if source is not None:
-        below += [*filter(None, [source.prepared]), source.folder]
+    if entry is not None:
+        below += [*filter(None, [entry.prepared]), entry.folder]
     if name == PUBLISHED_NAME:
         below += [folder for folder, _ in PUBLISHED_LAYOUTS]
     below = list(dict.fromkeys(below))
@@ -139,7 +137,7 @@ def _find(root_or_name: str | Path, below_root: str | Path | None) -> Path:
         if (root / each).is_dir():
             return root / each
     there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    remedy = f"run 'ea-pointcloud data download {name}'" if source else "give its folder"
+    remedy = f"run 'ea-pointcloud data download {name}'" if entry else "give its folder"
     raise FileNotFoundError(
         f"no data set {name}: neither a folder nor one of {', '.join(below)} in {root}, which "
         f"holds {', '.join(there) or 'none'}; {remedy}, or see data/README.md"
@@ -153,9 +151,9 @@ def _check_no_root(folder: Path) -> None:
         raise ValueError(f"{folder} holds several data sets; name one of {', '.join(sets)}")
 
 
-def _not_opened(folder: Path, layout: str, source: Source | None) -> str:
+def _not_opened(folder: Path, layout: str, entry: CatalogEntry | None) -> str:
     title = LAYOUTS[layout].title
     if layout == "modelnet_txt":
-        name = source.name if source else folder
+        name = entry.name if entry else folder
         return f"{folder} is {title}; run 'ea-pointcloud data prepare {name}' and open its outcome"
     return f"{folder} is {title}, which is not opened as clouds to train on"

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ea_pointcloud.datasets import ShapeNetPart
-from ea_pointcloud.datasets.variants import with_variants
+from ea_pointcloud.datasets.offline_augmentation import augment_offline
 from ea_pointcloud.descriptors import local_shape
 from ea_pointcloud.training.data import data_spec, open_training
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 
-OPTIONS = {"warp": 0.3, "scale": (0.8, 1.25)}
+OPTIONS = {"elastic": 0.3, "scale": (0.8, 1.25)}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_variants_follow_the_shapes_they_were_made_of(root: Path) -> None:
     dataset = ShapeNetPart(root, features="local_shape")
     before = dataset.xyz.clone()
-    larger = with_variants(dataset, 2, features="local_shape", generator=seeded(), **OPTIONS)
+    larger = augment_offline(dataset, 2, features="local_shape", generator=seeded(), **OPTIONS)
     n = len(dataset)
     assert len(larger) == 3 * n
     assert torch.equal(dataset.xyz, before)
@@ -57,7 +57,7 @@ def test_variants_follow_the_shapes_they_were_made_of(root: Path) -> None:
 def test_variants_repeat_with_the_generator(root: Path) -> None:
     dataset = ShapeNetPart(root)
     one, same, other = (
-        with_variants(dataset, 1, features="none", generator=seeded(seed), **OPTIONS)
+        augment_offline(dataset, 1, features="none", generator=seeded(seed), **OPTIONS)
         for seed in (0, 0, 1)
     )
     assert torch.equal(one.xyz, same.xyz)
@@ -68,20 +68,25 @@ def test_variants_repeat_with_the_generator(root: Path) -> None:
 def test_errors_of_variants(root: Path) -> None:
     dataset = ShapeNetPart(root)
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
-        with_variants(dataset, -1, features="none", generator=seeded(), **OPTIONS)
+        augment_offline(dataset, -1, features="none", generator=seeded(), **OPTIONS)
     with pytest.raises(ValueError, match="features must be none or one of local_shape, surface_s"):
-        with_variants(dataset, 1, features="normals", generator=seeded(), **OPTIONS)
+        augment_offline(dataset, 1, features="normals", generator=seeded(), **OPTIONS)
 
 
 def test_a_recipe_trains_on_variants_of_its_seed(root: Path) -> None:
-    options = [f"data.root={root}", "data.num_points=20", "augment.variants=2", "augment.warp=0.2"]
+    options = [
+        f"data.root={root}",
+        "data.num_points=20",
+        "augment.offline_copies=2",
+        "augment.elastic=0.2",
+    ]
     recipe = load_recipe("shapenetpart", options)
-    assert recipe.augmentation().warp == 0  # not once more in every batch
+    assert recipe.augmentation().elastic == 0  # not once more in every batch
     one, again = open_training(recipe), open_training(recipe)
     other = open_training(load_recipe("shapenetpart", [*options, "trainer.seed=1"]))
     assert len(one) == 3 * 6
     assert torch.equal(one.xyz, again.xyz)
     assert not torch.equal(one.xyz, other.xyz)
-    plain = open_training(load_recipe("shapenetpart", [*options[:2], "augment.variants=0"]))
+    plain = open_training(load_recipe("shapenetpart", [*options[:2], "augment.offline_copies=0"]))
     assert len(plain) == 6
     assert data_spec(recipe, one).least_share == data_spec(recipe, plain).least_share

@@ -41,7 +41,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Source:
+class CatalogEntry:
     """A data set that can be downloaded, or got by hand where its terms must be accepted first.
 
     Args:
@@ -95,7 +95,7 @@ _SHAPENETPART: dict[str, Any] = {
 }
 
 _ALL = (
-    Source(
+    CatalogEntry(
         name="modelnet10",
         title="ModelNet10, meshes (OFF)",
         layout="meshes",
@@ -117,7 +117,7 @@ _ALL = (
         prepared="modelnet10_ply_hdf5_2048",
         **_MODELNET,
     ),
-    Source(
+    CatalogEntry(
         name="modelnet40",
         title="ModelNet40, meshes (OFF)",
         layout="meshes",
@@ -136,7 +136,7 @@ _ALL = (
         prepared="modelnet40_meshes_ply_hdf5_2048",
         **_MODELNET,
     ),
-    Source(
+    CatalogEntry(
         name="modelnet40_ply_hdf5_2048",
         title="ModelNet40, 2,048 points (HDF5): what 'train modelnet40' reads",
         layout="modelnet_h5",
@@ -168,7 +168,7 @@ _ALL = (
         },
         **_MODELNET,
     ),
-    Source(
+    CatalogEntry(
         name="modelnet40_normal_resampled",
         title="ModelNet40, 10,000 points with normals (text)",
         layout="modelnet_txt",
@@ -192,7 +192,7 @@ _ALL = (
         prepared="modelnet40_normal_ply_hdf5_2048",
         **_MODELNET,
     ),
-    Source(
+    CatalogEntry(
         name="shapenetpart",
         title="ShapeNetPart, 2,048 points (HDF5): what 'train shapenetpart' reads",
         layout="parts_h5",
@@ -216,7 +216,7 @@ _ALL = (
         },
         **_SHAPENETPART,
     ),
-    Source(
+    CatalogEntry(
         name="shapenetpart_normal",
         title="ShapeNetPart with normals (text)",
         layout="parts_txt",
@@ -234,7 +234,7 @@ _ALL = (
         megabytes=674,
         **_SHAPENETPART,
     ),
-    Source(
+    CatalogEntry(
         name="scanobjectnn",
         title="ScanObjectNN, scans of real objects (HDF5)",
         layout="scanobjectnn",
@@ -254,7 +254,7 @@ _ALL = (
         terms="https://hkust-vgd.github.io/scanobjectnn",
         counts={"train": 11416, "test": 2882},
     ),
-    Source(
+    CatalogEntry(
         name="modelnet40_c",
         title="ModelNet40-C, 15 corruptions at 5 severities (NPY)",
         layout="modelnet40_c",
@@ -275,7 +275,7 @@ _ALL = (
         counts={"sets": 75, "test": 2468},
         mirrored=True,
     ),
-    Source(
+    CatalogEntry(
         name="modelnet_c",
         title="ModelNet-C (PointCloud-C), 7 corruptions at 5 levels (HDF5)",
         layout="modelnet_c",
@@ -299,26 +299,26 @@ _ALL = (
     ),
 )
 
-SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
+CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ALL}
 
 
-def source_of(folder_name: str) -> Source | None:
-    """The source whose folder, or whose prepared folder, is called so; None for others."""
-    for source in SOURCES.values():
-        if folder_name in (source.folder, source.prepared):
-            return source
+def entry_of_folder(folder_name: str) -> CatalogEntry | None:
+    """The entry whose folder, or whose prepared folder, is called so; None for others."""
+    for entry in CATALOG.values():
+        if folder_name in (entry.folder, entry.prepared):
+            return entry
     return None
 
 
-def find_source(name: str) -> Source:
-    """The source called ``name``, by its own name or that of its folder, in any case.
+def find_entry(name: str) -> CatalogEntry:
+    """The entry called ``name``, by its own name or that of its folder, in any case.
 
     Raises:
         ValueError: if there is none; lists the names.
     """
     plain = name.lower().replace("-", "_")
-    for source in SOURCES.values():
-        if plain in (source.name, source.folder.lower()):
-            return source
-    check_choice("name", name, SOURCES)
+    for entry in CATALOG.values():
+        if plain in (entry.name, entry.folder.lower()):
+            return entry
+    check_choice("name", name, CATALOG)
     raise AssertionError  # an exact name was found above

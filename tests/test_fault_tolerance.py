@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.datasets.batch_stream import _Blocks
+from ea_pointcloud.datasets.out_of_core_loader import _Blocks
 from ea_pointcloud.training import fit
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import Place, furthest
+from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError, explain_errors
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
-from ea_pointcloud.training.survival import TrainingTerminatedError, explained
 from tests.test_cli import call
 from tests.test_training import QUICK, assert_same_weights, weights
 
@@ -267,7 +267,7 @@ def test_too_little_memory_says_what_to_lower(tmp_path: Path, error: Exception) 
 def test_memory_of_the_cpu_is_reported_as_it_is() -> None:
     with (
         pytest.raises(MemoryError, match=r"out of memory .*; start a new run with a lower"),
-        explained(load_recipe("procedural")),
+        explain_errors(load_recipe("procedural")),
     ):
         torch.empty(1 << 60, dtype=torch.uint8)
 
@@ -275,12 +275,12 @@ def test_memory_of_the_cpu_is_reported_as_it_is() -> None:
 def test_other_errors_stay_what_they_are() -> None:
     with (
         pytest.raises(RuntimeError, match=r"^something else$"),
-        explained(load_recipe("procedural")),
+        explain_errors(load_recipe("procedural")),
     ):
         raise RuntimeError("something else")
     with (
         pytest.raises(OSError, match=r"os error 28\); make room there, then continue wi"),
-        explained(load_recipe("procedural")),
+        explain_errors(load_recipe("procedural")),
     ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
@@ -292,7 +292,7 @@ def test_a_reading_process_that_dies_is_named(
     modelnet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = [value for value in QUICK if not value.startswith("data.")]
-    options = [f"data.root={modelnet_folder.parent}", "data.resident=false", "data.num_points=64"]
+    options = [f"data.root={modelnet_folder.parent}", "data.in_memory=false", "data.num_points=64"]
     recipe = load_recipe(
         "modelnet40_ea",
         [*quick, *options, "data.workers=1", "trainer.epochs=1", "trainer.device=cpu"],

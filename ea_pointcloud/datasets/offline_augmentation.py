@@ -1,4 +1,4 @@
-"""More shapes to learn parts from: bent and stretched copies, which are described anew."""
+"""Offline augmentation: deformed copies of part-labelled shapes with their own descriptors."""
 
 from copy import copy
 
@@ -7,39 +7,39 @@ import torch
 from ea_pointcloud._checks import check_at_least
 from ea_pointcloud.augment.transforms import (
     normalize_unit_sphere,
+    random_elastic,
     random_scale,
-    random_warp,
 )
 from ea_pointcloud.datasets._padding import in_chunks
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart, described
 from ea_pointcloud.descriptors import DESCRIPTORS
 
 
-def with_variants(
+def augment_offline(
     dataset: ShapeNetPart,
     count: int,
     *,
     features: str,
-    warp: float,
+    elastic: float,
     scale: tuple[float, float],
     generator: torch.Generator,
 ) -> ShapeNetPart:
-    """The shapes of a set, then ``count`` variants of all of them.
+    """Append ``count`` elastically deformed and scaled copies of each shape.
 
-    Descriptors cost too much to be found in every step, and those of the original shape do not
-    belong to a bent one. So some variants are made ahead: 0.4 s of CPU time for each with
+    Descriptors are too slow to compute in every step, and those of the original shape do not
+    describe a deformed one, so the copies are made ahead: 0.4 s of CPU time each with
     ``whole_shape`` at 2,048 points.
 
     Args:
         dataset: not altered.
-        count: variants of each shape, >= 0.
-        features: what the points carry: ``"none"`` or a descriptor.
-        warp: strength of the bending, see :func:`~ea_pointcloud.augment.random_warp`.
+        count: copies of each shape, >= 0.
+        features: of the points: ``"none"`` or a descriptor.
+        elastic: strength, see :func:`~ea_pointcloud.augment.random_elastic`.
         scale: lowest and highest factor along an axis.
         generator: of all draws, on the CPU.
 
     Returns:
-        A set of (1 + ``count``) times as many shapes, each in the unit sphere.
+        (1 + ``count``) times as many shapes, each in the unit sphere; the originals come first.
 
     Raises:
         ValueError: if ``count`` is negative or ``features`` are no descriptor.
@@ -47,13 +47,13 @@ def with_variants(
     check_at_least("count", count, 0)
     if features != "none" and features not in DESCRIPTORS:
         raise ValueError(
-            f"features must be none or one of {', '.join(DESCRIPTORS)}, which are found from the "
+            f"features must be none or one of {', '.join(DESCRIPTORS)}, computed from "
             f"coordinates, got {features!r}"
         )
     larger = copy(dataset)
     clouds = [dataset.xyz]
     for _ in range(count):
-        xyz = random_warp(dataset.xyz, warp, generator=generator)
+        xyz = random_elastic(dataset.xyz, elastic, generator=generator)
         xyz = random_scale(xyz, *scale, generator=generator)
         clouds.append(in_chunks(normalize_unit_sphere, xyz, dataset.mask))
     larger.xyz = torch.cat(clouds)

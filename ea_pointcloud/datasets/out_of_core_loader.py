@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.datasets.sharing import ALONE, Epochs, Share
-from ea_pointcloud.datasets.streamed import StreamedModelNet
+from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
+from ea_pointcloud.datasets.sharding import WHOLE, Epochs, Shard
 from ea_pointcloud.io.pool import usable_cores
 
 _CORES_PER_WORKER = 4
@@ -39,7 +39,7 @@ class _Window(NamedTuple):
     index: Tensor
 
 
-class BatchStream(Epochs):
+class OutOfCoreLoader(Epochs):
     """Batches ``{"xyz": (B, N, 3), "label": (B,)}`` of a streamed set; an iterator for each epoch.
 
     The order without a seed is the stored one, and a last batch that is not full is kept. With a
@@ -63,7 +63,7 @@ class BatchStream(Epochs):
             each time in another order.
         num_workers: processes that read; without it one for every four cores, at most four. They
             help where files are compressed.
-        share: of the processes that train, which each have a stream of their own.
+        shard: samples of this process, where several train together.
 
     Raises:
         ValueError: if the batch size is below 1, or there are fewer clouds than processes.
@@ -71,17 +71,17 @@ class BatchStream(Epochs):
 
     def __init__(
         self,
-        dataset: StreamedModelNet,
+        dataset: OutOfCoreModelNet,
         batch_size: int,
         *,
         shuffle_seed: int | None = None,
         least: int = 1,
         num_workers: int | None = None,
-        share: Share = ALONE,
+        shard: Shard = WHOLE,
     ) -> None:
         super().__init__()
         check_count("batch_size", batch_size)
-        share.check(dataset.split, len(dataset))
+        shard.check(dataset.split, len(dataset))
         if num_workers is None:
             num_workers = min(usable_cores() // _CORES_PER_WORKER, _MAX_WORKERS)
         check_count("num_workers", num_workers, 0)
@@ -90,13 +90,13 @@ class BatchStream(Epochs):
         self.shuffle_seed = shuffle_seed
         self.least = least
         self.num_workers = num_workers
-        self.share = share
+        self.shard = shard
 
     # Lightning looks for these two, and for ``set_epoch`` in the first.
     batch_sampler = None
 
     @property
-    def sampler(self) -> "BatchStream":
+    def sampler(self) -> "OutOfCoreLoader":
         """What decides the order."""
         return self
 
@@ -121,9 +121,9 @@ class BatchStream(Epochs):
         """Clouds of each batch of one time through the set."""
         count = len(self.dataset)
         if self.shuffle_seed is None:
-            return [end - start for start, end in self.share.in_order(count, self.batch_size)]
-        full = count // (self.batch_size * self.share.world)
-        first, end = self.share.of(count)
+            return [end - start for start, end in self.shard.batch_ranges(count, self.batch_size)]
+        full = count // (self.batch_size * self.shard.world_size)
+        first, end = self.shard.range_of(count)
         return [self.batch_size] * full or [end - first]
 
     def _pass(
@@ -176,7 +176,7 @@ class BatchStream(Epochs):
             seed = mix_seeds(self.shuffle_seed, self.epoch, number)
             generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(len(blocks), generator=generator)
-        first, end = self.share.of(len(self.dataset))
+        first, end = self.shard.range_of(len(self.dataset))
         windows, chosen, parts, size, position = [], [], [], 0, 0
         for block in order.tolist():
             length = blocks[block].end - blocks[block].first
@@ -216,7 +216,7 @@ class BatchStream(Epochs):
 
 
 class _Blocks(Dataset[Tensor]):
-    def __init__(self, dataset: StreamedModelNet) -> None:
+    def __init__(self, dataset: OutOfCoreModelNet) -> None:
         self.dataset = dataset
 
     def __getitem__(self, chosen: tuple[int, slice]) -> Tensor:

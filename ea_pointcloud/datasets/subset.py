@@ -10,7 +10,7 @@ from ea_pointcloud.datasets.folder import FolderDataset
 from ea_pointcloud.datasets.modelnet import ModelNet
 
 
-def only_classes(
+def select_classes(
     dataset: ModelNet | FolderDataset, classes: Sequence[str]
 ) -> ModelNet | FolderDataset:
     """The clouds of ``classes``, their labels counted anew in that order; others are left out.

@@ -13,16 +13,16 @@ from ea_pointcloud.datasets import (
     ModelNet,
     ProceduralShapes,
     ShapeNetPart,
+    catalog,
     open_dataset,
     procedural,
-    sources,
 )
 from ea_pointcloud.datasets.layouts import recognize
 from ea_pointcloud.models import DataSpec, EAClassifier, create_model
 from ea_pointcloud.training import measure
 from ea_pointcloud.training.labels import match_labels
 from tests.test_cli import call
-from tests.test_data_download import CONTENT, make_source
+from tests.test_data_download import CONTENT, make_entry
 
 
 def parts_folder(folder: Path) -> Path:
@@ -85,7 +85,7 @@ def test_opens_whatever_lies_in_a_folder(
     assert isinstance(opened, ShapeNetPart)
     assert len(opened) == 4
     assert "opened as ShapeNetPart (text)" in caplog.text
-    opened = open_dataset(class_folder(tmp_path / "own"), split="test", point_choice="fps")
+    opened = open_dataset(class_folder(tmp_path / "own"), split="test", sampling="fps")
     assert isinstance(opened, FolderDataset)
     assert opened.class_names == ("cup", "lamp")
     assert "opened as folder of classes" in caplog.text
@@ -256,8 +256,8 @@ def test_parts_in_another_order_are_matched_by_name(tmp_path: Path) -> None:
 def test_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = make_source("https://localhost:1/tiny.zip")
-    monkeypatch.setitem(sources.SOURCES, "tiny", source)
+    entry = make_entry("https://localhost:1/tiny.zip")
+    monkeypatch.setitem(catalog.CATALOG, "tiny", entry)
     archive = tmp_path / "tiny.zip"
     archive.write_bytes(CONTENT)
     root = ("--root", tmp_path)

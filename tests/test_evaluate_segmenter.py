@@ -64,26 +64,26 @@ def test_refined_figures_are_those_of_the_labels_that_segment_gives(dataset: Sha
             ious.append(int((given & true).sum()) / union if union else 1.0)
         values.append(sum(ious) / len(ious))
     report = evaluate(model, dataset, copies=0)
-    assert report.refined_instance_miou == pytest.approx(sum(values) / len(values), abs=1e-6)
-    assert report.refined_instance_miou != report.instance_miou
-    assert report.copies_instance_miou is None
-    assert report.copies_category_miou is None
+    assert report.postprocessed_instance_miou == pytest.approx(sum(values) / len(values), abs=1e-6)
+    assert report.postprocessed_instance_miou != report.instance_miou
+    assert report.tta_instance_miou is None
+    assert report.tta_category_miou is None
 
 
 def test_one_copy_is_the_cloud_itself_and_more_repeat(dataset: ShapeNetPart) -> None:
     model = network(dataset)
     one = evaluate(model, dataset, copies=1)
-    assert one.copies_instance_miou == one.refined_instance_miou
-    assert one.copies_category_miou == one.refined_category_miou
+    assert one.tta_instance_miou == one.postprocessed_instance_miou
+    assert one.tta_category_miou == one.postprocessed_category_miou
     several, again = (evaluate(model, dataset, copies=4) for _ in range(2))
-    assert several.copies_instance_miou == again.copies_instance_miou
-    assert several.copies_instance_miou != several.refined_instance_miou
+    assert several.tta_instance_miou == again.tta_instance_miou
+    assert several.tta_instance_miou != several.postprocessed_instance_miou
 
 
 def test_nothing_is_refined_by_weights_that_know_no_shares(dataset: ShapeNetPart) -> None:
     report = evaluate(network(dataset, least_share=()), dataset, copies=2)
-    assert report.refined_instance_miou is None
-    assert report.copies_instance_miou is None
+    assert report.postprocessed_instance_miou is None
+    assert report.tta_instance_miou is None
 
 
 def test_a_network_in_a_mirror_gives_the_mean_with_its_mirror_image(dataset: ShapeNetPart) -> None:
@@ -92,5 +92,5 @@ def test_a_network_in_a_mirror_gives_the_mean_with_its_mirror_image(dataset: Sha
     mirrored = ShapeNetPart(dataset.folder, split="train")
     mirrored.xyz = mirrored.xyz * torch.tensor([-1.0, 1.0, 1.0])
     one, other = (evaluate(model, data, copies=2) for data in (dataset, mirrored))
-    assert one.copies_instance_miou == pytest.approx(other.copies_instance_miou, abs=1e-6)
-    assert one.refined_instance_miou != other.refined_instance_miou
+    assert one.tta_instance_miou == pytest.approx(other.tta_instance_miou, abs=1e-6)
+    assert one.postprocessed_instance_miou != other.postprocessed_instance_miou

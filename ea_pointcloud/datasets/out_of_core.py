@@ -1,6 +1,6 @@
 """Sets larger than memory, in ModelNet's HDF5 layout: their clouds stay on disk.
 
-How batches are cut from one, shuffled and read ahead is in ``batch_stream.py``.
+How batches are cut from one, shuffled and read ahead is in ``out_of_core_loader.py``.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.augment.transforms import POINT_CHOICES, negate_x
+from ea_pointcloud.augment.transforms import SAMPLINGS, negate_x
 from ea_pointcloud.datasets._files import find_modelnet
 from ea_pointcloud.datasets._splits import (
     SPLIT_SEED,
@@ -54,12 +54,13 @@ class Block(NamedTuple):
     end: int
 
 
-class StreamedModelNet(Dataset[dict[str, Tensor]]):
+class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
     """A set in the layout of :class:`~ea_pointcloud.datasets.ModelNet`, of any size, left on disk.
 
     Labels are in memory (8 bytes a cloud), coordinates are read when they are asked for. Samples,
     their order and the rule of the val split are those of ``ModelNet``. ``dataset[i]`` opens a file
-    each time; training reads through :class:`~ea_pointcloud.datasets.batch_stream.BatchStream`.
+    each time; training reads through
+    :class:`~ea_pointcloud.datasets.out_of_core_loader.OutOfCoreLoader`.
 
     Reading takes the least where the files are not compressed and 16-bit floats are enough. A val
     split that is cut from train lies scattered in its files, so reading it reads all of train.
@@ -69,10 +70,10 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all.
-        point_choice: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
+        sampling: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
             cloud's position in the files, or by farthest point sampling (``"fps"``), at each
             reading anew; a set that was prepared in that order needs only its first.
-        val_fraction: share of each class of the train split that goes to val.
+        val_fraction: fraction of each class of the train split that goes to val.
         buffer_mb: memory in 1e6 bytes that streaming may take for coordinates; decides over how
             many clouds is shuffled at once.
         mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` as for
@@ -100,20 +101,20 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         name: str = "modelnet40",
         split: str = "train",
         num_points: int = 0,
-        point_choice: str = "first",
+        sampling: str = "first",
         val_fraction: float = 0.1,
         buffer_mb: int = BUFFER_MB,
         mirrored: bool | str = "auto",
     ) -> None:
         check_choice("split", split, SPLITS)
         check_at_least("num_points", num_points, 0)
-        check_choice("point_choice", point_choice, POINT_CHOICES)
+        check_choice("sampling", sampling, SAMPLINGS)
         check_val_fraction(val_fraction)
         check_count("buffer_mb", buffer_mb)
         self.name = name
         self.split = split
         self.num_points = num_points
-        self.point_choice = point_choice
+        self.sampling = sampling
         self.folder = find_modelnet(root, name)
         self.mirroring = find_mirroring(self.folder, mirrored)
         self.class_names = read_class_names(self.folder)
@@ -156,7 +157,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
 
     def __repr__(self) -> str:
         return (
-            f"StreamedModelNet({self.name!r}, split={self.split!r}, shapes={len(self)}, "
+            f"OutOfCoreModelNet({self.name!r}, split={self.split!r}, shapes={len(self)}, "
             f"points={self.num_points or self.file_points}, classes={len(self.class_names)})"
         )
 
@@ -190,7 +191,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
         """
         if xyz.shape[1] == (self.num_points or self.file_points):
             return xyz
-        if self.point_choice == "fps":
+        if self.sampling == "fps":
             return gather_points(xyz, farthest_point_sample(xyz, self.num_points))
         kept = []
         for row in self._row[index].tolist():
@@ -200,7 +201,7 @@ class StreamedModelNet(Dataset[dict[str, Tensor]]):
 
     @property
     def _read_points(self) -> int:
-        if self.point_choice == "first" and self.num_points:
+        if self.sampling == "first" and self.num_points:
             return self.num_points
         return self.file_points
 

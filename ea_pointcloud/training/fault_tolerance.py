@@ -40,7 +40,7 @@ class TrainingTerminatedError(Exception):
         self.signum = signum
 
 
-class Watch(Callback):
+class PreemptionGuard(Callback):
     """Looks after every few steps at the loss, the clock and the signals of the system.
 
     SIGTERM, and under SLURM SIGUSR1, finishes the step, writes a checkpoint within the epoch and
@@ -184,7 +184,7 @@ def _most(trainer: Trainer, pl_module: LightningModule, values: list[int]) -> li
 
 
 @contextmanager
-def explained(recipe: Recipe) -> Iterator[None]:
+def explain_errors(recipe: Recipe) -> Iterator[None]:
     """Say of what ends a training which key of the recipe helps.
 
     Raises:
