@@ -511,3 +511,30 @@ def test_names_in_ply(tmp_path: Path, names: tuple[str, ...], label: str) -> Non
     assert cloud.labels.tolist() == [4]
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]])
     np.testing.assert_allclose(cloud.normals, [[0, 0, 1]])
+
+
+def test_draco(tmp_path: Path) -> None:
+    draco = pytest.importorskip("DracoPy")
+    corners = np.array(L_SHAPE, np.float32)
+    faces = np.array([[0, 1, 3], [1, 2, 3], [0, 3, 5], [3, 4, 5]], np.uint32)
+    content = draco.encode(corners, faces)
+    compressed = {"bufferView": 0, "attributes": {"POSITION": 0}}
+    extensions = {"KHR_draco_mesh_compression": compressed}
+    primitive = {"attributes": {"POSITION": 0}, "extensions": extensions}
+    document = {
+        "asset": {"version": "2.0"},
+        "extensionsRequired": ["KHR_draco_mesh_compression"],
+        "nodes": [{"mesh": 0, "translation": [0, 0, 5]}],
+        "meshes": [{"primitives": [primitive]}],
+        "accessors": [{"componentType": 5126, "count": 6, "type": "VEC3"}],
+        "bufferViews": [{"buffer": 0, "byteLength": len(content)}],
+        "buffers": [{"byteLength": len(content), "uri": "a.bin"}],
+    }
+    put(tmp_path, "a.bin", content)
+    cloud = read_cloud(put(tmp_path, "a.gltf", json.dumps(document)), num_points=500)
+    xyz = np.array(in_file(cloud))
+    np.testing.assert_allclose(xyz[:, 2], 5, atol=1e-3)
+    assert not (xyz[:, :2] > 1 + 1e-2).all(1).any()
+    put(tmp_path, "a.bin", content[:20] + b"\xff" * (len(content) - 20))
+    with pytest.raises(CloudFileError, match=r"^a.gltf: "):
+        read_cloud(tmp_path / "a.gltf")

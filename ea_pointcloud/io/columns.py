@@ -131,7 +131,7 @@ def assign_roles(path: Path, names: Sequence[str], roles: Sequence[str]) -> list
                 f"columns ({listing(names)}); give one for each, _ to skip one"
             )
         return [*roles, *[SKIPPED[0]] * (len(names) - len(roles))]
-    wanted = dict(role.rpartition("=")[::2] for role in roles)
+    wanted = {role.rpartition("=")[0]: role.rpartition("=")[2] for role in roles}
     found = {name: wanted.get(name, wanted.get(plain_name(name))) for name in names}
     unknown = [name for name in wanted if name not in found and plain_name(name) not in
                map(plain_name, found)]  # fmt: skip

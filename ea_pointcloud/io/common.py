@@ -89,7 +89,8 @@ class Points(NamedTuple):
             for name in list(arrays)
             if name.startswith("extras/")
         }
-        return cls(**arrays, extras=extras, notes=tuple(notes.splitlines()))
+        parts = {name: arrays.get(name) for name in PARTS}
+        return cls(arrays["xyz"], **parts, extras=extras, notes=tuple(notes.splitlines()))
 
 
 PARTS = ("normals", "colors", "labels", "confidence", "intensity")  # of a point, beside xyz
@@ -106,6 +107,11 @@ class Mesh(NamedTuple):
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Its arrays, for a pipe."""
         return {"vertices": self.vertices, "faces": self.faces}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Mesh":
+        """Undo :meth:`to_arrays`."""
+        return cls(arrays["vertices"], arrays["faces"])
 
 
 def is_compressed(path: Path) -> bool:

@@ -72,7 +72,7 @@ class _Process:
             reply, arrays = self._exchange(path, request, limits)
         if reply["error"]:
             raise CloudFileError(f"{path.name}: {reply['error']}")
-        return Mesh(**arrays) if "faces" in arrays else Points.from_arrays(arrays)
+        return Mesh.from_arrays(arrays) if "faces" in arrays else Points.from_arrays(arrays)
 
     def stop(self) -> None:
         child, self._child = self._child, None

@@ -37,6 +37,7 @@ TYPES = {
     **{"float": "f", "double": "d", "float32": "f", "float64": "d"},
 }  # to the codes that struct and numpy share
 BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+FEW_CORNERS = "faces of one or two corners are left out"
 STRIPS = ("tristrips", "tristrip")
 END = re.compile(rb"[\r\n]end_header[ \t]*(\r?\n|\r)")
 
@@ -59,10 +60,12 @@ def read_ply(path: Path, options: Options) -> Points | Mesh:
     else:
         content = _parse_ascii(path, data, elements, start)
     points = points_from_columns(path, content.columns, options.columns, content.notes)
-    polygons = content.lists.get("face", [])
+    faces = content.lists.get("face", [])
+    polygons = [group for group in faces if group.shape[1] >= 3]
     strips = [strip(row) for name in STRIPS for rows in content.lists.get(name, []) for row in rows]
     if not polygons and not strips:
-        return points
+        notes = (FEW_CORNERS,) if faces else ()
+        return points._replace(notes=points.notes + notes)
     vertices = points.xyz.astype(np.float64)
     faces = np.concatenate([triangulate(vertices, polygons), *strips])
     left = [part for part in ("labels", "colors") if getattr(points, part) is not None]

@@ -37,7 +37,7 @@ def triangulate(vertices: np.ndarray, polygons: list[np.ndarray]) -> np.ndarray:
 
 def _cut(vertices: np.ndarray, polygons: np.ndarray) -> np.ndarray:
     corners = polygons.shape[1]
-    known = ((polygons >= 0) & (polygons < len(vertices))).all(1)
+    known = np.all((polygons >= 0) & (polygons < len(vertices)), axis=1)
     points = vertices[np.where(known[:, None], polygons, 0)]  # (R, K, 3)
     points = points - points[:, :1]
     known &= np.isfinite(points).all((1, 2))
@@ -90,7 +90,7 @@ def strip(corners: np.ndarray) -> np.ndarray:
     """(F, 3) triangles of a strip of corners, or of several with -1 between them."""
     faces = np.stack([corners[:-2], corners[1:-1], corners[2:]], 1)
     starts = np.flatnonzero(np.concatenate([[True], corners[:-1] == -1]))
-    place = np.arange(len(corners)) - np.repeat(starts, np.diff([*starts, len(corners)]))
+    place = np.arange(len(corners)) - np.repeat(starts, np.diff(starts, append=len(corners)))
     odd = place[: len(faces)] % 2 == 1  # every other triangle of a strip runs the other way
     faces[odd] = faces[odd][:, [0, 2, 1]]
     return faces[(faces != -1).all(1)]

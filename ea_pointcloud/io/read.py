@@ -150,7 +150,7 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
                 f"{path.name}: has {count} points but {len(values)} {part}; save one for each"
             )
     xyz = points.xyz.astype(np.float64)
-    valid = np.isfinite(xyz).all(1)
+    valid = np.all(np.isfinite(xyz), axis=1)
     notes = list(points.notes)
     if not valid.all():
         if not drop_invalid or not valid.any():

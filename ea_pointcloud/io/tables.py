@@ -14,6 +14,7 @@ from ea_pointcloud.io.columns import (
     points_from_table,
 )
 from ea_pointcloud.io.common import (
+    LOOK,
     SOURCE,
     CloudFileError,
     Lines,
@@ -166,16 +167,18 @@ def _parse_cells(
     used = titles[:width] if roles is None else assign_roles(path, titles[:width], roles)
     kept, dropped = [], []
     for name, role, cells in zip(titles, used, zip(*rows, strict=True), strict=False):
-        needed = plain_name(role) in NEEDED
-        if needed and not all(map(str.strip, cells)):
-            raise fault
+        needed = plain_name(role) in NEEDED or (names is None and roles is None)
         try:
             kept.append(np.array([cell.strip() or "nan" for cell in cells], float))
         except ValueError:
-            if needed or (names is None and roles is None):
-                raise fault from None
             kept.append(np.full(len(cells), np.nan))
             dropped.append(name)
+        if needed:
+            for (number, _), cell in zip(lines, cells, strict=True):
+                if not _is_number(cell) and (cell.strip() or plain_name(role) in NEEDED):
+                    raise CloudFileError(
+                        f"{path.name}: line {number}: {cell.strip()[:20]!r} is not a number; {LOOK}"
+                    )
     notes = (f"columns of text are left out: {' '.join(dropped)[:99]}",) if dropped else ()
     table = np.stack(kept, 1)
     if names is not None and roles is None:

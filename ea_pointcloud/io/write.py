@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,7 +44,8 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
     path = Path(path)
     suffix = _check_suffix(path, tuple(CLOUD_ENCODERS))
     columns: Columns = {"xyz": cloud.xyz + cloud.center}
-    given = {part: getattr(cloud, part) for part in PARTS} | {"extras": cloud.extras or None}
+    given: dict[str, Any] = {part: getattr(cloud, part) for part in PARTS}
+    given["extras"] = cloud.extras or None
     for part, values in given.items():
         if values is None:
             continue
