@@ -73,12 +73,12 @@ class ReliabilityBin:
     Args:
         answers: how many.
         prob: their mean probability.
-        right: the share of them that is right.
+        accuracy: the share of them that is right.
     """
 
     answers: int
     prob: float
-    right: float
+    accuracy: float
 
 
 class CalibrationError(BinaryCalibrationError):

@@ -84,7 +84,7 @@ for step in "${steps[@]}"; do
         *)
             rm -f "$folder/$step.json" # of an earlier check, which must not pass for this one's
             run "$step" "$python" -m scripts.benchmarks "$step" --device cuda \
-                --out "$folder/$step.json"
+                --output "$folder/$step.json"
             ;;
     esac
 done

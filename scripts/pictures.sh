@@ -17,12 +17,12 @@ files=("$in/airplane.ply" "$in/chair.off" "$in/car.npy")
 if [ ! -f "$in/parts/last/config.json" ]; then
     run train procedural task=segmentation model.size=grouped_tiny data.num_points=1024 \
         'data.shapes=[1120,140,140]' 'augment.scale=[0.8,1.25]' optim.iou_weight=1.0 \
-        trainer.epochs=10 --run "$in/parts"
+        trainer.epochs=10 --run-dir "$in/parts"
 fi
 run classify "${files[@]}" --model "$in/run" --render "$out/classify.png" --force
 run segment "${files[@]}" --model "$in/parts" --classifier "$in/run" \
     --render "$out/segment.png" --force
-run view "$in/chair.off" --model "$in/run" --attention -1 --top 4 --render "$out/attention.png" --force
+run view "$in/chair.off" --model "$in/run" --attention -1 --topk 4 --render "$out/attention.png" --force
 run evaluate "$in/run" --split test --report "$in/report" --force
 
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)

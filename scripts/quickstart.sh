@@ -15,7 +15,7 @@ run() {
 if [ -f "$out/run/recipe.yaml" ]; then # a run that is complete ends at once
     run train procedural --resume "$out/run"
 else
-    run train procedural --run "$out/run"
+    run train procedural --run-dir "$out/run"
 fi
 run evaluate "$out/run" --split test
 "$python" scripts/write_samples.py "$out"

@@ -131,13 +131,15 @@ def test_turns_are_averaged() -> None:
     with torch.no_grad():
         each = [model(xyz @ torch.linalg.matrix_power(quarter, n)).softmax(-1) for n in range(4)]
     expected = torch.stack(each).mean(0)
-    torch.testing.assert_close(turned_probs(model, xyz, rotations=4), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        turned_probs(model, xyz, tta_rotations=4), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_the_predictor_averages_in_the_same_way() -> None:
     model, xyz = small(), clouds(1)
-    probs = turned_probs(model.eval(), xyz, rotations=3)[0]
-    found = Predictor(model, "cpu").classify(xyz[0].numpy(), rotations=3)
+    probs = turned_probs(model.eval(), xyz, tta_rotations=3)[0]
+    found = Predictor(model, "cpu").classify(xyz[0].numpy(), tta_rotations=3)
     assert found.prob == pytest.approx(float(probs.max()), abs=1e-5)
 
 
@@ -165,7 +167,7 @@ def test_outliers_are_left_out_before_scaling() -> None:
     batch = [(xyz, mask, torch.zeros(4, dtype=torch.long))]
     model = Outermost()
     (usual,) = predict(model, batch, InferenceOptions())  # pyright: ignore[reportArgumentType]
-    (clean,) = predict(model, batch, InferenceOptions(denoise=True))  # pyright: ignore[reportArgumentType]
+    (clean,) = predict(model, batch, InferenceOptions(remove_outliers=True))  # pyright: ignore[reportArgumentType]
     assert usual[0].tolist() == [1, 1, 0, 0]
     assert clean[0].tolist() == [0, 0, 0, 0]
     assert not inliers(xyz[0])[7]
@@ -189,10 +191,10 @@ def test_an_adaptation_is_to_all_clouds_of_a_set() -> None:
     ("options", "words"),
     [
         (InferenceOptions(), ""),
-        (InferenceOptions(denoise=True), "without statistical outliers"),
+        (InferenceOptions(remove_outliers=True), "without statistical outliers"),
         (InferenceOptions(adaptation=1.0), "with batch-norm adaptation"),
         (
-            InferenceOptions(rotations=4, adaptation=0.5),
+            InferenceOptions(tta_rotations=4, adaptation=0.5),
             "with batch-norm adaptation of weight 0.5, averaged over 4 rotations",
         ),
     ],
@@ -207,7 +209,7 @@ def test_options_in_words(options: InferenceOptions, words: str) -> None:
 
 def test_wrong_options() -> None:
     with pytest.raises(ValueError, match=r"rotations must be at least 1, got 0"):
-        InferenceOptions(rotations=0)
+        InferenceOptions(tta_rotations=0)
     with pytest.raises(ValueError, match=r"adaptation must be above 0 and at most 1, got 2"):
         InferenceOptions(adaptation=2)
 
@@ -227,14 +229,16 @@ def test_a_predictor_adapts_in_a_copy() -> None:
     assert [one.prob for one in found] != [one.prob for one in before]
     assert any(isinstance(module, PointBatchNorm) for module in adapted.model.modules())
     assert predictor.adapt(scans).classify(scans) == found
-    assert all(one.unfamiliar is None for one in found)
+    assert all(one.ood_score is None for one in found)
     with pytest.raises(ValueError, match=r"at least 16 clouds, got 0"):
         predictor.adapt([])
     with pytest.raises(ValueError, match=r"up must be one of 'x', 'y', 'z', got 'auto'"):
         predictor.adapt(scans, up="auto")
 
 
-@pytest.mark.parametrize("option", [("--adapt", "1"), ("--rotations", "2"), ("--denoise",)])
+@pytest.mark.parametrize(
+    "option", [("--adapt", "1"), ("--tta-rotations", "2"), ("--remove-outliers",)]
+)
 def test_options_belong_to_corruptions(
     option: tuple[str, ...],
     tmp_path: Path,

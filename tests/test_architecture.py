@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "export": "_checks _files ops descriptors augment models",
     "report": "_files metrics datasets viz models robustness training",
     "cli": (
-        "_checks _device _files ops io augment datasets viz models inference explain robustness "
+        "_checks _device _files ops io datasets viz models inference explain robustness "
         "training export report"
     ),
     "__main__": "cli",

@@ -291,7 +291,7 @@ def test_prepare_command(
                 16,
                 "--mirrored",
                 choice,
-                "--out",
+                "--output",
                 out,
             )
             == 0

@@ -62,7 +62,7 @@ def test_seeds_of_a_kind_share_a_row(
 ) -> None:
     one = written(tmp_path / "a.json", evaluated(0.6, 0), evaluated(0.4, 1))
     two = written(tmp_path / "b.json", evaluated(0.5, 0, attention="none", depth=2))
-    run(monkeypatch, one, two, "--out", tmp_path / "out")
+    run(monkeypatch, one, two, "--output", tmp_path / "out")
     text = capsys.readouterr().out
     assert text.startswith("**Error rate in %, 10 shapes of the test split**")
     heading, _, first, second = text.splitlines()[2:6]
@@ -94,7 +94,7 @@ def test_a_run_folder_is_measured(
         load_recipe("procedural", ["model.overrides.attention=self"]), tmp_path / "recipe.yaml"
     )
     (tmp_path / "metrics.csv").write_text("epoch\n0\n")
-    options = ("--split", "val", "--limit", 9, "--denoise", "--adapt", 1, "--device", "cpu")
+    options = ("--split", "val", "--limit", 9, "--remove-outliers", "--adapt", 1, "--device", "cpu")
     run(monkeypatch, tmp_path, *options)
     printed = capsys.readouterr()
     assert asked == [("val", "all", 9)]

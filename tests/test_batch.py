@@ -21,8 +21,9 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud.cli import _clouds, _report
-from ea_pointcloud.inference import Job, batch, find_files, stream
+from ea_pointcloud.cli import _batch, _output
+from ea_pointcloud.cli._resume import CsvLog
+from ea_pointcloud.inference import Job, batch, batch_inference, find_files
 from ea_pointcloud.inference.batch import EXPECTED, Outcome, classification, segmentation
 from ea_pointcloud.io.pool import WorkerDied, map_ahead, without_interrupts
 from ea_pointcloud.models import DataSpec
@@ -237,11 +238,11 @@ def paths_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_gives_what_each_file_gives_alone(
+def test_a_batch_gives_what_each_file_gives_alone(
     predictor: Predictor, scans: Path, workers: int
 ) -> None:
     files = paths_below(scans)
-    outcomes = list(stream(classification(predictor, up="z"), files, workers=workers))
+    outcomes = list(batch_inference(classification(predictor, up="z"), files, workers=workers))
     assert [outcome.file for outcome in outcomes] == files
     for outcome in outcomes:
         if outcome.error is not None:
@@ -271,22 +272,22 @@ def answer_some(loaded: list[str]) -> list[str]:
 
 def test_a_batch_that_fails_is_answered_one_by_one() -> None:
     job = Job(load_or_die, answer_some, batch_size=3, ahead=1)
-    assert list(stream(job, ["a", "b", "c", "d"])) == [
+    assert list(batch_inference(job, ["a", "b", "c", "d"])) == [
         Outcome("a", "A"),
         Outcome("b", error="out of memory"),
         Outcome("c", "C"),
         Outcome("d", "D"),
     ]
-    assert list(stream(job, ["b"])) == [Outcome("b", error="out of memory")]
+    assert list(batch_inference(job, ["b"])) == [Outcome("b", error="out of memory")]
 
 
-def test_the_command_preloads_what_the_stream_does() -> None:
-    assert _clouds.PRELOAD == batch.PRELOAD
+def test_the_command_preloads_what_the_batch_does() -> None:
+    assert _batch.PRELOAD == batch.PRELOAD
 
 
 def test_a_worker_that_dies_is_an_error_of_its_file() -> None:
     job = Job(load_or_die, answer_some, batch_size=3, ahead=1)
-    outcomes = list(stream(job, ["a", "die", "c"], workers=1))
+    outcomes = list(batch_inference(job, ["a", "die", "c"], workers=1))
     assert [outcome.result for outcome in outcomes] == ["A", None, "C"]
     assert "the process that read this file died (out of memory" in str(outcomes[1].error)
 
@@ -299,7 +300,7 @@ def test_memory_errors_are_those_of_a_file() -> None:
 def test_segmentation_keeps_the_cloud(scans: Path) -> None:
     predictor = Predictor(grouped(), "cpu")
     files = paths_below(scans)[:3]
-    outcomes = list(stream(segmentation(predictor, category="table"), files))
+    outcomes = list(batch_inference(segmentation(predictor, category="table"), files))
     for file, outcome in zip(files, outcomes, strict=True):
         assert outcome.result is not None
         cloud, parts = outcome.result
@@ -329,7 +330,7 @@ def test_a_csv_holds_a_row_a_file(
     assert classify() == 1
     header, *rows = rows_of(tmp_path / "out.csv")
     assert ",".join(header) == (
-        "file,label,prob,label_2,prob_2,label_3,prob_3,up,up_margin,unfamiliar,warning,error"
+        "file,label,prob,label_2,prob_2,label_3,prob_3,up,up_margin,ood_score,warning,error"
     )
     assert [row[0] for row in rows] == paths_below(scans)
     for row in rows:
@@ -386,8 +387,10 @@ def test_results_of_other_settings_are_not_mixed(
         assert path.read_bytes() == before
         return capsys.readouterr().err
 
-    words = "was made with up=y, rotations=1, not up=z, rotations=2; choose another name, or add -"
-    assert words in refused("--up", "z", "--rotations", 2)
+    words = (
+        "was made with up=y, tta_rotations=1, not up=z, tta_rotations=2; choose another name, or"
+    )
+    assert words in refused("--up", "z", "--tta-rotations", 2)
     torch.manual_seed(1)
     create_model("ea_classifier_tiny", data_spec=DataSpec(NAMES, num_points=64)).save_pretrained(
         tmp_path / "others"
@@ -428,10 +431,11 @@ def test_names_of_any_bytes(
 ) -> None:  # fmt: skip
     folder = tmp_path / "odd"
     folder.mkdir()
-    for name in (b"a,\"b'.npy", b"line\nbreak.npy", b"\xff\xfe.npy", "größe.npy".encode()):
+    odd = (b"a,\"b'.npy", b"line\nbreak.npy", b"carriage\rreturn.npy", b"\xff\xfe.npy")
+    for name in (*odd, "größe.npy".encode()):
         np.save(os.fsdecode(os.path.join(os.fsencode(folder), name)), np.eye(3))  # noqa: PTH118
     options = ("--model", weights, "--csv", tmp_path / "out.csv")
-    for earlier in ("4 of 4 files classified, 0", "4 of 4 files classified, 4 by an earlier run"):
+    for earlier in ("5 of 5 files classified, 0", "5 of 5 files classified, 5 by an earlier run"):
         assert call(monkeypatch, "classify", folder, *options) == 0
         error = capsys.readouterr().err
         assert earlier.removesuffix(", 0") in error
@@ -441,13 +445,46 @@ def test_names_of_any_bytes(
     assert os.fsencode(json.loads(capsys.readouterr().out)[-1]["file"]).endswith(b"\xff\xfe.npy")
 
 
+def test_another_process_is_kept_from_a_csv(
+    classify: "partial[int]", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl")
+    assert classify() == 1
+    before = (tmp_path / "out.csv").read_bytes()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+    code += "print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "out.csv")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for options in ((), ("--force",)):
+            capsys.readouterr()
+            assert classify(*options) == 1
+            assert "out.csv is being written by another process; wait" in capsys.readouterr().err
+        other.communicate()
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert classify() == 1
+
+
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n"])
+def test_rows_come_back_as_they_were_written(tmp_path: Path, end: str) -> None:
+    columns, rows = ["file", "warning", "error"], [[f'a"{end}.ply', end, ""], [f"b{end}", "", "x"]]
+    made_with = {"command": "classify"}
+    with CsvLog(tmp_path / "a.csv", columns, made_with, force=False) as log:
+        for row in rows:
+            log.write(row)
+    assert rows_of(tmp_path / "a.csv") == [columns, *rows]
+    with CsvLog(tmp_path / "a.csv", columns, made_with, force=False) as log:
+        assert log._done == {rows[0][0]: False, rows[1][0]: True}
+
+
 def test_ctrl_c_leaves_whole_rows_and_says_how_to_go_on(
     classify: "partial[int]",
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    answered = Predictor.classify_prepared
+    answered = Predictor.classify
     calls = []
 
     def interrupted(self: Predictor, *arguments: Any, **options: Any) -> Any:
@@ -456,7 +493,7 @@ def test_ctrl_c_leaves_whole_rows_and_says_how_to_go_on(
             raise KeyboardInterrupt
         return answered(self, *arguments, **options)
 
-    monkeypatch.setattr(Predictor, "classify_prepared", interrupted)
+    monkeypatch.setattr(Predictor, "classify", interrupted)
     assert classify("--workers", 1) == 130
     error = capsys.readouterr().err
     assert "stopped after 32 of 42 files; run the same command again to go on" in error
@@ -471,7 +508,7 @@ def test_tables_come_in_pages(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_report, "PAGE", 15)
+    monkeypatch.setattr(_output, "PAGE", 15)
     assert call(monkeypatch, "classify", scans, "-r", "--model", weights) == 1
     output = capsys.readouterr()
     assert output.out.count("probability") == 3
@@ -509,7 +546,7 @@ def test_outputs_mirror_the_folders_and_are_not_made_twice(
 ) -> None:
     grouped().save_pretrained(tmp_path / "parts")
     out = scans / "sub" / "out"  # below the inputs, and still not one of them
-    options = ("-r", "--model", tmp_path / "parts", "--category", "table", "--out", out)
+    options = ("-r", "--model", tmp_path / "parts", "--category", "table", "--output", out)
     assert call(monkeypatch, "segment", scans, *options, "--json") == 1
     output = capsys.readouterr()
     rows = [row for row in json.loads(output.out) if "output" in row]
@@ -536,7 +573,7 @@ def test_outputs_never_stand_among_the_inputs(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grouped().save_pretrained(tmp_path / "parts")
-    options = ("--model", tmp_path / "parts", "--category", "table", "--force", "--out")
+    options = ("--model", tmp_path / "parts", "--category", "table", "--force", "--output")
     before = sorted(scans.rglob("*"))
     (tmp_path / "more" / "sub").mkdir(parents=True)
     cases: dict[tuple[object, ...], str] = {
@@ -577,8 +614,8 @@ def test_json_follows_its_schema(
     if name == "segment":
         grouped().save_pretrained(tmp_path / "parts")
         model = ("--model", tmp_path / "parts", "--category", "mug")
-    for options in ((), ("--up", "auto"), ("--out", tmp_path / "out")):
-        if name == "classify" and "--out" in options:
+    for options in ((), ("--up", "auto"), ("--output", tmp_path / "out")):
+        if name == "classify" and "--output" in options:
             continue
         assert call(monkeypatch, name, scans, *model, *options, "--json") == 1
         rows = json.loads(capsys.readouterr().out)
@@ -596,7 +633,7 @@ def test_json_of_nothing_is_an_empty_list(
 ) -> None:
     grouped().save_pretrained(tmp_path / "parts")
     file = scans / "sub" / "00.npy"
-    options = ("--model", tmp_path / "parts", "--category", "mug", "--out", tmp_path / "out")
+    options = ("--model", tmp_path / "parts", "--category", "mug", "--output", tmp_path / "out")
     assert call(monkeypatch, "segment", file, *options, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 1
     assert call(monkeypatch, "segment", file, *options, "--json") == 0

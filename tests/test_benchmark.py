@@ -321,7 +321,7 @@ def test_command(
         return 0
 
     out = tmp_path / "ops.json"
-    common = ("ops", "--device", "cpu", "--quick", "--only", "fps", "--out", out)
+    common = ("ops", "--device", "cpu", "--quick", "--only", "fps", "--output", out)
     assert run(*common) == 0
     assert "ours reference" in capsys.readouterr().out
     (case,) = json.loads(out.read_text())["cases"]
@@ -332,7 +332,7 @@ def test_command(
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
     assert run("ops", "--only", "sort") == 1
     assert "no case is named like 'sort'" in capsys.readouterr().err
-    assert run("ops", "--out", tmp_path) == 1
+    assert run("ops", "--output", tmp_path) == 1
     assert "no such folder, or a folder itself" in capsys.readouterr().err
 
 

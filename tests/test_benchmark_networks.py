@@ -82,7 +82,7 @@ def test_inference_beside_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None
     models = ["ea_classifier_tiny", "pointnet_classifier_tiny"]
     report = benchmark_infer(CPU, only=models, quick=True)
     rows = {(row["model"], row["name"]): row for row in report["rows"]}
-    ours = ("ours", "ours, batch norm not folded")
+    ours = ("ours", "ours, batch norm not fused")
     assert set(rows) == {
         *((models[0], name) for name in (*ours, "plain PyTorch")),
         *((models[1], name) for name in ours),

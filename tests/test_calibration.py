@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from ea_pointcloud import Predictor, create_model
 from ea_pointcloud.augment.transforms import random_jitter
 from ea_pointcloud.datasets import ProceduralShapes
-from ea_pointcloud.inference.calibration import fit_familiarity, fit_temperature
+from ea_pointcloud.inference.calibration import calibrate_temperature, fit_detector
 from ea_pointcloud.metrics import CalibrationError
 from ea_pointcloud.models import (
     Calibration,
     DataSpec,
     EAClassifier,
     EASegmenter,
-    Familiarity,
+    MahalanobisDetector,
     load_model,
 )
 from ea_pointcloud.training import calibrate
@@ -105,31 +105,31 @@ def test_a_known_temperature_is_found(true: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 5, generator=generator) * 3
     label = torch.multinomial((logits / true).softmax(-1), 1, generator=generator)[:, 0]
-    assert fit_temperature(logits, label) == pytest.approx(true, rel=0.04)
+    assert calibrate_temperature(logits, label) == pytest.approx(true, rel=0.04)
 
 
 def test_a_temperature_is_found_whatever_the_caller_does_with_gradients() -> None:
     label = torch.tensor([0, 1, 1, 0])
     with torch.inference_mode():
         logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [3.0, 0.0]])
-        inside = fit_temperature(logits, label)
+        inside = calibrate_temperature(logits, label)
     with torch.no_grad():
-        assert fit_temperature(logits, label) == inside
+        assert calibrate_temperature(logits, label) == inside
 
 
 def test_a_few_clouds_that_are_all_right_give_no_certainty() -> None:
     # The likelihood alone has its maximum at temperature 0.
     logits = torch.eye(4) * 2
-    temperature = fit_temperature(logits, torch.arange(4))
+    temperature = calibrate_temperature(logits, torch.arange(4))
     assert 0.2 < temperature < 1
     assert (logits / temperature).softmax(-1).max() < 0.9999
 
 
 def test_what_cannot_be_calibrated(model: EAClassifier, val: Some) -> None:
     with pytest.raises(ValueError, match="logits must have at least one row, got none"):
-        fit_temperature(torch.empty(0, 3), torch.empty(0, dtype=torch.long))
+        calibrate_temperature(torch.empty(0, 3), torch.empty(0, dtype=torch.long))
     with pytest.raises(ValueError, match="features and held_out must have rows, got 0 and 2"):
-        fit_familiarity(torch.empty(0, 3), torch.empty(0, dtype=torch.long), torch.ones(2, 3))
+        fit_detector(torch.empty(0, 3), torch.empty(0, dtype=torch.long), torch.ones(2, 3))
     nothing = torch.utils.data.Subset(val, [])
     with pytest.raises(ValueError, match="needs clouds of the train and the val split, got none"):
         calibrate_classifier(model, nothing, val)
@@ -183,7 +183,7 @@ def test_points_are_judged_among_the_parts_of_their_category() -> None:
     assert torch.allclose(rows.softmax(-1), expected)
 
 
-# --- familiarity
+# --- OOD detector
 
 
 def test_distance_is_that_of_mahalanobis() -> None:
@@ -192,7 +192,7 @@ def test_distance_is_that_of_mahalanobis() -> None:
     features = torch.randn(3, 4, generator=generator)[label] * 2
     features = features + torch.randn(600, 4, generator=generator)
     # The fifth class of five does not occur, and the second neither.
-    found = fit_familiarity(features, label * 2 - (label == 2).long(), features[:100])
+    found = fit_detector(features, label * 2 - (label == 2).long(), features[:100])
     scaled = (features / features.norm(dim=1, keepdim=True)).double().numpy()
     means = np.stack([scaled[label.numpy() == place].mean(0) for place in range(3)])
     offset = scaled - means[label.numpy()]
@@ -207,30 +207,28 @@ def test_distance_is_that_of_mahalanobis() -> None:
 
 
 def test_shares_and_warnings_count_validation_clouds() -> None:
-    def familiarity(count: int) -> Familiarity:
-        return Familiarity(torch.zeros(1, 2), torch.eye(2), torch.arange(count) / count)
+    def detector(count: int) -> MahalanobisDetector:
+        return MahalanobisDetector(torch.zeros(1, 2), torch.eye(2), torch.arange(count) / count)
 
-    assert familiarity(200).share_below(0.5) == 0.5
-    assert familiarity(200).share_below(-1.0) == 0.0
-    assert familiarity(200).share_below(9.0) == 1.0
-    assert familiarity(200).is_unusual(0.99)
-    assert not familiarity(200).is_unusual(0.97)
+    assert detector(200).ood_score(0.5) == 0.5
+    assert detector(200).ood_score(-1.0) == 0.0
+    assert detector(200).ood_score(9.0) == 1.0
+    assert detector(200).is_ood(0.99)
+    assert not detector(200).is_ood(0.97)
     # Too few to tell one in fifty.
-    assert not familiarity(48).is_unusual(9.0)
-    assert familiarity(49).is_unusual(9.0)
+    assert not detector(48).is_ood(9.0)
+    assert detector(49).is_ood(9.0)
 
 
 def test_features_that_do_not_vary() -> None:
-    found = fit_familiarity(torch.ones(5, 3), torch.zeros(5, dtype=torch.long), torch.ones(2, 3))
+    found = fit_detector(torch.ones(5, 3), torch.zeros(5, dtype=torch.long), torch.ones(2, 3))
     assert found.distances.isfinite().all()
 
 
-def test_far_objects_are_less_familiar_than_val(
-    model: EAClassifier, clouds: list[np.ndarray]
-) -> None:
+def test_far_objects_score_higher_than_val(model: EAClassifier, clouds: list[np.ndarray]) -> None:
     predictor = Predictor(model, "cpu")
     near, far = predictor.classify(clouds), predictor.classify(far_clouds())
-    shares = [np.array([each.unfamiliar for each in results], float) for results in (near, far)]
+    shares = [np.array([each.ood_score for each in results], float) for results in (near, far)]
     below = shares[0][:, None] < shares[1]
     assert below.mean() > 0.8  # the area under the ROC curve
     assert np.mean(shares[0]) == pytest.approx(0.5, abs=0.15)  # like val, as it should be
@@ -239,17 +237,16 @@ def test_far_objects_are_less_familiar_than_val(
 
 def test_the_warning(model: EAClassifier, clouds: list[np.ndarray]) -> None:
     assert model.calibration is not None
-    known = model.calibration.familiarity
+    known = model.calibration.detector
     assert known is not None
-    strict = Familiarity(known.class_means, known.whitening, torch.zeros(60))
+    strict = MahalanobisDetector(known.class_means, known.whitening, torch.zeros(60))
     plain = create_model("ea_classifier_tiny", data_spec=model.data_spec, **SMALL)
     plain.calibration = Calibration(1.0, strict)
     result = Predictor(plain, "cpu").classify(clouds[0])
-    assert result.unfamiliar == 1
-    assert result.warning == (
-        "unlike anything in training (more unusual than 100.0% of the validation clouds); "
-        "the name is a guess"
-    )
+    assert result.ood_score == 1
+    expected = "out of distribution: the prediction is unreliable"
+    assert result.warning == f"{expected}; if z is up, try --up z"
+    assert Predictor(plain, "cpu").classify(clouds[0], up="z").warning == expected
 
 
 # --- which way up
@@ -288,7 +285,7 @@ def test_auto_without_calibration_takes_the_most_certain_pose(
     for xyz, found in zip(clouds, auto, strict=False):
         tried = {axis: predictor.classify(xyz, up=axis).prob for axis in "xyz"}
         assert found.prob >= max(tried.values()) - 1e-5
-        assert (found.unfamiliar, found.warning) == (None, None)
+        assert (found.ood_score, found.warning) == (None, None)
 
 
 # --- probabilities
@@ -347,7 +344,7 @@ def test_a_segmenter_is_calibrated_among_the_parts_of_the_category(
     segmenter = create_model("ea_segmenter_tiny", data_spec=spec).eval()
     monkeypatch.setattr(calibrate, "part_logits", lambda _, batch: batch["logits"])
     calibration = calibrate.calibrate_segmenter(segmenter, Answers(spec), 16)  # pyright: ignore
-    assert calibration.familiarity is None
+    assert calibration.detector is None
     assert calibration.temperature == pytest.approx(2, rel=0.05)
 
 
@@ -378,8 +375,8 @@ def test_calibration_is_saved_with_the_weights(
     loaded = Predictor.from_pretrained(tmp_path / "weights", "cpu")
     assert loaded.classify(clouds[:3] + far_clouds()[:2]) == expected
     assert loaded.model.calibration is not None
-    assert loaded.model.calibration.familiarity is not None
-    assert loaded.model.calibration.familiarity.threshold == 0.98
+    assert loaded.model.calibration.detector is not None
+    assert loaded.model.calibration.detector.threshold == 0.98
 
 
 def test_weights_without_calibration(
@@ -396,7 +393,7 @@ def test_weights_without_calibration(
     with torch.inference_mode():
         plain = loaded(torch.from_numpy(clouds[0])[None]).softmax(-1).max()
     assert result.prob == pytest.approx(float(plain), abs=1e-4)
-    assert (result.unfamiliar, result.warning, result.up_margin) == (None, None, None)
+    assert (result.ood_score, result.warning, result.up_margin) == (None, None, None)
     # What was calibrated before does not stay beside new weights.
     loaded.save_pretrained(tmp_path / "weights")
     names = sorted(path.name for path in (tmp_path / "weights").iterdir())
@@ -458,16 +455,16 @@ def test_a_training_ends_with_calibration_and_evaluate_can_do_it_later(
         assert found is not None
         assert found.temperature == expected.temperature
         if options is PARTS:
-            assert found.familiarity is expected.familiarity is None
+            assert found.detector is expected.detector is None
             continue
-        assert found.familiarity is not None
-        assert expected.familiarity is not None
-        assert torch.equal(found.familiarity.distances, expected.familiarity.distances)
-        assert len(found.familiarity.distances) == 28
+        assert found.detector is not None
+        assert expected.detector is not None
+        assert torch.equal(found.detector.distances, expected.detector.distances)
+        assert len(found.detector.distances) == 28
     first = json.loads(evaluate("--json"))[0]["reports"][0]["calibration"]
     assert first["temperature"] == pytest.approx(trained[0].temperature)  # pyright: ignore
-    assert 0 <= first["before"] <= 1
-    assert 0 <= first["after"] <= 1
+    assert 0 <= first["ece"] <= 1
+    assert 0 <= first["ece_calibrated"] <= 1
 
 
 def test_a_run_that_was_trained_on_val_is_not_calibrated(tmp_path: Path) -> None:

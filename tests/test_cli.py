@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from ea_pointcloud import cli
+from ea_pointcloud.augment.transforms import AXES
+from ea_pointcloud.cli import _options, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
+from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
+from ea_pointcloud.viz._paint import COLORINGS
+from ea_pointcloud.viz.pictures import BACKGROUNDS
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (
@@ -29,7 +34,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        assert call(patch, "train", "procedural", *QUICK, "--run", run) == 0
+        assert call(patch, "train", "procedural", *QUICK, "--run-dir", run) == 0
     return run
 
 
@@ -105,7 +110,7 @@ def test_classify_reports_bad_files_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(monkeypatch, "classify", *files, "--model", run_folder, "--json", "--top", 2) == 1
+    assert call(monkeypatch, "classify", *files, "--model", run_folder, "--json", "--topk", 2) == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in rows] == [str(path) for path in files]
     assert [("error" in row) for row in rows] == [False, True, False, True, True]
@@ -146,8 +151,15 @@ def test_mistakes_end_in_one_line(
     cases = {
         ("train", "modelnet4"): "error: no recipe 'modelnet4'; known are folder, modelnet10",
         ("train", "procedural", "optim.lrr=1"): "error: override 'optim.lrr=1': unknown key 'opti",
-        ("train", "procedural", "--run", "a", "--resume", "b"): "error: --run names a new run and",
-        ("train", "procedural", "--run", run_folder): "error: run folder ",
+        (
+            "train",
+            "procedural",
+            "--run-dir",
+            "a",
+            "--resume",
+            "b",
+        ): "error: --run-dir names a new run and",
+        ("train", "procedural", "--run-dir", run_folder): "error: run folder ",
         (
             "train",
             "procedural",
@@ -213,7 +225,7 @@ def test_ctrl_c_says_how_to_continue(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ea_pointcloud.training.fit.train", interrupted)
-    assert call(monkeypatch, "train", "procedural", "--run", tmp_path / "run") == 130
+    assert call(monkeypatch, "train", "procedural", "--run-dir", tmp_path / "run") == 130
     error = capsys.readouterr().err
     assert f"ea-pointcloud train procedural --resume {tmp_path / 'run'}" in error
 
@@ -225,7 +237,9 @@ def test_several_seeds_are_summarised(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     second = tmp_path / "second"
-    assert call(monkeypatch, "train", "procedural", *QUICK, "trainer.seed=1", "--run", second) == 0
+    assert (
+        call(monkeypatch, "train", "procedural", *QUICK, "trainer.seed=1", "--run-dir", second) == 0
+    )
     assert call(monkeypatch, "evaluate", run_folder, second, "--json") == 0
     reports = json.loads(capsys.readouterr().out)
     a, b = (report["reports"][0]["overall_accuracy"] for report in reports)
@@ -237,7 +251,7 @@ def test_several_seeds_are_summarised(
     assert call(monkeypatch, "evaluate", run_folder, run_folder) == 1
     assert "the runs must have different seeds, got [0, 0]" in capsys.readouterr().err
     third = tmp_path / "third"
-    options = ("trainer.seed=2", "trainer.epochs=1", "--run", third)
+    options = ("trainer.seed=2", "trainer.epochs=1", "--run-dir", third)
     assert call(monkeypatch, "train", "procedural", *QUICK, *options) == 0
     capsys.readouterr()
     assert call(monkeypatch, "evaluate", run_folder, third) == 1
@@ -250,7 +264,7 @@ def test_evaluate_of_part_labels(
     runs = [tmp_path / "first", tmp_path / "second"]
     options = ("trainer.epochs=1", "eval.legacy=true")
     for seed, run in enumerate(runs):
-        arguments = (*PARTS, *options, f"trainer.seed={seed}", "--run", run)
+        arguments = (*PARTS, *options, f"trainer.seed={seed}", "--run-dir", run)
         assert call(monkeypatch, "train", "procedural", *arguments) == 0
     capsys.readouterr()
     assert call(monkeypatch, "evaluate", *runs, "--json") == 0
@@ -294,7 +308,7 @@ def test_legacy_figure_is_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    options = ("eval.legacy=true", "trainer.epochs=1", "--run", run)
+    options = ("eval.legacy=true", "trainer.epochs=1", "--run-dir", run)
     assert call(monkeypatch, "train", "procedural", *QUICK, *options) == 0
     assert call(monkeypatch, "evaluate", run) == 0
     assert "test (legacy, as most papers)" in capsys.readouterr().out
@@ -351,3 +365,36 @@ def test_real_meshes_are_read(data_root: Path, run_folder: Path) -> None:
     command += ["--model", str(run_folder), "--up", "z", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all("label" in row for row in json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("classify", "a.ply", "--up", "w"),
+        ("segment", "a.ply", "--format", "obj"),
+        ("view", "a.ply", "--color-by", "colour"),
+        ("evaluate", "run", "--limit", "3"),
+        ("export", "run", "--format", "tflite"),
+        ("slots", "run", "--split", "validation"),
+        ("data", "prepare", "modelnet10", "--mirrored", "maybe"),
+        ("train", "procedural", "--run-dir", "a", "--resume", "b"),
+    ],
+)
+def test_options_are_checked_before_anything_heavy_is_imported(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from ea_pointcloud.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 1\n"
+        "print({'torch', 'numpy', 'lightning'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.startswith("error: --")
+    assert done.stdout == "set()\n"
+
+
+def test_choices_are_those_of_the_package() -> None:
+    assert (*AXES, "auto") == _options.UPS
+    assert view.COLORINGS == COLORINGS
+    assert tuple(BACKGROUNDS) == view.BACKGROUNDS
+    assert export.SUFFIXES == FORMATS

@@ -89,7 +89,7 @@ def test_view_writes_a_page_or_opens_windows(
     run_folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "slots.html"
-    common = [files[0], "--model", run_folder, "--attention", 1, "--top", 2]
+    common = [files[0], "--model", run_folder, "--attention", 1, "--topk", 2]
     assert call(monkeypatch, "view", *common, "--html", page) == 0
     assert "slot" in page.read_text(encoding="utf-8")
     opened = []
@@ -105,10 +105,10 @@ def test_view_writes_a_page_or_opens_windows(
     [
         (["--attention", 0], "need --model WEIGHTS"),
         (["--model", "RUN"], "--model needs --attention LAYER, --saliency or --critical"),
-        (["--model", "RUN", "--top", 3], "choose the slots of a layer; add --attention LAYER"),
+        (["--model", "RUN", "--topk", 3], "choose the slots of a layer; add --attention LAYER"),
         (
-            ["--model", "RUN", "--attention", 0, "--slots", "1", "--top", 3],
-            "--slots and --top both choose the slots",
+            ["--model", "RUN", "--attention", 0, "--slots", "1", "--topk", 3],
+            "--slots and --topk both choose the slots",
         ),
         (["--model", "RUN", "--attention", 0, "--slots", "a"], "must be numbers such as 3,17"),
         (["--model", "RUN", "--attention", 4], "--attention must be between -4 and 3, got 4"),

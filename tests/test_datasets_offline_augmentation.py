@@ -89,4 +89,4 @@ def test_a_recipe_trains_on_variants_of_its_seed(root: Path) -> None:
     assert not torch.equal(one.xyz, other.xyz)
     plain = open_training(load_recipe("shapenetpart", [*options[:2], "augment.offline_copies=0"]))
     assert len(plain) == 6
-    assert data_spec(recipe, one).least_share == data_spec(recipe, plain).least_share
+    assert data_spec(recipe, one).min_part_fraction == data_spec(recipe, plain).min_part_fraction

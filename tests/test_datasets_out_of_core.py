@@ -391,7 +391,7 @@ def test_the_command_line_trains_evaluates_and_says_where_the_clouds_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    out_of_core = [*trained, "data.in_memory=false", "--run", run]
+    out_of_core = [*trained, "data.in_memory=false", "--run-dir", run]
     assert call(monkeypatch, "train", "modelnet40_ea", *out_of_core) == 0
     assert f"train: 120 clouds, 0 MB read out of core from {folder}" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate", run, "--split", "test", "--json") == 0

@@ -288,7 +288,7 @@ def test_training_on_pygs_data_sets(
     values = [each for each in quick if not each.startswith(("data.shapes", "trainer.epochs"))]
     values += ["data.dataset=pyg", f"data.root={root}", "trainer.epochs=1", "data.num_points=16"]
     run = tmp_path / "run"
-    assert call(monkeypatch, "train", "procedural", *values, "--run", run) == 0
+    assert call(monkeypatch, "train", "procedural", *values, "--run-dir", run) == 0
     assert call(monkeypatch, "evaluate", run, "--split", "test", "--json") == 0
     assert '"shapes": 6' in capsys.readouterr().out
 

@@ -258,7 +258,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     options = [*PLAIN, "trainer.sync_batchnorm=true", "trainer.batch_size=7", "eval.batch_size=8"]
     two = tmp_path / "two"
-    done = torchrun("procedural", *options, "--run-folder", str(two))
+    done = torchrun("procedural", *options, "--run-dir", str(two))
     assert done.returncode == 0, done.stderr
     assert "2 processes: 2 x 7 = 14 clouds a step, learning rate 0.02" in done.stderr
     # One process writes and prints; that both have the same weights is checked every epoch.

@@ -373,7 +373,7 @@ def test_predictor_names_a_cloud() -> None:
     order = np.random.default_rng(0).permutation(200)
     assert predictor.classify(xyz[order]).prob == pytest.approx(answer.prob, abs=1e-4)
     assert repr(predictor) == "Predictor(EAMLPClassifier, 3 classes, cpu)"
-    with pytest.raises(ValueError, match="of EAMLPClassifier, which names whole clouds; use cla"):
+    with pytest.raises(ValueError, match="of EAMLPClassifier, which classifies whole clouds"):
         predictor.segment(xyz)
 
 

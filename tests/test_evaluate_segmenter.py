@@ -8,7 +8,7 @@ import torch
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ShapeNetPart
-from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.segment import label_points
 from ea_pointcloud.models import DataSpec, EASegmenter
 from ea_pointcloud.training.measure import SegmentationReport, evaluate_segmenter
@@ -29,9 +29,13 @@ def dataset(tmp_path: Path) -> ShapeNetPart:
 
 def network(dataset: ShapeNetPart, **spec: object) -> EASegmenter:
     names, parts = dataset.part_names, dataset.parts
-    shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
+    shares = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
     known = DataSpec(
-        names, num_points=64, category_names=dataset.category_names, parts=parts, least_share=shares
+        names,
+        num_points=64,
+        category_names=dataset.category_names,
+        parts=parts,
+        min_part_fraction=shares,
     )
     return segmenter(spec=replace(known, **spec))
 
@@ -48,9 +52,11 @@ def evaluate(model: EASegmenter, dataset: ShapeNetPart, copies: int) -> Segmenta
     )
 
 
-def test_refined_figures_are_those_of_the_labels_that_segment_gives(dataset: ShapeNetPart) -> None:
+def test_postprocessed_figures_are_those_of_the_labels_that_segment_gives(
+    dataset: ShapeNetPart,
+) -> None:
     model = network(dataset)
-    assert sum(share > 0 for share in model.data_spec.least_share) == len(dataset.parts)
+    assert sum(share > 0 for share in model.data_spec.min_part_fraction) == len(dataset.parts)
     values = []
     for place in range(len(dataset)):
         sample = dataset[place]
@@ -80,8 +86,8 @@ def test_one_copy_is_the_cloud_itself_and_more_repeat(dataset: ShapeNetPart) -> 
     assert several.tta_instance_miou != several.postprocessed_instance_miou
 
 
-def test_nothing_is_refined_by_weights_that_know_no_shares(dataset: ShapeNetPart) -> None:
-    report = evaluate(network(dataset, least_share=()), dataset, copies=2)
+def test_nothing_is_postprocessed_without_min_part_fraction(dataset: ShapeNetPart) -> None:
+    report = evaluate(network(dataset, min_part_fraction=()), dataset, copies=2)
     assert report.postprocessed_instance_miou is None
     assert report.tta_instance_miou is None
 

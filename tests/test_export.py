@@ -97,7 +97,7 @@ def onnx_file(
     folder = tmp_path_factory.mktemp("onnx")
     classifier.save_pretrained(folder / "weights")
     path = folder / "shapes.onnx"
-    said = command(folder / "weights", "--dynamic-points", "--out", path, "--json")
+    said = command(folder / "weights", "--dynamic-points", "--output", path, "--json")
     return path, *said
 
 
@@ -160,7 +160,7 @@ def test_onnx_answers_as_the_predictor(
         xyz = scan(num_points, seed, batch=3)
         probs, logits = run(xyz)
         for row, one, row_logits in zip(probs, xyz, logits, strict=True):
-            expected = predictor.classify(one, top=len(NAMES))
+            expected = predictor.classify(one, topk=len(NAMES))
             assert NAMES[int(row.argmax())] == expected.label
             for candidate in expected.top:
                 np.testing.assert_allclose(
@@ -185,7 +185,7 @@ def test_onnx_on_real_clouds(
     run, predictor = onnx_runner(onnx_file[0]), Predictor(classifier, "cpu")
     for place in range(8):
         xyz = shapes.xyz[place * 100, : 40 + 150 * place].numpy()
-        expected = predictor.classify(xyz, top=len(NAMES))
+        expected = predictor.classify(xyz, topk=len(NAMES))
         probs = run(xyz[None])[0][0]
         assert NAMES[int(probs.argmax())] == expected.label
         np.testing.assert_allclose(probs.max(), expected.prob, atol=1e-5)
@@ -240,7 +240,7 @@ def test_the_example_needs_numpy_and_onnxruntime_alone(
         env={"PYTHONIOENCODING": "utf-8"},
     )
     # The example reads float64 and moves it before it rounds, so the last digit may differ.
-    expected = Predictor(classifier, "cpu").classify(xyz, up="z", top=3)
+    expected = Predictor(classifier, "cpu").classify(xyz, up="z", topk=3)
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == [candidate.label for candidate in expected.top]
     for row, candidate in zip(rows, expected.top, strict=True):
@@ -462,14 +462,14 @@ def test_mistakes(
         export_model(classifier, tmp_path / "model", "tf")
     cases = {
         ("--format", "tensorrt"): "error: --format must be one of 'onnx', 'torch-export', got",
-        ("--out", tmp_path / "model.pt2"): "error: --out must name a .onnx file, got",
-        ("--out", there): "exists; choose another name or add --force",
+        ("--output", tmp_path / "model.pt2"): "error: --output must name a .onnx file, got",
+        ("--output", there): "exists; choose another name or add --force",
     }
     for arguments, words in cases.items():
         assert call(monkeypatch, "export", "nowhere", *arguments) == 1
         assert words in capsys.readouterr().err
     monkeypatch.setattr(writing, "find_spec", lambda _: None)
-    assert call(monkeypatch, "export", "nowhere", "--out", tmp_path / "model.onnx") == 1
+    assert call(monkeypatch, "export", "nowhere", "--output", tmp_path / "model.onnx") == 1
     error = capsys.readouterr().err
     assert "ONNX files are written by onnx and onnxscript; install them with: pip inst" in error
     assert cli.export.NAME == "export"

@@ -19,7 +19,7 @@ from ea_pointcloud._files import write_whole
 from ea_pointcloud.datasets.out_of_core_loader import _Blocks
 from ea_pointcloud.training import fit
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.checkpoints import Place, furthest
+from ea_pointcloud.training.checkpoints import Progress, furthest
 from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError, explain_errors
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
@@ -75,7 +75,7 @@ def test_a_terminated_run_continues_at_the_very_step(tmp_path: Path) -> None:
     assert furthest(run)[:2] == (1, 3)
     with pytest.raises(TrainingTerminatedError):  # at the last batch the epoch is finished
         train(recipe, run, resume=True, callbacks=[At(1, 3, terminate)])
-    assert furthest(run) == Place(2, 0, run / "checkpoints" / "last.ckpt")
+    assert furthest(run) == Progress(2, 0, run / "checkpoints" / "last.ckpt")
     with pytest.raises(TrainingTerminatedError):  # and so is the last one, but not calibrated
         train(recipe, run, resume=True, callbacks=[At(2, 3, terminate)])
     assert furthest(run)[:2] == (3, 0)
@@ -117,7 +117,7 @@ def test_a_run_killed_five_times_ends_with_the_same_weights(tmp_path: Path) -> N
     run = tmp_path / "killed"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ea_pointcloud.cli", "ea_pointcloud.training.fit"])
-    start = ["train", "procedural", *options, "--run", str(run), "--auto-resume"]
+    start = ["train", "procedural", *options, "--run-dir", str(run), "--auto-resume"]
     moment = random.Random(8)
     places = []
     for _ in range(5):
@@ -236,7 +236,7 @@ def test_spoiled_weights_are_not_saved(tmp_path: Path) -> None:
         FloatingPointError, match=r"model\..* became NaN or infinite in epoch 1; start a new run w"
     ):
         train(recipe, tmp_path / "run", callbacks=[SpoilWeights()])
-    assert furthest(tmp_path / "run") == Place()
+    assert furthest(tmp_path / "run") == Progress()
 
 
 # --- too little memory
@@ -329,13 +329,13 @@ def test_the_command_ends_as_a_shell_would_and_names_the_next(
     monkeypatch.setattr(fit, "train", stopped)
     run = tmp_path / "run"
     run.mkdir()
-    assert call(monkeypatch, "train", "procedural", "--run", run) == 128 + signal.SIGTERM
+    assert call(monkeypatch, "train", "procedural", "--run-dir", run) == 128 + signal.SIGTERM
     assert f"after epoch 0, batch 0: ea-pointcloud train procedural --resume {run}" in (
         capsys.readouterr().err
     )
     for error in (FloatingPointError("the loss became NaN"), MemoryError("out of memory")):
         monkeypatch.setattr(fit, "train", lambda *_, error=error, **__: throw(error))
-        assert call(monkeypatch, "train", "procedural", "--run", tmp_path / "new") == 1
+        assert call(monkeypatch, "train", "procedural", "--run-dir", tmp_path / "new") == 1
         assert f"error: {error}" in capsys.readouterr().err
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ea_pointcloud.inference.fuse_bn import FoldedNorm, fold_batch_norm
+from ea_pointcloud.inference.fuse_bn import FusedNorm, fuse_batch_norm
 from ea_pointcloud.models import create_model, list_models
 from ea_pointcloud.nn import PointBatchNorm
 from ea_pointcloud.nn.blocks import ATTENTION
@@ -41,7 +41,7 @@ def test_a_folded_network_computes_the_same(name: str, attention: str, masked: b
     options = {"mask": mask} if masked else {}
     with torch.inference_mode():
         expected = model(**given, **options)
-        found = fold_batch_norm(model)(**given, **options)
+        found = fuse_batch_norm(model)(**given, **options)
     if masked and found.ndim == 3:  # rows of padding mean nothing
         expected, found = expected[mask], found[mask]
     # float32 rounding through a score of layers
@@ -51,11 +51,11 @@ def test_a_folded_network_computes_the_same(name: str, attention: str, masked: b
 def test_folding_removes_every_normalisation_behind_a_linear_layer_and_leaves_the_model() -> None:
     model = trained("ea_classifier_tiny", attention="multihead_external")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    folded = fold_batch_norm(model.train())
-    assert not any(isinstance(module, PointBatchNorm) for module in folded.modules())
-    assert any(isinstance(module, FoldedNorm) for module in folded.modules())
-    assert not folded.training
-    assert not any(parameter.requires_grad for parameter in folded.parameters())
+    fused = fuse_batch_norm(model.train())
+    assert not any(isinstance(module, PointBatchNorm) for module in fused.modules())
+    assert any(isinstance(module, FusedNorm) for module in fused.modules())
+    assert not fused.training
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     after = model.state_dict()
@@ -66,20 +66,20 @@ def test_many_clouds_are_handled_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     model = trained("ea_classifier_tiny")
     xyz = torch.randn(3, 400, 3)
     with torch.inference_mode():
-        whole = fold_batch_norm(model)(xyz)
+        whole = fuse_batch_norm(model)(xyz)
         monkeypatch.setattr("ea_pointcloud.inference.fuse_bn._PAIR_VALUES", 1)
-        torch.testing.assert_close(fold_batch_norm(model)(xyz), whole)
+        torch.testing.assert_close(fuse_batch_norm(model)(xyz), whole)
 
 
 def test_a_folded_network_compiles_in_one_graph() -> None:
-    folded = fold_batch_norm(trained("ea_classifier_tiny"))
+    fused = fuse_batch_norm(trained("ea_classifier_tiny"))
     xyz = torch.randn(2, 300, 3)
-    run = torch.compile(folded, fullgraph=True, backend="aot_eager")
+    run = torch.compile(fused, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(run(xyz), folded(xyz), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(run(xyz), fused(xyz), rtol=1e-4, atol=1e-4)
 
 
 def test_a_folded_network_is_not_saved(tmp_path: object) -> None:
-    folded = fold_batch_norm(trained("ea_classifier_tiny"))
+    fused = fuse_batch_norm(trained("ea_classifier_tiny"))
     with pytest.raises(RuntimeError, match=r"cannot be saved; save the one that it was made from"):
-        folded.save_pretrained(tmp_path)  # pyright: ignore[reportCallIssue]
+        fused.save_pretrained(tmp_path)  # pyright: ignore[reportCallIssue]

@@ -464,7 +464,7 @@ def test_a_run(name: str, tmp_path: Path) -> None:
     assert isinstance(weights, Classifier)
     assert type(weights) is NETWORKS[name][0]
     assert weights.calibration is not None
-    assert weights.calibration.familiarity is not None
+    assert weights.calibration.detector is not None
     again = load_recipe("procedural", [*small, f"model.init={run}"])
     assert again.model.name == name
     assert again.model_config(14) == recipe.model_config(14)

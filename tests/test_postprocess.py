@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ea_pointcloud.inference.postprocess import (
     drop_small_parts,
-    least_shares,
-    refine,
+    min_part_fractions,
+    postprocess,
     smooth_over_neighbors,
 )
 
@@ -32,17 +32,17 @@ def test_least_shares_of_parts_that_a_shape_may_lack() -> None:
     )
     category = torch.tensor([0, 0, 0, 1, 1])
     # 0, 2 and 3 are in every shape of their category, 4 in none.
-    shares = least_shares(labels, category, [(0, 1, 4), (2, 3)], 5)
+    shares = min_part_fractions(labels, category, [(0, 1, 4), (2, 3)], 5)
     assert shares == (0.0, 0.25, 0.0, 0.0, 0.0)
 
 
 def test_a_part_too_small_goes_to_the_next_best() -> None:
     probs = probs_of([0] * 9 + [1], 3, second=2)
     least = torch.tensor([0.0, 0.14, 0.0])  # three quarters are 0.105, part 1 has 0.1
-    refined = drop_small_parts(probs, least)
-    assert refined.argmax(-1).tolist() == [[0] * 9 + [2]]
-    assert (refined[..., 1] == 0).all()
-    torch.testing.assert_close(refined.sum(-1), torch.ones(1, 10))
+    postprocessed = drop_small_parts(probs, least)
+    assert postprocessed.argmax(-1).tolist() == [[0] * 9 + [2]]
+    assert (postprocessed[..., 1] == 0).all()
+    torch.testing.assert_close(postprocessed.sum(-1), torch.ones(1, 10))
     # Three quarters are 0.0975, or never lacking: it stays.
     for kept in ([0.0, 0.13, 0.0], [0.0, 0.0, 0.0]):
         assert torch.equal(drop_small_parts(probs, torch.tensor(kept)), probs)
@@ -57,8 +57,8 @@ def test_the_smallest_goes_first_and_may_save_another() -> None:
 
 def test_something_is_left_and_what_is_no_choice_stays_none() -> None:
     probs = torch.tensor([[[0.7, 0.3, 0.0], [0.7, 0.3, 0.0], [0.3, 0.7, 0.0]]])
-    refined = drop_small_parts(probs, torch.ones(3))
-    assert torch.equal(refined, torch.tensor([[[1.0, 0.0, 0.0]] * 3]))
+    postprocessed = drop_small_parts(probs, torch.ones(3))
+    assert torch.equal(postprocessed, torch.tensor([[[1.0, 0.0, 0.0]] * 3]))
 
 
 def test_clouds_of_a_batch_are_decided_one_by_one_and_padding_does_not_count() -> None:
@@ -92,6 +92,6 @@ def test_smoothing_keeps_to_the_real_points() -> None:
 @pytest.mark.parametrize("points", [1, 3])
 def test_refine_takes_clouds_smaller_than_a_neighbourhood(points: int) -> None:
     probs = torch.rand(1, points, 2)
-    refined = refine(probs, torch.rand(1, points, 3), torch.zeros(2))
-    assert refined.shape == probs.shape
-    torch.testing.assert_close(refined.sum(-1), torch.ones(1, points))
+    postprocessed = postprocess(probs, torch.rand(1, points, 3), torch.zeros(2))
+    assert postprocessed.shape == probs.shape
+    torch.testing.assert_close(postprocessed.sum(-1), torch.ones(1, points))

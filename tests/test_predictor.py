@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, write_cloud
-from ea_pointcloud.inference.preprocess import inliers, prepare
+from ea_pointcloud.inference.preprocess import inliers, preprocess
 from ea_pointcloud.models import DataSpec, EAClassifier
 from ea_pointcloud.nn import PointBatchNorm
 
@@ -35,7 +35,7 @@ def test_result_of_one_and_of_many(model: EAClassifier, xyz: np.ndarray) -> None
     assert sum(probs) == pytest.approx(1.0, abs=1e-6)
     assert {candidate.label for candidate in one.top} == set(NAMES)
     # Batch independence: alone, or beside clouds of other sizes (and over more than one batch).
-    many = predictor.classify([xyz, xyz[:5], *[xyz[:100]] * 33, xyz], top=1)
+    many = predictor.classify([xyz, xyz[:5], *[xyz[:100]] * 33, xyz], topk=1)
     assert len(many) == 36
     assert many[0].label == many[-1].label == one.label
     assert many[0].prob == pytest.approx(one.prob, abs=1e-5)
@@ -100,26 +100,26 @@ def test_small_clouds_are_not_filled_up_with_copies(xyz: np.ndarray) -> None:
     assert mask.sum(1).tolist() == [10, 64]
 
 
-def test_classify_is_prepare_then_classify_prepared(model: EAClassifier, xyz: np.ndarray) -> None:
+def test_classify_takes_preprocessed_inputs(model: EAClassifier, xyz: np.ndarray) -> None:
     predictor = Predictor(model, "cpu")
     clouds = [xyz, xyz[:50], xyz[:7] * 3]
-    options = {"rotations": 3, "top": 2}
+    options = {"tta_rotations": 3, "topk": 2}
     for up in ("z", "auto"):
-        prepared = [predictor.prepare(each, up=up, denoise=True) for each in clouds]
+        prepared = [predictor.preprocess(each, up=up, remove_outliers=True) for each in clouds]
         # As it comes back from a worker process, which has the description and no model.
-        sent = [prepare(each, model.data_spec, up=up, denoise=True) for each in clouds]
+        sent = [preprocess(each, model.data_spec, up=up, remove_outliers=True) for each in clouds]
         sent = pickle.loads(pickle.dumps(sent))
         assert all(torch.equal(one.xyz, two.xyz) for one, two in zip(prepared, sent, strict=True))
-        expected = predictor.classify(clouds, up=up, denoise=True, **options)
-        assert predictor.classify_prepared(sent, **options) == expected
-    assert predictor.classify_prepared([]) == []
+        expected = predictor.classify(clouds, up=up, remove_outliers=True, **options)
+        assert predictor.classify(sent, **options) == expected
+    assert predictor.classify([]) == []
 
 
 def test_auto_gives_the_same_alone_and_in_a_batch(model: EAClassifier, xyz: np.ndarray) -> None:
     predictor = Predictor(model, "cpu")
-    alone = predictor.classify(xyz, up="auto", rotations=2)
+    alone = predictor.classify(xyz, up="auto", tta_rotations=2)
     among = [xyz[:40], xyz[:100], xyz]  # 36 poses: more than one batch
-    beside = predictor.classify(among, up="auto", rotations=2)[-1]
+    beside = predictor.classify(among, up="auto", tta_rotations=2)[-1]
     assert (beside.label, beside.up) == (alone.label, alone.up)
     assert beside.prob == pytest.approx(alone.prob, abs=1e-5)
     assert beside.up_margin == pytest.approx(alone.up_margin, abs=1e-4)
@@ -135,7 +135,7 @@ def test_rotations_average_the_probabilities(model: EAClassifier, xyz: np.ndarra
         {candidate.label: candidate.prob for candidate in result.top}
         for result in predictor.classify(turned)
     ]
-    found = predictor.classify(xyz, rotations=4)
+    found = predictor.classify(xyz, tta_rotations=4)
     for candidate in found.top:
         mean = np.mean([probs[candidate.label] for probs in each])
         assert candidate.prob == pytest.approx(mean, abs=1e-4)
@@ -157,7 +157,7 @@ def test_denoise_leaves_planted_outliers_out(model: EAClassifier, xyz: np.ndarra
     assert kept.sum() >= 290
     predictor = Predictor(model, "cpu")
     clean = predictor.classify(noisy[kept])
-    assert predictor.classify(noisy, denoise=True) == clean
+    assert predictor.classify(noisy, remove_outliers=True) == clean
     assert predictor.classify(noisy).prob != pytest.approx(clean.prob, abs=1e-4)
 
 
@@ -184,7 +184,7 @@ def test_denoised_parts_come_back_for_every_point(xyz: np.ndarray) -> None:
         predictor = Predictor(segmenter, "cpu")
         kept = inliers(torch.from_numpy(noisy)).numpy()
         clean = predictor.segment(noisy[kept], category="cup")
-        found = predictor.segment(noisy, category="cup", denoise=True)
+        found = predictor.segment(noisy, category="cup", remove_outliers=True)
         assert (found.labels[kept] == clean.labels).all()
         assert (found.confidence[kept] == clean.confidence).all()
         assert (found.confidence[~kept] == 0).all()
@@ -201,12 +201,12 @@ def test_parts_with_the_axis_left_open(xyz: np.ndarray) -> None:
     with torch.no_grad():
         segmenter.out.weight.mul_(20)
     predictor = Predictor(segmenter, "cpu")
-    found = predictor.segment(xyz, category="cup", up="auto", rotations=2)
+    found = predictor.segment(xyz, category="cup", up="auto", tta_rotations=2)
     each = {up: predictor.segment(xyz, category="cup", up=up) for up in "xyz"}
     assert found.up == max(each, key=lambda up: float(each[up].confidence.mean()))
     assert found.up_margin is not None
     assert 0 <= found.up_margin <= 1
-    known = predictor.segment(xyz, category="cup", up=found.up, rotations=2)
+    known = predictor.segment(xyz, category="cup", up=found.up, tta_rotations=2)
     assert (known.labels == found.labels).all()
 
 
@@ -220,7 +220,7 @@ def test_rotations_of_parts_average_the_probabilities(xyz: np.ndarray) -> None:
         found = predictor.segment(xyz * [sign, 1, sign], category="cup")
         first.append(np.where(found.labels == 0, found.confidence, 1 - found.confidence))
     mean = np.mean(first, axis=0)
-    found = predictor.segment(xyz, category="cup", rotations=2)
+    found = predictor.segment(xyz, category="cup", tta_rotations=2)
     assert np.allclose(found.confidence, np.maximum(mean, 1 - mean), atol=1e-4)
 
 
@@ -228,8 +228,10 @@ def test_a_classifier_names_the_axis_too(model: EAClassifier, xyz: np.ndarray) -
     spec = DataSpec(("a", "b"), category_names=NAMES, parts=((0, 1),) * 3)
     segmenter = create_model("ea_segmenter_tiny", data_spec=spec).eval()
     namer = Predictor(model, "cpu")
-    named = namer.classify(xyz, up="auto", denoise=True)
-    found = Predictor(segmenter, "cpu").segment(xyz, classifier=namer, up="auto", denoise=True)
+    named = namer.classify(xyz, up="auto", remove_outliers=True)
+    found = Predictor(segmenter, "cpu").segment(
+        xyz, classifier=namer, up="auto", remove_outliers=True
+    )
     assert (found.category, found.up, found.up_margin) == (named.label, named.up, named.up_margin)
 
 
@@ -253,10 +255,10 @@ def test_what_is_no_cloud(model: EAClassifier) -> None:
         predictor.classify(np.zeros((5, 3)), up="w")
     with pytest.raises(ValueError, match="a cloud must have an extent, got 5 points in one place"):
         predictor.classify(np.ones((5, 3)))
-    with pytest.raises(ValueError, match="rotations must be at least 1, got 0"):
-        predictor.classify(np.zeros((5, 3)), rotations=0)
-    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
-        predictor.classify(np.zeros((5, 3)), top=0)
+    with pytest.raises(ValueError, match="tta_rotations must be at least 1, got 0"):
+        predictor.classify(np.zeros((5, 3)), tta_rotations=0)
+    with pytest.raises(ValueError, match="topk must be at least 1, got 0"):
+        predictor.classify(np.zeros((5, 3)), topk=0)
     tipped = create_model("ea_classifier_tiny", data_spec=DataSpec(NAMES, up_axis="z"))
     with pytest.raises(ValueError, match="the model must be one with y up, got z up"):
         Predictor(tipped, "cpu")

@@ -261,7 +261,7 @@ def test_a_run_becomes_weights_with_a_card(
         f"| validation (primary) | 0 | {measured['reports'][0]['overall_accuracy']:.4f} | ",
         "ea-pointcloud train procedural ",
         "'data.shapes=[56,28,28]'",
-        "with a warning where it is unlike the training set",
+        "with a warning where it is out of distribution",
         "28 shapes of val",
         "Seed 0, 3 epochs, ",
     ):
@@ -378,7 +378,7 @@ def test_the_command_that_trained() -> None:
 
 def test_the_script_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "none"
-    arguments = [str(missing), "ea-tiny-none", "--out", str(tmp_path)]
+    arguments = [str(missing), "ea-tiny-none", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["publish", *arguments])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("scripts.publish", run_name="__main__")

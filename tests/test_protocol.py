@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(folder: Path, *words: str, seeds: int = 1) -> list[str]:
-    where = ["--runs", str(folder / "runs"), "--out", str(folder / "out"), "--device", "cpu"]
+    where = ["--runs", str(folder / "runs"), "--output", str(folder / "out"), "--device", "cpu"]
     return [*words, "--seeds", str(seeds), *where]
 
 
@@ -91,7 +91,7 @@ def test_the_first_seed_of_all_rows_comes_first(tmp_path: Path) -> None:
     assert [one.run.name for one in planned][:3] == names
     assert [one.recipe.trainer.seed for one in planned] == [0, 0, 1, 1]
     assert planned[2].command == (
-        f"ea-pointcloud train procedural trainer.seed=1 --run {tmp_path}/procedural-seed1"
+        f"ea-pointcloud train procedural trainer.seed=1 --run-dir {tmp_path}/procedural-seed1"
     )
 
 
@@ -218,7 +218,7 @@ def test_evaluating_alone(
 ) -> None:
     monkeypatch.setattr(planning, "train", None)
     options = call(made, ROWS[1], *SMALL, "eval.legacy=true", seeds=3)
-    options[options.index("--out") + 1] = str(tmp_path / "out")
+    options[options.index("--output") + 1] = str(tmp_path / "out")
     assert main([*options, "--evaluate-only"]) == 0
     shown = capsys.readouterr()
     assert "-seed2: not trained to its end, left out" in shown.err

@@ -12,7 +12,7 @@ from ea_pointcloud.nn import (
     ExternalAttention,
     ExternalMultiheadAttention,
     ExternalTokenAttention,
-    calibrate,
+    initialise_memories,
     replace_attention,
 )
 from ea_pointcloud.nn.initialise_memories import k_means
@@ -419,7 +419,7 @@ def test_models_of_timm() -> None:
     assert [swap.paths for swap in report.swaps] == [("blocks.0.attn",), ("blocks.1.attn",)]
     images = draw(2, 3, 64, 64)
     assert model(images).isfinite().all()
-    calibrate(model, report, [images, draw(2, 3, 64, 64).flip(-1)])
+    initialise_memories(model, report, [images, draw(2, 3, 64, 64).flip(-1)])
     tokens = draw(2, 17, 192)
     for block, original in zip(model.blocks, originals, strict=True):
         assert block.attn(tokens).shape == original(tokens).shape
@@ -454,7 +454,7 @@ def test_calibrated_on_few_kinds_of_tokens_it_is_the_original(qk_norm: bool) -> 
         expected = run(tokens)
         report = replace_attention(model, num_kinds, norm="softmax")
         assert (run(tokens) - expected).norm() > 0.1 * expected.norm()
-        calibrate(model, report, [tokens])
+        initialise_memories(model, report, [tokens])
         torch.testing.assert_close(run(tokens), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -467,7 +467,7 @@ def test_calibrated_starts_nearer_to_the_original(norm: str) -> None:
     original = copy.deepcopy(model)(tokens)
     report = replace_attention(model, 8, norm=norm)
     drawn = (model(tokens) - original).norm()
-    calibrate(model, report, [tokens])
+    initialise_memories(model, report, [tokens])
     assert (model(tokens) - original).norm() < 0.5 * drawn
 
 
@@ -481,7 +481,7 @@ def test_calibration_leaves_the_model_as_it_was_but_for_the_memories() -> None:
     batches = [
         draw(3, 12, C), (draw(3, 12, C), None, PADDED), {"src": draw(3, 12, C)}
     ]  # fmt: skip
-    calibrate(model, report, batches)
+    initialise_memories(model, report, batches)
     assert [module.training for module in model.modules()] == modes
     assert all(
         one.self_attn is two.replacement
@@ -491,10 +491,12 @@ def test_calibration_leaves_the_model_as_it_was_but_for_the_memories() -> None:
     changed = {n for n, one in model.state_dict().items() if not torch.equal(one, state[n])}
     names = ("key_memory", "value_memory", "key_bias")
     assert changed == {f"layers.{i}.self_attn.{name}" for i in (0, 1) for name in names}
-    calibrate(other, report, batches)  # a copy, and the same choice again
+    initialise_memories(other, report, batches)  # a copy, and the same choice again
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
-    calibrate(other, report, batches, max_tokens=20, generator=torch.Generator().manual_seed(1))
+    initialise_memories(
+        other, report, batches, max_tokens=20, generator=torch.Generator().manual_seed(1)
+    )
     assert not torch.equal(
         other.layers[0].self_attn.key_memory, model.layers[0].self_attn.key_memory
     )
@@ -509,7 +511,9 @@ def test_calibration_sees_real_tokens_only() -> None:
     report = replace_attention(model, len(real))  # a slot for each token
     found = []
     for padding in (1e3, -7.0):
-        calibrate(model, report, [(x.masked_fill(PADDED[..., None], padding), None, PADDED)])
+        initialise_memories(
+            model, report, [(x.masked_fill(PADDED[..., None], padding), None, PADDED)]
+        )
         unit = model.layers[0].self_attn
         found.append((unit.key_memory.clone(), unit.value_memory.clone()))
     memory = found[0][0] * 2  # logits are scaled by the root of the width of a head, 4
@@ -528,17 +532,17 @@ def test_calibration_errors() -> None:
     with pytest.raises(
         ValueError, match=r"memory_size=64 real tokens for layers.0.*, got 36; hand"
     ):
-        calibrate(model, report, [draw(3, 12, C)])
+        initialise_memories(model, report, [draw(3, 12, C)])
     with pytest.raises(ValueError, match=r"max_tokens must be at least 1, got 0"):
-        calibrate(model, report, [draw(3, 12, C)], max_tokens=0)
+        initialise_memories(model, report, [draw(3, 12, C)], max_tokens=0)
     with pytest.raises(TypeError):  # what the model itself raises goes through
-        calibrate(model, report, [{"nonsense": draw(3, 12, C)}])
+        initialise_memories(model, report, [{"nonsense": draw(3, 12, C)}])
     assert [layer.self_attn for layer in model.layers] == units
     assert all(torch.equal(one, state[name]) for name, one in model.state_dict().items())
     with pytest.raises(
         ValueError, match=r"ExternalMultiheadAttention at 'layers.0.*, got Multihead"
     ):
-        calibrate(encoder(), report, [draw(3, 12, C)])
+        initialise_memories(encoder(), report, [draw(3, 12, C)])
 
     class Crossing(nn.Module):
         def __init__(self) -> None:
@@ -551,7 +555,7 @@ def test_calibration_errors() -> None:
     crossing = Crossing()
     report = replace_attention(crossing, 5)
     with pytest.raises(ValueError, match=r"called with query, key and value that differ.*skip="):
-        calibrate(crossing, report, [draw(3, 12, C)])
+        initialise_memories(crossing, report, [draw(3, 12, C)])
 
 
 def test_k_means_of_separate_clusters() -> None:
@@ -613,7 +617,7 @@ def test_a_small_vision_transformer_goes_on_instead_of_starting_again(norm: str)
     assert original > 0.95
     report = replace_attention(model, 16, norm=norm)
     drawn = copy.deepcopy(model)
-    calibrate(model, report, [images(128, seed=1)[0]])
+    initialise_memories(model, report, [images(128, seed=1)[0]])
     untouched = accuracy(model)
     assert untouched > accuracy(drawn) + 0.2
     train(model, 6, 1e-3)

@@ -151,7 +151,7 @@ def test_answers_are_those_the_figures_are_made_of(
     recipe = load_run_recipe(class_runs[0])
     answers = answers_for(recipe)
     assert isinstance(answers, ClassAnswers)
-    report = evaluate_run(class_runs[0], "test", CPU, observe=answers).reports[0]
+    report = evaluate_run(class_runs[0], "test", CPU, hook=answers).reports[0]
     assert isinstance(report, ClassificationReport)
     dataset = open_held_out(recipe, "test")
     assert np.array_equal(answers.clouds, dataset[list(range(28))]["xyz"].numpy())
@@ -160,11 +160,11 @@ def test_answers_are_those_the_figures_are_made_of(
     assert confusion.tolist() == report.confusion
     # At the temperature: bins made of these probabilities are those after calibration.
     assert sum(answers.probs.max(1)) == pytest.approx(
-        sum(each.answers * each.prob for each in report.calibration.bins_after)
+        sum(each.answers * each.prob for each in report.calibration.bins_calibrated)
     )
 
     parts = PartAnswers()
-    report = evaluate_run(part_runs[0], "test", CPU, observe=parts).reports[0]
+    report = evaluate_run(part_runs[0], "test", CPU, hook=parts).reports[0]
     assert isinstance(report, SegmentationReport)
     shapes = [shape for shape in parts.shapes if shape is not None]
     assert mean(shape.iou for shape in shapes) == pytest.approx(report.instance_miou)
@@ -324,7 +324,7 @@ def hostile(report: RunReport, answers: ClassAnswers, name: str) -> tuple[RunRep
 
 def test_names_are_text_and_not_html(class_runs: list[Path], tmp_path: Path) -> None:
     answers = ClassAnswers()
-    report = evaluate_run(class_runs[0], "test", CPU, observe=answers)
+    report = evaluate_run(class_runs[0], "test", CPU, hook=answers)
     report, answers = hostile(report, answers, "<script>alert(1)</script>")
     path = write_report(tmp_path, class_runs[:1], [report], [answers], command="<i>", worst=28)
     page = without_script(path.read_text(encoding="utf-8"))
@@ -355,7 +355,7 @@ def test_a_browser_draws_the_page(class_runs: list[Path], tmp_path: Path) -> Non
     if browser is None:
         pytest.skip("needs Chromium")
     answers: list[Any] = [ClassAnswers()]
-    report = evaluate_run(class_runs[0], "test", CPU, observe=answers[0])
+    report = evaluate_run(class_runs[0], "test", CPU, hook=answers[0])
     page = write_report(tmp_path, class_runs[:1], [report], answers, command="evaluate")
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

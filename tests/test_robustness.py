@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from ea_pointcloud.datasets import ModelNet
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
 from ea_pointcloud.datasets.subset import select_classes
-from ea_pointcloud.inference.calibration import Answers, ask
+from ea_pointcloud.inference.calibration import ClassifierOutput, extract_features
 from ea_pointcloud.inference.ood import (
     auroc,
     compare_scores,
     false_positive_rate,
-    separation,
+    ood_metrics,
 )
 from ea_pointcloud.models import create_model
 from ea_pointcloud.report import corruptions as shown
@@ -268,7 +268,7 @@ def test_incomplete_or_damaged_files_say_so(tmp_path: Path) -> None:
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        options = ("eval.votes=0", "trainer.epochs=1", "--run", run)
+        options = ("eval.votes=0", "trainer.epochs=1", "--run-dir", run)
         assert call(patch, "train", "procedural", *QUICK, *options) == 0
     return run
 
@@ -296,7 +296,7 @@ def test_the_command(
     values = [value for each in first["accuracy"].values() for value in each]
     assert first["mean_error_rate"] == pytest.approx(1 - sum(values) / 75)
     assert first["mce"] is None
-    assert first["options"] == {"rotations": 1, "denoise": False, "adaptation": None}
+    assert first["options"] == {"tta_rotations": 1, "remove_outliers": False, "adaptation": None}
     assert "modelnet-c (generated): add_local 0." in printed.err
 
     reference = tmp_path / "reference.json"
@@ -328,9 +328,9 @@ def test_options_of_the_command(run_folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(training_corruptions, "evaluate_run_corruptions", measured)
     arguments = ("evaluate", run_folder, "--corruptions", "all")
-    options = ("--rotations", 2, "--denoise", "--adapt", 0.5)
+    options = ("--tta-rotations", 2, "--remove-outliers", "--adapt", 0.5)
     assert call(monkeypatch, *arguments, *options) == 0
-    assert asked == [InferenceOptions(rotations=2, denoise=True, adaptation=0.5)]
+    assert asked == [InferenceOptions(tta_rotations=2, remove_outliers=True, adaptation=0.5)]
     assert call(monkeypatch, *arguments, "--adapt", 2) == 1
 
 
@@ -411,7 +411,7 @@ def test_separation_by_hand() -> None:
     assert false_positive_rate(known, unknown, 0.75) == pytest.approx(1 / 3)
     hundred = torch.arange(100.0)
     assert false_positive_rate(hundred, torch.tensor([94.0, 95.0])) == 0.5
-    assert separation(hundred, hundred + 100).auroc == 1.0
+    assert ood_metrics(hundred, hundred + 100).auroc == 1.0
     with pytest.raises(ValueError, match=r"known and unknown clouds, got 4 and 0"):
         auroc(known, unknown[:0])
 
@@ -420,10 +420,10 @@ def test_every_score_tells_far_features_from_near_ones() -> None:
     """Two classes on two axes, and clouds between them on a third."""
     generator = torch.Generator().manual_seed(0)
 
-    def answers(centers: Tensor) -> Answers:
+    def answers(centers: Tensor) -> ClassifierOutput:
         noise = torch.randn(len(centers), 3, generator=generator)
         features = 5 * centers + 0.3 * noise
-        return Answers(features, 2 * features[:, :2])
+        return ClassifierOutput(features, 2 * features[:, :2])
 
     axes = torch.eye(3)
     label = torch.arange(200) % 2
@@ -436,7 +436,7 @@ def test_every_score_tells_far_features_from_near_ones() -> None:
     same = compare_scores(train, label, known, answers(axes[label]))
     assert all(0.4 < each.auroc < 0.6 for each in same.values())
     with pytest.raises(ValueError, match=r"between 1 and clouds of training=3, got 10"):
-        compare_scores(Answers(*(rows[:3] for rows in train)), label[:3], known, known)
+        compare_scores(ClassifierOutput(*(rows[:3] for rows in train)), label[:3], known, known)
 
 
 def test_asking_prepares_as_the_predictor_does() -> None:
@@ -448,7 +448,7 @@ def test_asking_prepares_as_the_predictor_does() -> None:
         yield {"xyz": xyz[0], "mask": mask}
         yield {"xyz": 7 * xyz[0, :50] + 3}
 
-    features, logits = ask(model, samples())
+    features, logits = extract_features(model, samples())
     assert features.shape[0] == 2
     assert torch.allclose(logits[0], logits[1], atol=1e-4)
 

@@ -305,13 +305,13 @@ def test_what_cannot_be_segmented(xyz: np.ndarray) -> None:
         predictor.classify(xyz)
     with pytest.raises(ValueError, match="of EASegmenter, which labels points; use segment, or"):
         predictor.segment(xyz, classifier=free)
-    with pytest.raises(ValueError, match="of EAClassifier, which names whole clouds; use classify"):
+    with pytest.raises(ValueError, match="of EAClassifier, which classifies whole clouds; use"):
         namer.segment(xyz)
     nameless = Predictor(segmenter(spec=DataSpec(NAMES)), "cpu")
-    with pytest.raises(ValueError, match="category is 'Mug', but these weights know no categories"):
+    with pytest.raises(ValueError, match="category is 'Mug', but these weights have no categories"):
         nameless.segment(xyz, category="Mug")
     partless = DataSpec(NAMES, category_names=("Mug", "Bag"), parts=((0, 1), ()))
-    with pytest.raises(ValueError, match="category is 'bag', of which these weights know no parts"):
+    with pytest.raises(ValueError, match="category is 'bag', of which these weights have no parts"):
         Predictor(segmenter(spec=partless), "cpu").segment(xyz, category="bag")
 
 
@@ -351,7 +351,7 @@ def test_bad_files_are_reported_and_the_others_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "new" / "out"
-    options = ("--model", weights, "--category", "TABLE", "--out", out)
+    options = ("--model", weights, "--category", "TABLE", "--output", out)
     assert call(monkeypatch, "segment", *files, *options, "--json") == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["file"] for row in rows] == [str(path) for path in files]
@@ -401,7 +401,7 @@ def test_the_ply_opens_in_open3d(
 ) -> None:
     open3d = pytest.importorskip("open3d")
     arguments = ("segment", files[0], "--model", weights, "--category", "table")
-    assert call(monkeypatch, *arguments, "--out", tmp_path / "out") == 0
+    assert call(monkeypatch, *arguments, "--output", tmp_path / "out") == 0
     expected = Predictor.from_pretrained(weights, "cpu").segment(files[0], category="Table")
     point = open3d.t.io.read_point_cloud(str(tmp_path / "out" / "a.ply")).point
     assert (point["label"].numpy()[:, 0] == expected.labels).all()
@@ -416,7 +416,7 @@ def test_other_formats(
     weights: Path, files: list[Path], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--model", weights, "--category", "table", "--format", suffix)
-    assert call(monkeypatch, "segment", files[0], *options, "--out", tmp_path / "out") == 0
+    assert call(monkeypatch, "segment", files[0], *options, "--output", tmp_path / "out") == 0
     expected = Predictor.from_pretrained(weights, "cpu").segment(files[0], category="Table")
     written = read_cloud(tmp_path / "out" / f"a.{suffix}")
     assert written.labels is not None
@@ -449,14 +449,14 @@ def test_pictures_and_files_are_replaced_with_force_only(
     pytest.importorskip("open3d")
     picture, out = tmp_path / "parts.png", tmp_path / "out"
     arguments = ("segment", files[0], files[2], "--model", weights, "--category", "table")
-    assert call(monkeypatch, *arguments, "--render", picture, "--out", out) == 0
+    assert call(monkeypatch, *arguments, "--render", picture, "--output", out) == 0
     with Image.open(picture) as image:
         assert image.width == 720
     capsys.readouterr()
     before = (out / "a.ply").stat().st_mtime_ns
     assert call(monkeypatch, *arguments, "--render", picture) == 1
     assert "exists; choose another" in capsys.readouterr().err
-    other = (*arguments[:-1], "mug", "--out", out)
+    other = (*arguments[:-1], "mug", "--output", out)
     assert call(monkeypatch, *other) == 1
     output = capsys.readouterr()
     assert "was made with category=table, not category=mug; choose another" in output.err
@@ -501,13 +501,24 @@ def test_mistakes_are_told_before_the_work(
         (a, *model, "--category", "lamp"): "category must be one of Mug, Table, Cap, got 'lamp'",
         (a, *mug, "--up", "w"): "--up must be one of 'x', 'y', 'z', 'auto', got 'w'",
         (a, *mug, "--format", "obj"): "--format must be one of 'ply', 'npz', 'csv', got 'obj'",
-        (a, twin, *mug, "--out", "o"): f"{a} and {twin} would both be written to o/a.ply; rename",
-        (a, *mug, "--out", a.parent): f"a.ply would replace the input {a}; choose another folder",
-        (a, *mug, "--out", tmp_path / "file"): "file is a file; name a folder",
+        (
+            a,
+            twin,
+            *mug,
+            "--output",
+            "o",
+        ): f"{a} and {twin} would both be written to o/a.ply; rename",
+        (
+            a,
+            *mug,
+            "--output",
+            a.parent,
+        ): f"a.ply would replace the input {a}; choose another folder",
+        (a, *mug, "--output", tmp_path / "file"): "file is a file; name a folder",
         (a, *mug, "--render", "a.jpg"): "--render must name a .png file, got a.jpg",
         (a, *mug, "--classifier", "b"): "--category and --classifier both name the category; give",
         (a, *model, "--classifier", weights): "of EASegmenter, which labels points; use segment",
-        (a, "--model", tmp_path / "classes"): "of EAClassifier, which names whole clouds; use cla",
+        (a, "--model", tmp_path / "classes"): "of EAClassifier, which classifies whole clouds",
         (a, "--model", "nowhere"): "no folder nowhere; give a folder of weights",
     }
     for arguments, words in cases.items():

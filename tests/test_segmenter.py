@@ -279,8 +279,11 @@ def test_unknown_names() -> None:
         ({"category_names": ("a", "a"), "parts": ((0,), (1,))}, "category_names must differ"),
         ({"category_names": ("a",)}, "parts must have an entry for each of the 1 category_names, "),
         ({"category_names": ("a",), "parts": ((0, 9),)}, "parts of a must be places in the 2 clas"),
-        ({"least_share": (0.1,)}, r"least_share must be a share in 0..1 for each of the 2 class_n"),
-        ({"least_share": (0.1, 2.0)}, r"or empty, got \(0.1, 2.0\)"),
+        (
+            {"min_part_fraction": (0.1,)},
+            r"min_part_fraction must be a share in 0..1 for each of the 2 class_n",
+        ),
+        ({"min_part_fraction": (0.1, 2.0)}, r"or empty, got \(0.1, 2.0\)"),
     ],
 )
 def test_impossible_data_specs(wrong: dict[str, object], words: str) -> None:

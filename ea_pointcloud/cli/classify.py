@@ -1,217 +1,117 @@
-"""``ea-pointcloud classify``: name the class of files."""
+"""``ea-pointcloud classify``: the class of files."""
 
-import sys
-from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud.cli._clouds import (
-    PICTURES,
-    answers,
-    check_engine,
-    check_picture,
-    load_predictor,
-    start_early,
-)
-from ea_pointcloud.cli._options import (
-    AsJson,
-    Device,
-    DropInvalid,
-    Engine,
-    Model,
-    Paths,
-    Recursive,
-    Rotations,
-    Up,
-    Workers,
-    json_schema,
-)
-from ea_pointcloud.cli._report import (
-    Bar,
-    JsonRows,
-    TablePages,
-    Tally,
-    finish,
-    follow,
-    readable,
-    shown_up,
-    stopped,
-)
-from ea_pointcloud.cli._resume import CsvLog, fingerprint
-from ea_pointcloud.io.pool import without_interrupts
+from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli._batch import PICTURES, Batch, Show
+from ea_pointcloud.cli._output import readable, shown_up
+from ea_pointcloud.cli._resume import CsvLog, settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ea_pointcloud.inference import Outcome
-    from ea_pointcloud.inference.classify import Classification
+    from ea_pointcloud.inference import Classification, Outcome
 
 NAME = "classify"
-EXAMPLES = """Examples:
+EXAMPLES = opt.examples(
+    "ea-pointcloud classify chair.ply",
+    "ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json",
+    "ea-pointcloud classify scans -r --model runs/a --up auto --csv scans.csv",
+    "ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png",
+)
+HEADINGS = ("file", "class", "probability", "next", "up", "warning")
 
-ea-pointcloud classify chair.ply
-
-ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json
-
-ea-pointcloud classify scans -r --model runs/a --up auto --csv scans.csv
-
-ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png
-"""
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        "--csv",
+        metavar="FILE",
+        help="Write rows there as they come; the same command again skips files with a row.",
+    ),
+]
 
 
 def run(
-    paths: Paths,
-    model: Model = None,
-    recursive: Recursive = False,
-    up: Up = "y",
-    rotations: Rotations = 1,
-    denoise: Annotated[
-        bool, typer.Option("--denoise", help="Leave out statistical outliers first.")
-    ] = False,
-    drop_invalid: DropInvalid = False,
-    top: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
-    csv: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write rows there as they come; the same command again goes on after the last.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-    render: Annotated[
-        Path | None, typer.Option(help="Write a picture of the clouds and their names (.png).")
-    ] = None,
-    device: Device = "auto",
-    workers: Workers = None,
-    engine: Engine = "local",
-    force: Annotated[
-        bool, typer.Option("--force", help="Let --csv and --render replace existing files.")
-    ] = False,
-    schema: Annotated[bool, json_schema(NAME)] = False,
+    paths: opt.Paths,
+    model: opt.Model = None,
+    recursive: opt.Recursive = False,
+    up: opt.Up = "y",
+    tta_rotations: opt.Rotations = 1,
+    remove_outliers: opt.RemoveOutliers = False,
+    drop_invalid: opt.DropInvalid = False,
+    topk: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
+    csv_file: Csv = None,
+    as_json: opt.AsJson = False,
+    render: opt.Render = None,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    engine: opt.Engine = "local",
+    force: opt.Force = False,
+    schema: Annotated[bool, opt.json_schema(NAME)] = False,
 ) -> None:
     """Classify each file; unreadable files are reported and skipped."""
-    start_early(paths, recursive=recursive, engine=engine, workers=workers)
-    with without_interrupts():
-        from ea_pointcloud._checks import check_choice
-        from ea_pointcloud.augment.transforms import AXES
-        from ea_pointcloud.inference import classification, find_files
-        from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
+    opt.check_option("--up", up, opt.UPS)
+    opt.check_output("--render", render, (".png",), force=force)
+    batch = Batch(paths, recursive, csv_file, engine, workers, device)
 
-    check_choice("--up", up, (*AXES, "auto"))
-    check_engine(engine, workers)
-    check_picture(render, force=force)
-    weights, predictor = load_predictor(model, DEFAULT_CLASSIFIER, device, engine=engine)
+    from ea_pointcloud.inference import classification
+    from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
+
+    weights, predictor = batch.load(model, DEFAULT_CLASSIFIER)
     predictor.check_classify()
-    top = min(top, len(predictor.model.data_spec.class_names))
     options = {
         "up": up,
-        "top": top,
-        "rotations": rotations,
-        "denoise": denoise,
+        "topk": min(topk, len(predictor.model.data_spec.class_names)),
+        "tta_rotations": tta_rotations,
+        "remove_outliers": remove_outliers,
         "drop_invalid": drop_invalid,
     }
-    found = partial(find_files, paths, recursive=recursive, exclude=csv)
-    tally = Tally(sum(1 for _ in found()), "classified")
-    log = None
-    if csv is not None:
-        made_with = {"command": NAME, "model": weights, "weights": fingerprint(weights), **options}
-        log = CsvLog(csv, _columns(top), made_with, force=force)
-        tally.earlier, tally.earlier_errors = log.count(file.path for file in found())
+    log, columns = None, _columns(options["topk"])
+    if csv_file is not None:
+        log = CsvLog(csv_file, columns, settings(NAME, weights, options), force=force)
     pictured: dict[str, Classification] = {}
 
-    def show(outcome: "Outcome[Classification]") -> None:
+    def take(outcome: "Outcome[Classification]") -> "Outcome[Classification]":
         if log is not None:
-            log.write(_csv_row(outcome, top))
-        if json_rows is not None:
-            json_rows.add(json_row(outcome, weights))
-        if pages is not None:
-            pages.add(_cells(outcome))
+            log.write(_csv_row(outcome, columns))
         if render is not None and outcome.result is not None and len(pictured) < PICTURES:
             pictured[outcome.file] = outcome.result
+        return outcome
 
-    try:
-        with ExitStack() as stack:
-            in_the_way = as_json and sys.stdout.isatty()
-            bar = Bar(tally.total, completed=tally.earlier, shown=not in_the_way)
-            stack.enter_context(bar)
-            json_rows = stack.enter_context(JsonRows()) if as_json else None
-            pages = None
-            if log is not None:
-                stack.enter_context(log)
-            elif not as_json:
-                pages = stack.enter_context(TablePages(_table, bar.pause))
-            outcomes = answers(
-                partial(classification, **options),
-                predictor,
-                (file.path for file in found() if log is None or file.path not in log.done),
-                engine=engine,
-                workers=workers,
-                device=device,
-                total=tally.total - tally.earlier,
-            )
-            follow(outcomes, show, tally, bar)
-    except KeyboardInterrupt:
-        raise stopped(tally, goes_on=log is not None) from None
+    job = partial(classification, **options)
+    show = Show("classified", take, partial(_json_row, weights), _cells, HEADINGS, ("probability",))
+    tally = batch.run(job, predictor, show, store=log, as_json=as_json, table=log is None)
     if render is not None and pictured:
         _render(render, pictured, drop_invalid=drop_invalid)
-    finish(tally)
+    tally.finish()
 
 
-def json_row(outcome: "Outcome[Classification]", weights: str) -> dict[str, Any]:
+def _json_row(weights: str, outcome: "Outcome[Classification]") -> dict[str, Any]:
     """An entry of the JSON output, as ``schemas/classify.schema.json`` describes it."""
-    result = outcome.result
-    if result is None:
+    if outcome.result is None:
         return {"file": outcome.file, "error": outcome.error}
-    return {
-        "file": outcome.file,
-        "label": result.label,
-        "prob": result.prob,
-        "top": [{"label": candidate.label, "prob": candidate.prob} for candidate in result.top],
-        "up": result.up,
-        "up_margin": result.up_margin,
-        "unfamiliar": result.unfamiliar,
-        "warning": result.warning,
-        "weights": weights,
-    }
+    return {"file": outcome.file, **asdict(outcome.result), "weights": weights}
 
 
-def _columns(top: int) -> list[str]:
-    others = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "prob")]
-    extras = ["up", "up_margin", "unfamiliar", "warning"]
-    return ["file", "label", "prob", *others, *extras, "error"]
+def _columns(topk: int) -> list[str]:
+    others = [f"{name}_{rank}" for rank in range(2, topk + 1) for name in ("label", "prob")]
+    return ["file", "label", "prob", *others, "up", "up_margin", "ood_score", "warning", "error"]
 
 
-def _csv_row(outcome: "Outcome[Classification]", top: int) -> list[str]:
+def _csv_row(outcome: "Outcome[Classification]", columns: list[str]) -> list[str]:
     result = outcome.result
     if result is None:
-        empty = [""] * (len(_columns(top)) - 2)
-        return [outcome.file, *empty, outcome.error or ""]
-    pairs = [text for candidate in result.top for text in (candidate.label, _short(candidate.prob))]
-    extras = [_short(result.up_margin), _short(result.unfamiliar), result.warning or ""]
-    return [outcome.file, *pairs, result.up, *extras, ""]
+        return [outcome.file, *[""] * (len(columns) - 2), outcome.error or ""]
+    pairs = [text for each in result.top for text in (each.label, _short(each.prob))]
+    scores = [_short(result.up_margin), _short(result.ood_score)]
+    return [outcome.file, *pairs, result.up, *scores, result.warning or "", ""]
 
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
-
-
-def _table(rows: list[list[Any]]) -> "Table":
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("file", overflow="fold")
-    table.add_column("class")
-    table.add_column("probability", justify="right")
-    table.add_column("next")
-    table.add_column("up")
-    if any(row[-1] for row in rows):
-        table.add_column("warning", style="yellow")
-    for row in rows:
-        table.add_row(*row[: len(table.columns)])
-    return table
 
 
 def _cells(outcome: "Outcome[Classification]") -> list[Any]:
@@ -231,8 +131,6 @@ def _render(path: Path, results: "dict[str, Classification]", *, drop_invalid: b
 
     # Read once more: held until now, all the clouds of a folder could be too many.
     clouds = [read_cloud(file, drop_invalid=drop_invalid) for file in results]
-    titles = [
-        f"{Path(file).name}: {result.label} {result.prob:.0%}" for file, result in results.items()
-    ]
+    titles = [f"{Path(file).name}: {each.label} {each.prob:.0%}" for file, each in results.items()]
     compare(clouds, titles, path, up=[result.up for result in results.values()])
     typer.echo(f"wrote {path}", err=True)

@@ -1,19 +1,18 @@
 """``ea-pointcloud info``: versions, devices, operators, recipes, models, weights."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli._output import print_json, print_table
+
 NAME = "info"
-EXAMPLES = """Examples:
-
-ea-pointcloud info
-
-ea-pointcloud info --json
-
-ea-pointcloud info --warm-up
-"""
+EXAMPLES = opt.examples(
+    "ea-pointcloud info",
+    "ea-pointcloud info --json",
+    "ea-pointcloud info --warm-up",
+)
 
 
 def run(
@@ -25,7 +24,7 @@ def run(
             "first run that needs them.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show versions, devices, and what runs on them."""
     import torch
@@ -56,13 +55,6 @@ def run(
     if warm_up:
         _backend.warm_up("cpu")
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    from rich.table import Table
-
-    from ea_pointcloud.cli._output import console
-
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        table.add_row(name, value)
-    console().print(table)
+        print_json(facts)
+    else:
+        print_table(facts.items())

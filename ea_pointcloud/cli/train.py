@@ -1,23 +1,37 @@
 """``ea-pointcloud train``: a recipe into a run folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ea_pointcloud.cli import _options as opt
+
+if TYPE_CHECKING:
+    from ea_pointcloud.training.recipe_keys import Recipe
+
 NAME = "train"
-EXAMPLES = """Examples:
+EXAMPLES = opt.examples(
+    "ea-pointcloud train procedural",
+    "ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a",
+    "ea-pointcloud train modelnet10 --resume runs/a",
+    "ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a",
+    "ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume",
+)
 
-ea-pointcloud train procedural
 
-ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run runs/a
-
-ea-pointcloud train modelnet10 --resume runs/a
-
-ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a
-
-ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume
-"""
+RunDir = Annotated[
+    Path | None, typer.Option(help="Run folder; runs/RECIPE-seedN or runs/FOLDER-seedN if omitted.")
+]
+Resume = Annotated[Path | None, typer.Option(help="Continue the stopped run in this folder.")]
+AutoResume = Annotated[
+    bool,
+    typer.Option(
+        "--auto-resume",
+        help="Continue the run in the run folder where there is one, else start it: one command "
+        "for jobs that may be started again.",
+    ),
+]
 
 
 def run(
@@ -36,34 +50,17 @@ def run(
             metavar="KEY=VALUE", help="Values to replace; runs/NAME/recipe.yaml shows them all."
         ),
     ] = None,
-    run_folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--run",
-            "--run-folder",  # torchrun takes --run for the beginning of its own --run-path
-            help="Run folder; runs/RECIPE-seedN without it, of a folder runs/FOLDER-seedN. After "
-            "torchrun only the longer name works.",
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Continue the stopped run in this folder.")
-    ] = None,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            "--auto-resume",
-            help="Continue the run in the run folder where there is one, else start it: one "
-            "command for jobs that may be started again.",
-        ),
-    ] = False,
+    run_dir: RunDir = None,
+    resume: Resume = None,
+    auto_resume: AutoResume = False,
 ) -> None:
     """Train a recipe."""
+    if resume is not None and run_dir is not None:
+        raise ValueError("--run-dir names a new run and --resume a stopped one; give one of them")
     from ea_pointcloud.training.recipe import load_recipe, run_name
 
-    if resume is not None and run_folder is not None:
-        raise ValueError("--run names a new run and --resume a stopped one; give one of them")
     resolved = load_recipe(recipe, overrides if resume is None else None)
-    folder = resume or run_folder or Path("runs") / run_name(resolved)
+    folder = resume or run_dir or Path("runs") / run_name(resolved)
     if auto_resume and (folder / "recipe.yaml").is_file():
         resume = folder
     if resume is not None:
@@ -73,6 +70,10 @@ def run(
             raise ValueError(f"{resume} is a run of the recipe {stored.name}, not {resolved.name}")
         resolved = stored
 
+    _train(recipe, resolved, folder, resume=resume is not None)
+
+
+def _train(name: str, recipe: "Recipe", folder: Path, *, resume: bool) -> None:
     # Only now the libraries that take seconds: an error in the recipe shows at once.
     import logging
 
@@ -85,23 +86,23 @@ def run(
 
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
-    is_rank_zero = processes_of(resolved.trainer).is_rank_zero
+    is_rank_zero = processes_of(recipe.trainer).is_rank_zero
 
     def say(text: str) -> None:
         if is_rank_zero:
             typer.echo(text, err=True)
 
     if is_rank_zero:
-        check_run(resolved, folder, resume=resume is not None)
-    device = resolve_device(resolved.trainer.device)
-    total = resolved.trainer.epochs
+        check_run(recipe, folder, resume=resume)
+    device = resolve_device(recipe.trainer.device)
+    total = recipe.trainer.epochs
     if (folder / COMPLETE_FILE).exists():
         say(f"{folder} is complete ({total} of {total} epochs)")
         return
-    say(f"training {resolved.name} on {device} into {folder}")
+    say(f"training {recipe.name} on {device} into {folder}")
     status = None
     try:
-        train(resolved, folder, resume=resume is not None)
+        train(recipe, folder, resume=resume)
     except KeyboardInterrupt:
         status = 130
     except TrainingTerminatedError as error:
@@ -109,7 +110,7 @@ def run(
     if status is None:
         say(f"done; next: ea-pointcloud evaluate {folder} --split test")
         return
-    place = furthest(folder)
-    command = f"ea-pointcloud train {recipe} --resume {folder}"
-    say(f"stopped; to continue after epoch {place.epochs}, batch {place.batches}: {command}")
+    progress = furthest(folder)
+    command = f"ea-pointcloud train {name} --resume {folder}"
+    say(f"stopped; to continue after epoch {progress.epochs}, batch {progress.batches}: {command}")
     raise typer.Exit(status)

@@ -96,7 +96,7 @@ def prepare_folder(
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists() and not force:
             raise FileExistsError(
-                f"{target}: exists; replace it with --force, or choose another --out"
+                f"{target}: exists; replace it with --force, or choose another --output"
             )
         work.place.mkdir(exist_ok=True)
         bad = work.sample(workers, progress)

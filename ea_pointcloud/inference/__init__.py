@@ -1,18 +1,19 @@
 """From files or arrays to labels: the Predictor and all that stands behind it."""
 
 from ea_pointcloud.inference.batch import (
+    Found,
     Job,
     Outcome,
     Outcomes,
     Segmented,
+    batch_inference,
     classification,
+    find_files,
     segmentation,
-    stream,
 )
 from ea_pointcloud.inference.classify import Candidate, Classification
-from ea_pointcloud.inference.files import Found, find_files
 from ea_pointcloud.inference.predictor import Predictor
-from ea_pointcloud.inference.preprocess import CloudLike, Prepared
+from ea_pointcloud.inference.preprocess import CloudLike, ModelInput
 from ea_pointcloud.inference.segment import Segmentation
 
 __all__ = [
@@ -21,14 +22,14 @@ __all__ = [
     "CloudLike",
     "Found",
     "Job",
+    "ModelInput",
     "Outcome",
     "Outcomes",
     "Predictor",
-    "Prepared",
     "Segmentation",
     "Segmented",
+    "batch_inference",
     "classification",
     "find_files",
     "segmentation",
-    "stream",
 ]

@@ -21,7 +21,7 @@ def check_enough(clouds: int) -> None:
     if clouds < LEAST_CLOUDS:
         raise ValueError(
             f"batch-norm adaptation needs at least {LEAST_CLOUDS} clouds, got {clouds}; give more, "
-            "or do without"
+            "or leave it out"
         )
 
 
@@ -32,19 +32,19 @@ def adapt_batch_norm(
     """A copy of ``model`` whose batch normalisations have the statistics of other clouds.
 
     For clouds that all differ from those of training in the same way, as those of a new sensor do.
-    No labels are needed and nothing is trained. The clouds must be of the mixture of classes that
-    is going to be asked about: of a single class, the statistics would hide what tells it from the
-    others. Their order does not matter beyond rounding and the division into batches, which is
-    drawn with a fixed seed.
+    No labels are needed and nothing is trained. The clouds must be in the mixture of classes that
+    is going to be classified: of a single class, the statistics would hide what distinguishes it.
+    Their order does not matter beyond rounding and the division into batches, which is drawn with a
+    fixed seed.
 
     Args:
         model: any classifier; not altered.
         xyz: (B, N, 3), B >= 16, posed and scaled as the model expects, on its device.
-        mask: (B, N) bool, True = real point; all are without it.
-        weight: of the new statistics, 0 < weight <= 1; the rest is that of training's.
+        mask: (B, N) bool, True = real point.
+        weight: of the new statistics against those of training, 0 < weight <= 1.
 
     Returns:
-        The copy, in evaluation mode and without a calibration, which is of other features.
+        The copy, in evaluation mode; the calibration, of other features, is dropped.
 
     Raises:
         ValueError: if there are too few clouds, or the weight is outside its range.

@@ -1,10 +1,12 @@
-"""Files to answers in two stages: loading, in worker processes, and the network, in batches."""
+"""Many files in two stages: loading, in worker processes, and the network, in batches."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,9 +15,9 @@ from numpy.typing import NDArray
 
 from ea_pointcloud.inference.classify import Classification
 from ea_pointcloud.inference.predictor import Predictor
-from ea_pointcloud.inference.preprocess import Prepared, prepare
+from ea_pointcloud.inference.preprocess import ModelInput, preprocess
 from ea_pointcloud.inference.segment import Segmentation
-from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.io import READABLE, Cloud, read_cloud
 from ea_pointcloud.io.pool import WorkerDied, map_ahead
 from ea_pointcloud.models import DataSpec
 
@@ -29,6 +31,70 @@ PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
 BATCH_SIZE = 32
 # PyTorch runs out of memory with a RuntimeError.
 EXPECTED = (OSError, ValueError, ImportError, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file to read.
+
+    Args:
+        path: as it was given, or below a folder as that was given.
+        relative: its place below the folder given, or its name; below the folder's own name where
+            there were several paths.
+    """
+
+    path: str
+    relative: str
+
+
+def find_files(
+    paths: Sequence[str], *, recursive: bool = False, exclude: Path | None = None
+) -> Iterator[Found]:
+    """List files one by one: those given as they are, of folders those whose suffix is readable.
+
+    Names in a folder are sorted, so the order is the same every time; only one folder's names are
+    held at a time (and those of the folders above it). Hidden names and links to folders are left
+    out.
+
+    Args:
+        paths: files and folders, in this order.
+        recursive: also look into the folders inside.
+        exclude: a file or folder that is left out, such as the results of this very run.
+
+    Raises:
+        ValueError: if a folder holds no readable file.
+        OSError: if a folder cannot be listed.
+    """
+    for path in paths:
+        if not Path(path).is_dir():
+            yield Found(path, Path(path).name)
+            continue
+        below = "" if len(paths) == 1 else Path(path).resolve().name
+        empty = True
+        for found in _inside(path, below, recursive, exclude):
+            empty = False
+            yield found
+        if empty:
+            more = "" if recursive else "; add --recursive for the folders inside"
+            raise ValueError(f"{path} holds no file that ends in {' '.join(READABLE)}{more}")
+
+
+def _inside(folder: str, below: str, recursive: bool, exclude: Path | None) -> Iterator[Found]:
+    with os.scandir(folder) as entries:
+        names = sorted(
+            (entry.name, entry.is_dir(follow_symlinks=False))
+            for entry in entries
+            if not entry.name.startswith(".")
+        )
+    for name, is_folder in names:
+        path, relative = os.path.join(folder, name), os.path.join(below, name)  # noqa: PTH118
+        if exclude and name == exclude.name and Path(path).resolve() == exclude.resolve():
+            continue
+        if is_folder:
+            if recursive:
+                yield from _inside(path, relative, recursive, exclude)
+        elif name.lower().endswith(READABLE) and not Path(path).is_dir():
+            yield Found(path, relative)
 
 
 @dataclass(frozen=True)
@@ -56,26 +122,28 @@ class Job(Generic[Loaded, Result]):
 
     Args:
         load: file -> what the network needs of it; can be sent to another process.
-        answer: several of those -> a result for each.
-        batch_size: how many at most are answered at once.
+        predict: a list of those -> a result for each.
+        batch_size: the most that are predicted at once.
         ahead: files loaded ahead for each worker; large things must not pile up.
     """
 
     load: Callable[[str], Loaded]
-    answer: Callable[[list[Loaded]], Sequence[Result]]
+    predict: Callable[[list[Loaded]], Sequence[Result]]
     batch_size: int
     ahead: int
 
 
-def stream(job: Job[Loaded, Result], files: Iterable[str], *, workers: int = 0) -> Outcomes[Result]:
-    """Answer file by file, in order; one that fails is an outcome with an error.
+def batch_inference(
+    job: Job[Loaded, Result], files: Iterable[str], *, workers: int = 0
+) -> Outcomes[Result]:
+    """Predict file by file, in order; one that fails is an outcome with an error.
 
     Memory is bounded by the batch and what is loaded ahead, however many files there are. The
     workers are ended when the iterator is closed.
 
     Args:
         job: see :func:`classification` and :func:`segmentation`.
-        files: paths, taken from as needed.
+        files: paths, read from the iterable as needed.
         workers: processes that load, 0 for none.
 
     Raises:
@@ -92,44 +160,34 @@ def stream(job: Job[Loaded, Result], files: Iterable[str], *, workers: int = 0) 
     with closing(loaded):
         while batch := list(islice(loaded, job.batch_size)):
             names = [file for file, _ in batch]
-            yield from outcomes(job.answer, names, [_survived(value) for _, value in batch])
+            yield from outcomes(job.predict, names, [_survived(value) for _, value in batch])
 
 
-def attempt(load: Callable[[str], Loaded], file: str) -> Loaded | Failed:
-    """Load a file, or say why not."""
+def attempt(load: Callable[..., Loaded], value: Any) -> Loaded | Failed:
+    """Call ``load`` with a value, or say why that failed."""
     try:
-        return load(file)
+        return load(value)
     except EXPECTED as error:
-        return Failed(describe(error))
+        return Failed(str(error) or type(error).__name__)
 
 
 def outcomes(
-    answer: Callable[[list[Loaded]], Sequence[Result]],
+    predict: Callable[[list[Loaded]], Sequence[Result]],
     files: Sequence[str],
     loaded: Sequence[Loaded | Failed],
 ) -> list[Outcome[Result]]:
-    """Answer a batch, some of which could not be loaded; if that fails, one by one."""
+    """Predict a batch, some of which could not be loaded; if that fails, one by one."""
     good = [value for value in loaded if not isinstance(value, Failed)]
-    try:
-        results: list[Any] = list(answer(good)) if good else []
-    except EXPECTED as error:
-        if len(good) == 1:
-            results = [Failed(describe(error))]
-        else:
-            results = [_alone(answer, value) for value in good]
-    answers = iter(results)
-    found = [value if isinstance(value, Failed) else next(answers) for value in loaded]
+    results: Any = attempt(predict, good) if good else []
+    if isinstance(results, Failed):
+        alone = len(good) == 1
+        results = [results] if alone else [attempt(lambda x: predict([x])[0], x) for x in good]
+    remaining = iter(results)
+    found = [value if isinstance(value, Failed) else next(remaining) for value in loaded]
     return [
         Outcome(file, error=value.error) if isinstance(value, Failed) else Outcome(file, value)
         for file, value in zip(files, found, strict=True)
     ]
-
-
-def _alone(answer: Callable[[list[Loaded]], Sequence[Result]], value: Loaded) -> Result | Failed:
-    try:
-        return answer([value])[0]
-    except EXPECTED as error:
-        return Failed(describe(error))
 
 
 def _survived(value: Loaded | Failed | WorkerDied) -> Loaded | Failed:
@@ -141,50 +199,38 @@ def _survived(value: Loaded | Failed | WorkerDied) -> Loaded | Failed:
     return value
 
 
-def describe(error: BaseException) -> str:
-    """The message, or the kind of error where there is none."""
-    return str(error) or type(error).__name__
-
-
 def classification(
     predictor: Predictor,
     *,
     up: str = "y",
-    top: int = 3,
-    rotations: int = 1,
-    denoise: bool = False,
+    topk: int = 3,
+    tta_rotations: int = 1,
+    remove_outliers: bool = False,
     drop_invalid: bool = False,
 ) -> Job[Sent, Classification]:
-    """Name the class of each file; for the options see :meth:`Predictor.classify`.
+    """Classify each file; for the options see :meth:`Predictor.classify`.
 
     Raises:
         ValueError: if the weights are a segmenter's.
     """
     predictor.check_classify()
-    load = partial(
-        _load_prepared,
-        spec=predictor.model.data_spec,
-        up=up,
-        denoise=denoise,
-        drop_invalid=drop_invalid,
-    )
-    answer = partial(_classify, predictor, top=top, rotations=rotations)
-    return Job(load, answer, BATCH_SIZE, ahead=8)
+    options = {"up": up, "remove_outliers": remove_outliers}
+    load = partial(_load, drop_invalid, predictor.model.data_spec, options)
+    predict = partial(_classify, predictor, topk, tta_rotations)
+    return Job(load, predict, BATCH_SIZE, ahead=8)
 
 
-def _load_prepared(
-    file: str, *, spec: DataSpec, up: str, denoise: bool, drop_invalid: bool
-) -> Sent:
-    """A :class:`Prepared` in numpy: torch would send each tensor through a file descriptor."""
-    prepared = prepare(read_cloud(file, drop_invalid=drop_invalid), spec, up=up, denoise=denoise)
-    return prepared.xyz.numpy(), prepared.up
+def _load(drop_invalid: bool, spec: DataSpec, options: dict[str, Any], file: str) -> Sent:
+    """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
+    found = preprocess(read_cloud(file, drop_invalid=drop_invalid), spec, **options)
+    return found.xyz.numpy(), found.up
 
 
 def _classify(
-    predictor: Predictor, sent: list[Sent], *, top: int, rotations: int
+    predictor: Predictor, topk: int, tta_rotations: int, sent: list[Sent]
 ) -> list[Classification]:
-    prepared = [Prepared(torch.from_numpy(xyz), up) for xyz, up in sent]
-    return predictor.classify_prepared(prepared, top=top, rotations=rotations)
+    inputs = [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
+    return predictor.classify(inputs, topk=topk, tta_rotations=tta_rotations)
 
 
 class Segmented(NamedTuple):
@@ -200,29 +246,23 @@ def segmentation(
     up: str = "y",
     category: str | None = None,
     classifier: Predictor | None = None,
-    rotations: int = 1,
-    denoise: bool = False,
+    tta_rotations: int = 1,
+    remove_outliers: bool = False,
     drop_invalid: bool = False,
 ) -> Job[Cloud, Segmented]:
-    """Name the part of every point of each file; for the options see :meth:`Predictor.segment`.
+    """Label every point of each file; for the options see :meth:`Predictor.segment`.
 
     Raises:
         ValueError: if the weights are a classifier's, or the category is unknown or comes from two
             places.
     """
     predictor.check_segment(category=category, classifier=classifier)
-    load = partial(read_cloud, drop_invalid=drop_invalid)
-    segment = partial(
-        predictor.segment,
-        up=up,
-        category=category,
-        classifier=classifier,
-        rotations=rotations,
-        denoise=denoise,
-    )
+    options = {"up": up, "category": category, "classifier": classifier}
+    options |= {"tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
     # Clouds come at full resolution, perhaps a million points each.
-    return Job(load, partial(_segment, segment), batch_size=1, ahead=2)
+    load = partial(read_cloud, drop_invalid=drop_invalid)
+    return Job(load, partial(_segment, predictor, options), batch_size=1, ahead=2)
 
 
-def _segment(segment: Callable[[Cloud], Segmentation], clouds: list[Cloud]) -> list[Segmented]:
-    return [Segmented(cloud, segment(cloud)) for cloud in clouds]
+def _segment(predictor: Predictor, options: dict[str, Any], clouds: list[Cloud]) -> list[Segmented]:
+    return [Segmented(cloud, predictor.segment(cloud, **options)) for cloud in clouds]

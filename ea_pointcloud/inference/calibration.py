@@ -1,4 +1,4 @@
-"""What is fitted to the answers of a trained classifier: a temperature, and what is familiar."""
+"""Fits to outputs of a trained classifier: a temperature, an out-of-distribution detector."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,22 +8,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud.inference.classify import embed_clouds
-from ea_pointcloud.inference.preprocess import prepare
-from ea_pointcloud.models import Classifier, Familiarity
+from ea_pointcloud.inference.preprocess import preprocess
+from ea_pointcloud.models import Classifier, MahalanobisDetector
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.
 _SHRINKAGE = 1e-3
 
 
-class Answers(NamedTuple):
-    """What a classifier makes of n clouds."""
+class ClassifierOutput(NamedTuple):
+    """Outputs of a classifier for n clouds."""
 
-    features: Tensor  # (n, C) float32, what the last layer is given
+    features: Tensor  # (n, C) float32, the input of the last layer
     logits: Tensor  # (n, K) float32, at temperature 1
 
 
-def ask(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> Answers:
-    """Ask a classifier about clouds, prepared as the :class:`~ea_pointcloud.Predictor` does.
+def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> ClassifierOutput:
+    """Outputs for clouds, preprocessed as by the :class:`~ea_pointcloud.Predictor`.
 
     Args:
         model: in evaluation mode.
@@ -32,22 +32,19 @@ def ask(model: Classifier, samples: Iterable[dict[str, Tensor]]) -> Answers:
     clouds = []
     for sample in samples:
         xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
-        clouds.append(prepare(xyz.numpy(), model.data_spec).xyz)
-    return Answers(*embed_clouds(model, clouds))
+        clouds.append(preprocess(xyz.numpy(), model.data_spec).xyz)
+    return ClassifierOutput(*embed_clouds(model, clouds))
 
 
-def fit_temperature(logits: Tensor, label: Tensor) -> float:
+def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
     """The temperature under which the labels are the most probable.
 
-    Where all labels are found right, the likelihood alone would ask for certainty: a weak prior
-    (the logarithm of the temperature is normal, mean 0, deviation 1) keeps a few clouds from it.
+    Where every label is predicted correctly, the likelihood alone would drive the temperature to 0:
+    a weak prior (its logarithm is normal, mean 0, deviation 1) prevents that for few clouds.
 
     Args:
-        logits: (n, K), finite.
+        logits: (n, K), finite, n >= 1.
         label: (n,) int64.
-
-    Raises:
-        ValueError: if there is nothing to fit to.
 
     Reference:
         Guo et al., On calibration of modern neural networks, ICML 2017.
@@ -73,12 +70,12 @@ def fit_temperature(logits: Tensor, label: Tensor) -> float:
     return float(log_temperature.detach().exp())
 
 
-def fit_familiarity(features: Tensor, label: Tensor, held_out: Tensor) -> Familiarity:
-    """Learn what is familiar.
+def fit_detector(features: Tensor, label: Tensor, held_out: Tensor) -> MahalanobisDetector:
+    """Fit a detector of clouds that are out of distribution.
 
     Args:
         features: (n, C) of training clouds.
-        label: (n,) int64, their classes; a class without clouds is no neighbour to be near to.
+        label: (n,) int64, their classes; those without clouds are left out.
         held_out: (V, C) features of validation clouds.
 
     Raises:
@@ -89,15 +86,15 @@ def fit_familiarity(features: Tensor, label: Tensor, held_out: Tensor) -> Famili
             f"features and held_out must have rows, got {len(features)} and {len(held_out)}"
         )
     scaled = F.normalize(features.double(), dim=-1)
-    occurring, place = label.unique(return_inverse=True)
-    means = torch.stack([scaled[place == index].mean(0) for index in range(len(occurring))])
-    offset = scaled - means[place]
+    occurring, index = label.unique(return_inverse=True)
+    means = torch.stack([scaled[index == each].mean(0) for each in range(len(occurring))])
+    offset = scaled - means[index]
     covariance = offset.T @ offset / len(offset)
     spread = covariance.trace() / len(covariance)
     floor = (_SHRINKAGE * spread).clamp_min(torch.finfo(torch.float32).tiny)
     covariance += floor * torch.eye(len(covariance), dtype=torch.float64)
     # d^T S^-1 d = |d L^-T|^2 with S = L L^T.
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T.contiguous()
-    found = Familiarity(means.float(), whitening.float(), torch.empty(0))
+    found = MahalanobisDetector(means.float(), whitening.float(), torch.empty(0))
     distances = found.distance(held_out.float()).sort().values
-    return Familiarity(found.class_means, found.whitening, distances)
+    return MahalanobisDetector(found.class_means, found.whitening, distances)

@@ -1,4 +1,4 @@
-"""From prepared clouds to names: which way up, how probable, and how far from all that is known."""
+"""Classification of preprocessed clouds: pose, probabilities, out-of-distribution score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ea_pointcloud.augment.transforms import AXES, to_y_up
-from ea_pointcloud.inference.preprocess import AUTO, Prepared, preference, turns_about_y
+from ea_pointcloud.inference.preprocess import AUTO, ModelInput, preference, turns_about_y
 from ea_pointcloud.models import Classifier
 
 _FACINGS = 4  # turns about each axis that "auto" tries
 _TOGETHER = 32  # clouds whose poses are in memory at a time
 _BATCH_SIZE = 32
+_UP_HINT = "; if z is up, try --up z"
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Classification:
-    """What a cloud was taken for.
+    """The class of a cloud.
 
     Args:
         label: the most probable class.
         prob: its probability.
         top: the candidates, most probable first.
-        up: the axis that was taken for up.
+        up: the axis that is up.
         up_margin: by how much ``up="auto"`` preferred it, see
             :func:`~ea_pointcloud.inference.preprocess.preference`; None where the axis was given.
-        unfamiliar: the share of the validation clouds that are less unusual than this one; None
-            where the weights have no calibration.
-        warning: a sentence for the user where the cloud is unlike anything in training.
+        ood_score: the fraction of the validation clouds that are nearer to the training clouds;
+            None where the weights have no calibration.
+        warning: a sentence for the user where the cloud is out of distribution.
     """
 
     label: str
@@ -46,7 +47,7 @@ class Classification:
     top: tuple[Candidate, ...]
     up: str
     up_margin: float | None
-    unfamiliar: float | None
+    ood_score: float | None
     warning: str | None
 
 
@@ -58,73 +59,72 @@ class _Pose(NamedTuple):
     margin: float | None
 
 
-def classify_prepared(
-    model: Classifier, prepared: Sequence[Prepared], *, top: int, rotations: int
+def classify_inputs(
+    model: Classifier, inputs: Sequence[ModelInput], *, topk: int, tta_rotations: int
 ) -> list[Classification]:
-    """Name the class of prepared clouds.
+    """Classify preprocessed clouds.
 
-    Where a cloud's axis is left open, it is brought into the pose that is the most familiar: each
-    of x, y and z up, facing four ways, for weights know one side of an object from another.
-    Without a calibration that is the pose of the highest probability, which finds fewer right.
+    Where a cloud's axis is ``"auto"``, it is brought into the pose that is nearest to training:
+    each of x, y and z up, facing four ways, as training is not invariant to the facing. Without a
+    calibration that is the pose of the highest probability, which is correct for fewer.
 
     Args:
         model: in evaluation mode.
-        prepared: from :func:`~ea_pointcloud.inference.preprocess.prepare`.
-        top: candidates kept, >= 1.
-        rotations: turns about the up axis whose probabilities are averaged, >= 1.
+        inputs: from :func:`~ea_pointcloud.inference.preprocess.preprocess`.
+        topk: candidates kept, >= 1.
+        tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
     """
     results = []
-    for start in range(0, len(prepared), _TOGETHER):
-        poses = _poses(model, prepared[start : start + _TOGETHER])
-        turned = [pose.xyz @ turn for pose in poses for turn in turns_about_y(rotations)]
+    for start in range(0, len(inputs), _TOGETHER):
+        poses = _poses(model, inputs[start : start + _TOGETHER])
+        turned = [pose.xyz @ turn for pose in poses for turn in turns_about_y(tta_rotations)]
         features, logits = embed_clouds(model, turned)
-        probs = class_probs(model, logits).view(len(poses), rotations, -1).mean(1)
-        unlike = _unlike(model, features, logits).view(len(poses), rotations).amin(1).tolist()
-        results += [_result(model, *each, top) for each in zip(poses, probs, unlike, strict=True)]
+        probs = class_probs(model, logits).view(len(poses), tta_rotations, -1).mean(1)
+        anomaly = _anomaly(model, features, logits).view(len(poses), tta_rotations).amin(1).tolist()
+        results += [_result(model, *each, topk) for each in zip(poses, probs, anomaly, strict=True)]
     return results
 
 
-def _poses(model: Classifier, prepared: Sequence[Prepared]) -> list[_Pose]:
+def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:
     turns = turns_about_y(_FACINGS)
-    open_clouds = [each.xyz for each in prepared if each.up == AUTO]
+    open_clouds = [each.xyz for each in inputs if each.up == AUTO]
     tried = [to_y_up(xyz, axis) @ turn for xyz in open_clouds for axis in AXES for turn in turns]
     scores = iter(())
     if tried:
-        scores = iter(_unlike(model, *embed_clouds(model, tried)).view(-1, len(AXES), _FACINGS))
+        scores = iter(_anomaly(model, *embed_clouds(model, tried)).view(-1, len(AXES), _FACINGS))
     poses = []
-    for each in prepared:
+    for each in inputs:
         if each.up != AUTO:
             poses.append(_Pose(to_y_up(each.xyz, each.up), each.up, None))
             continue
-        unlike = next(scores)
-        best, margin = preference(unlike.amin(1))
-        posed = to_y_up(each.xyz, AXES[best]) @ turns[unlike[best].argmin()]
+        anomaly = next(scores)
+        best, margin = preference(anomaly.amin(1))
+        posed = to_y_up(each.xyz, AXES[best]) @ turns[anomaly[best].argmin()]
         poses.append(_Pose(posed, AXES[best], margin))
     return poses
 
 
-def _unlike(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
-    """(B,) how strange poses are: the distance to training, or what is missing to certainty."""
-    if model.calibration is None or model.calibration.familiarity is None:
+def _anomaly(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
+    """(B,) the distance of poses to the training clouds; without a detector 1 - probability."""
+    if model.calibration is None or model.calibration.detector is None:
         return 1 - class_probs(model, logits).amax(-1)
-    return model.calibration.familiarity.distance(features)
+    return model.calibration.detector.distance(features)
 
 
 def _result(
-    model: Classifier, pose: _Pose, probs: Tensor, unlike: float, top: int
+    model: Classifier, pose: _Pose, probs: Tensor, anomaly: float, topk: int
 ) -> Classification:
     names = model.data_spec.class_names
-    values, places = probs.topk(min(top, len(names)))
+    values, places = probs.topk(min(topk, len(names)))
     pairs = zip(places.tolist(), values.tolist(), strict=True)
     candidates = tuple(Candidate(names[place], value) for place, value in pairs)
-    known = None if model.calibration is None else model.calibration.familiarity
-    unfamiliar = warning = None
+    known = None if model.calibration is None else model.calibration.detector
+    ood_score = warning = None
     if known is not None:
-        unfamiliar = known.share_below(unlike)
-        if known.is_unusual(unlike):
-            warning = (
-                f"unlike anything in training (more unusual than {unfamiliar:.1%} of the "
-                "validation clouds); the name is a guess"
+        ood_score = known.ood_score(anomaly)
+        if known.is_ood(anomaly):
+            warning = "out of distribution: the prediction is unreliable" + (
+                _UP_HINT if pose.up == "y" else ""
             )
     return Classification(
         label=candidates[0].label,
@@ -132,21 +132,21 @@ def _result(
         top=candidates,
         up=pose.up,
         up_margin=pose.margin,
-        unfamiliar=unfamiliar,
+        ood_score=ood_score,
         warning=warning,
     )
 
 
 @torch.inference_mode()
 def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Ask a classifier about clouds of different sizes; what is in the same batch does not matter.
+    """Features and logits of clouds of any sizes, independent of what is in the same batch.
 
     Args:
         model: in evaluation mode.
         clouds: each (n, 3) float32, posed as the model expects; on any device.
 
     Returns:
-        features: (B, C) float32 on the CPU, what the last layer is given.
+        features: (B, C) float32 on the CPU, the input of the last layer.
         logits: (B, classes) float32 on the CPU, at temperature 1.
     """
     last, embedded, logits = model.head[-1], [], []
@@ -170,16 +170,16 @@ def class_probs(model: Classifier, logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def turned_probs(
-    model: Classifier, xyz: Tensor, mask: Tensor | None = None, *, rotations: int = 1
+    model: Classifier, xyz: Tensor, mask: Tensor | None = None, *, tta_rotations: int = 1
 ) -> Tensor:
-    """(B, classes) probabilities, averaged over turns about y.
+    """(B, classes) probabilities, averaged over rotations about y.
 
     Args:
         model: in evaluation mode.
         xyz: (B, N, 3), posed as the model expects, on its device; every point is seen.
         mask: (B, N) bool, True = real point.
-        rotations: how many turns, >= 1.
+        tta_rotations: their number, >= 1.
     """
-    turns = turns_about_y(rotations, xyz.device).to(xyz.dtype)
+    turns = turns_about_y(tta_rotations, xyz.device).to(xyz.dtype)
     each = [class_probs(model, model(xyz @ turn, mask=mask).float()) for turn in turns]
     return torch.stack(each).mean(0)

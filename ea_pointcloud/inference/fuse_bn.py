@@ -28,7 +28,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 _PAIR_VALUES = 2**22
 
 
-def fold_batch_norm(model: _Network) -> _Network:
+def fuse_batch_norm(model: _Network) -> _Network:
     """A copy of ``model`` that computes the same in evaluation mode, in fewer passes.
 
     With running statistics a batch normalisation is a scale and a shift of each channel, which the
@@ -44,12 +44,12 @@ def fold_batch_norm(model: _Network) -> _Network:
     Raises:
         RuntimeError: of ``state_dict()`` of the copy, and so where it is saved.
     """
-    folded = _fold(deepcopy(model).eval().requires_grad_(False))
-    folded.register_state_dict_pre_hook(_refuse)
-    return folded  # pyright: ignore[reportReturnType]
+    fused = _fuse(deepcopy(model).eval().requires_grad_(False))
+    fused.register_state_dict_pre_hook(_refuse)
+    return fused  # pyright: ignore[reportReturnType]
 
 
-class FoldedNorm(nn.Module):
+class FusedNorm(nn.Module):
     """Where a normalisation was that the layer before it has taken over."""
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -57,7 +57,7 @@ class FoldedNorm(nn.Module):
         return features
 
 
-class FoldedNeighborEmbedding(nn.Module):
+class FusedNeighborEmbedding(nn.Module):
     """A :class:`~ea_pointcloud.nn.NeighborEmbedding` for inference.
 
     Args:
@@ -102,31 +102,31 @@ def _constant(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach(), requires_grad=False)
 
 
-def _fold(module: nn.Module) -> nn.Module:
+def _fuse(module: nn.Module) -> nn.Module:
     if isinstance(module, NeighborEmbedding):
-        return FoldedNeighborEmbedding(module)
+        return FusedNeighborEmbedding(module)
     if isinstance(module, LinearNorm):
-        _fold_pair(module, "linear", module, "norm")
+        _fuse_pair(module, "linear", module, "norm")
     elif isinstance(module, (ExternalAttention, PointwiseResidual, SelfAttention)):
-        _fold_pair(module, "output", module, "norm")
+        _fuse_pair(module, "output", module, "norm")
     elif isinstance(module, AttentionBlock) and module.outer_norm is not None:
-        _fold_pair(module.attention, "output", module, "outer_norm")
+        _fuse_pair(module.attention, "output", module, "outer_norm")
     elif isinstance(module, PatchEmbedding):
-        _fold_pair(module, "last", module, "last_norm")
+        _fuse_pair(module, "last", module, "last_norm")
     elif isinstance(module, EdgeConv):
-        _fold_pair(module, "pair", module, "norm")
+        _fuse_pair(module, "pair", module, "norm")
     for name, child in list(module.named_children()):
-        setattr(module, name, _fold(child))
+        setattr(module, name, _fuse(child))
     return module
 
 
-def _fold_pair(one: nn.Module, linear: str, two: nn.Module, norm: str) -> None:
+def _fuse_pair(one: nn.Module, linear: str, two: nn.Module, norm: str) -> None:
     """Let the linear layer of that name take over the normalisation of that name."""
     setattr(one, linear, fuse_linear_bn_eval(getattr(one, linear), getattr(two, norm)))
-    setattr(two, norm, FoldedNorm())
+    setattr(two, norm, FusedNorm())
 
 
 def _refuse(module: nn.Module, prefix: str, keep_vars: bool) -> None:
     raise RuntimeError(
-        "a network with folded normalisations cannot be saved; save the one that it was made from"
+        "a network with fused normalisations cannot be saved; save the one that it was made from"
     )

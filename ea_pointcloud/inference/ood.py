@@ -1,4 +1,4 @@
-"""How well scores of a classifier tell clouds of known classes from others."""
+"""Out-of-distribution scores of a classifier, and metrics of how well they separate."""
 
 from dataclasses import dataclass
 
@@ -7,31 +7,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_range
-from ea_pointcloud.inference.calibration import Answers, fit_familiarity
+from ea_pointcloud.inference.calibration import ClassifierOutput, fit_detector
 
 NEIGHBORS = 10  # the one whose distance counts
 
 
 @dataclass(frozen=True)
-class Separation:
-    """How well a score tells known from unknown.
+class OODMetrics:
+    """How well a score separates known from unknown classes.
 
     Args:
-        auroc: the chance that an unknown cloud scores higher than a known one; 0.5 is chance.
-        fpr95: the share of unknown clouds that pass for known where 95 % of the known ones do.
+        auroc: the probability that an unknown cloud scores higher than a known one.
+        fpr95: the fraction of unknown clouds accepted at the threshold that accepts 95 % of the
+            known ones.
     """
 
     auroc: float
     fpr95: float
 
 
-def strangeness(train: Answers, label: Tensor, asked: Answers) -> dict[str, Tensor]:
-    """Several scores of each cloud, higher for one that is less like those of training.
+def ood_scores(
+    train: ClassifierOutput, label: Tensor, clouds: ClassifierOutput
+) -> dict[str, Tensor]:
+    """Several scores of each cloud, higher for one that is farther from those of training.
 
     Args:
-        train: the answers on clouds of training, at least ``NEIGHBORS``.
+        train: outputs for training clouds, at least ``NEIGHBORS``.
         label: (n,) int64, their classes.
-        asked: the answers on the clouds to score, B of them.
+        clouds: outputs for the B clouds to score.
 
     Returns:
         name -> (B,) float32. ``Mahalanobis`` is the one that calibration stores with the weights.
@@ -41,37 +44,29 @@ def strangeness(train: Answers, label: Tensor, asked: Answers) -> dict[str, Tens
         logit); Liu et al., NeurIPS 2020 (energy); Lee et al., NeurIPS 2018 (Mahalanobis); Ren et
         al. 2021, arXiv 2106.09022 (relative); Sun et al., ICML 2022 (neighbours).
     """
-    check_range("NEIGHBORS", NEIGHBORS, 1, len(train.features), "clouds of training")
-    near = fit_familiarity(train.features, label, train.features)
-    anyhow = fit_familiarity(train.features, torch.zeros_like(label), train.features)
-    unit, known = F.normalize(asked.features, dim=-1), F.normalize(train.features, dim=-1)
-    mahalanobis = near.distance(asked.features)
-    probs = asked.logits.softmax(-1)
+    check_range("NEIGHBORS", NEIGHBORS, 1, len(train.features), "training clouds")
+    near = fit_detector(train.features, label, train.features)
+    anyhow = fit_detector(train.features, torch.zeros_like(label), train.features)
+    unit, known = F.normalize(clouds.features, dim=-1), F.normalize(train.features, dim=-1)
+    mahalanobis = near.distance(clouds.features)
+    probs = clouds.logits.softmax(-1)
     return {
         "highest probability": 1 - probs.amax(-1),
-        "highest logit": -asked.logits.amax(-1),
-        "energy": -asked.logits.logsumexp(-1),
+        "highest logit": -clouds.logits.amax(-1),
+        "energy": -clouds.logits.logsumexp(-1),
         "entropy": torch.special.entr(probs).sum(-1),
         "distance to class means": torch.cdist(unit, near.class_means).amin(-1),
         "Mahalanobis": mahalanobis,
-        "relative Mahalanobis": mahalanobis.square() - anyhow.distance(asked.features).square(),
+        "relative Mahalanobis": mahalanobis.square() - anyhow.distance(clouds.features).square(),
         f"distance to neighbour {NEIGHBORS}": torch.cdist(unit, known)
         .kthvalue(NEIGHBORS, dim=-1)
         .values,
     }
 
 
-def separation(known: Tensor, unknown: Tensor) -> Separation:
-    """How well a score tells clouds apart.
-
-    Args:
-        known: (n,) scores of clouds of known classes, n >= 1.
-        unknown: (m,) scores of others, m >= 1, higher where the score works.
-
-    Raises:
-        ValueError: if there are no clouds on a side.
-    """
-    return Separation(auroc(known, unknown), false_positive_rate(known, unknown))
+def ood_metrics(known: Tensor, unknown: Tensor) -> OODMetrics:
+    """The metrics of scores (n,) of clouds of known classes and (m,) of others; n, m >= 1."""
+    return OODMetrics(auroc(known, unknown), false_positive_rate(known, unknown))
 
 
 def auroc(known: Tensor, unknown: Tensor) -> float:
@@ -84,23 +79,22 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
 
 
 def false_positive_rate(known: Tensor, unknown: Tensor, recall: float = 0.95) -> float:
-    """The share of unknown clouds that pass at the threshold that ``recall`` of the known pass.
+    """The fraction of unknown clouds accepted where ``recall`` of the known ones are.
 
-    A cloud passes whose score is at most the threshold, which is the lowest of the known scores
-    that lets enough of them pass.
+    Scores up to the threshold are accepted; it is the lowest known score that accepts enough.
     """
     _check_scores(known, unknown)
-    place = -int(-recall * len(known) // 1) - 1  # the lowest integer that is large enough
-    threshold = known.sort().values[place]
+    index = -int(-recall * len(known) // 1) - 1  # the lowest integer that is large enough
+    threshold = known.sort().values[index]
     return float((unknown <= threshold).double().mean())
 
 
 def compare_scores(
-    train: Answers, label: Tensor, known: Answers, unknown: Answers
-) -> dict[str, Separation]:
-    """Every score of :func:`strangeness`, by how well it tells ``unknown`` from ``known``."""
-    of_known, of_unknown = (strangeness(train, label, asked) for asked in (known, unknown))
-    return {name: separation(of_known[name], of_unknown[name]) for name in of_known}
+    train: ClassifierOutput, label: Tensor, known: ClassifierOutput, unknown: ClassifierOutput
+) -> dict[str, OODMetrics]:
+    """The metrics of every score of :func:`ood_scores`."""
+    of_known, of_unknown = (ood_scores(train, label, clouds) for clouds in (known, unknown))
+    return {name: ood_metrics(of_known[name], of_unknown[name]) for name in of_known}
 
 
 def _check_scores(known: Tensor, unknown: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""From the probabilities of a segmenter to parts: what neighbours agree on, and what is too small.
+"""Postprocessing of part probabilities: smoothing over neighbours, removal of parts too small.
 
-A part that a shape lacks, yet a few stray points are given, is the most expensive mistake there is
-in instance mIoU: the part counts 0 in place of 1.
+A part that a shape lacks, yet a few points are assigned to, is the most expensive error in instance
+mIoU: the part counts 0 instead of 1.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ TOO_SMALL = 0.75  # of the smallest share that a part had in training
 _QUERIES = 8_192  # at a time: their neighbours' probabilities take 8 times the memory
 
 
-def least_shares(
+def min_part_fractions(
     part_label: Tensor, category: Tensor, parts: Sequence[Sequence[int]], num_parts: int
 ) -> tuple[float, ...]:
     """How small each part that a shape may lack was in the shapes that have it.
@@ -44,21 +44,11 @@ def least_shares(
     return tuple(shares.tolist())
 
 
-def refine(probs: Tensor, xyz: Tensor, least_share: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average probabilities over neighbours, then take away parts too small to be there.
-
-    See :func:`smooth_over_neighbors` and :func:`drop_small_parts`.
-
-    Args:
-        probs: (B, N, P), 0 for what is no choice.
-        xyz: (B, N, 3).
-        least_share: (P,) from :func:`least_shares`.
-        mask: (B, N) bool, True = real point; real points come first.
-
-    Returns:
-        (B, N, P) that sum to 1 over the parts that are left.
-    """
-    return drop_small_parts(smooth_over_neighbors(probs, xyz, mask), least_share, mask)
+def postprocess(
+    probs: Tensor, xyz: Tensor, min_part_fraction: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """:func:`drop_small_parts` of :func:`smooth_over_neighbors`, whose arguments these are."""
+    return drop_small_parts(smooth_over_neighbors(probs, xyz, mask), min_part_fraction, mask)
 
 
 def smooth_over_neighbors(probs: Tensor, xyz: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -81,22 +71,24 @@ def smooth_over_neighbors(probs: Tensor, xyz: Tensor, mask: Tensor | None = None
     return torch.cat(means, dim=1)
 
 
-def drop_small_parts(probs: Tensor, least_share: Tensor, mask: Tensor | None = None) -> Tensor:
+def drop_small_parts(
+    probs: Tensor, min_part_fraction: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Take away, one after another, parts given to fewer points than they ever have.
 
     Each point is given its most probable part. Of the parts with less than three quarters of
-    ``least_share`` the one that lacks the most is taken away and its points get their next best,
-    until none is too small. The last part of a cloud stays.
+    ``min_part_fraction`` the one that lacks the most is taken away and its points get their next
+    best, until none is too small. The last part of a cloud stays.
 
     Args:
         probs: (B, N, P), 0 for what is no choice.
-        least_share: (P,) from :func:`least_shares`; 0 for a part that is never taken away.
+        min_part_fraction: (P,) from :func:`min_part_fractions`; 0 keeps a part.
         mask: (B, N) bool, True = real point.
 
     Returns:
         (B, N, P), 0 for parts taken away, that sum to 1 over the parts that are left.
     """
-    least = least_share.to(probs) * TOO_SMALL
+    least = min_part_fraction.to(probs) * TOO_SMALL
     real = real_points(mask, probs)
     part_ids = torch.arange(probs.shape[2], device=probs.device)
     choice = probs.clone()

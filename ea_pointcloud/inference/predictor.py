@@ -1,47 +1,57 @@
-"""From files or arrays to names: numpy in, labels out, over the tensor door of the models."""
+"""The Predictor: files or arrays in, classes or parts out."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, TypeVar, overload
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from typing_extensions import Unpack
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
-from ea_pointcloud.inference.classify import (
-    Candidate,
-    Classification,
-    classify_prepared,
-)
-from ea_pointcloud.inference.fuse_bn import fold_batch_norm
-from ea_pointcloud.inference.preprocess import AUTO, CloudLike, Prepared, prepare
-from ea_pointcloud.inference.segment import (
-    Segmentation,
-    category_place,
-    segment_points,
-)
+from ea_pointcloud.inference.classify import Classification, classify_inputs
+from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
+from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
+from ea_pointcloud.inference.segment import Segmentation, category_index, segment_points
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 
-__all__ = ["Candidate", "Classification", "CloudLike", "Predictor", "Segmentation"]
 PRECISIONS = ("float32", "bfloat16")
+_Kind = TypeVar("_Kind")
+
+
+class ClassifyOptions(TypedDict, total=False):
+    """Options of :meth:`Predictor.classify`."""
+
+    up: str
+    topk: int
+    tta_rotations: int
+    remove_outliers: bool
+
+
+class SegmentOptions(TypedDict, total=False):
+    """Options of :meth:`Predictor.segment`."""
+
+    up: str
+    category: str | None
+    classifier: "Predictor | None"
+    tta_rotations: int
+    remove_outliers: bool
 
 
 class Predictor:
     """Classify or segment clouds of any size, in any position and scale, from files or arrays.
 
-    What the weights expect is done inside: up axis, centring, scaling, and the choice of points.
-    The same input gives the same answer every time, whatever else is in the batch. The batch
-    normalisations are folded into the layers before them, in a copy: weights of ``model`` that are
-    changed later need a new predictor.
+    Up axis, centring, scaling and the choice of points are those of training. The same input gives
+    the same result, whatever else is in the batch. Batch normalisations are fused into the layers
+    before them, in a copy: later changes of ``model`` need a new predictor.
 
     Args:
-        model: a trained network; its ``data_spec`` says what it expects. A classifier classifies,
-            a segmenter segments.
+        model: a trained classifier or segmenter.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the layers; ``"bfloat16"`` is faster where the processor has it, and slower
             elsewhere. Coordinates and normalisations stay in float32.
@@ -64,7 +74,7 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
         self.precision = precision
-        self._folded = fold_batch_norm(self.model)
+        self._fused = fuse_batch_norm(self.model)
 
     @classmethod
     def from_pretrained(
@@ -76,8 +86,8 @@ class Predictor:
     ) -> "Predictor":
         """Load weights from a folder or run folder, by name, or from the hub.
 
-        Without a name those of a classifier that comes with the package;
-        :func:`~ea_pointcloud.models.list_pretrained` names all that do.
+        :func:`~ea_pointcloud.models.list_pretrained` lists those that come with the package; a
+        classifier among them is the default.
         """
         model = load_model(str(name_or_path))
         assert isinstance(model, (Classifier, Segmenter))
@@ -85,102 +95,76 @@ class Predictor:
 
     @overload
     def classify(
-        self,
-        clouds: CloudLike,
-        *,
-        up: str = ...,
-        top: int = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        self, clouds: CloudLike | ModelInput, **options: Unpack[ClassifyOptions]
     ) -> Classification: ...
 
     @overload
     def classify(
-        self,
-        clouds: Sequence[CloudLike],
-        *,
-        up: str = ...,
-        top: int = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        self, clouds: Sequence[CloudLike | ModelInput], **options: Unpack[ClassifyOptions]
     ) -> list[Classification]: ...
 
     def classify(
         self,
-        clouds: CloudLike | Sequence[CloudLike],
+        clouds: CloudLike | ModelInput | Sequence[CloudLike | ModelInput],
         *,
         up: str = "y",
-        top: int = 3,
-        rotations: int = 1,
-        denoise: bool = False,
+        topk: int = 3,
+        tta_rotations: int = 1,
+        remove_outliers: bool = False,
     ) -> Classification | list[Classification]:
-        """Name the class of one cloud, or of each cloud of a list.
-
-        The same as :meth:`prepare` for each, then :meth:`classify_prepared`.
+        """Classify one cloud, or each cloud of a list.
 
         Args:
-            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
+            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, a result of
+                :meth:`preprocess`, where ``up`` and ``remove_outliers`` were settled, or a list of
+                these.
             up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``: the one
                 that makes the cloud the most like those of training.
-            top: candidates kept, >= 1; at most the number of classes come back.
-            rotations: turns about the up axis whose probabilities are averaged, >= 1.
-            denoise: leave out statistical outliers first.
+            topk: candidates kept, >= 1; at most the number of classes come back.
+            tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
+            remove_outliers: leave out statistical outliers first.
 
         Raises:
             FileNotFoundError: if a file is missing.
             ValueError: if a file or array holds no usable points, or the weights are a segmenter's.
         """
-        if not isinstance(clouds, (list, tuple)):
-            options = {"up": up, "top": top, "rotations": rotations, "denoise": denoise}
-            return self.classify([clouds], **options)[0]  # pyright: ignore
-        self.check_classify()
-        check_count("top", top)
-        check_count("rotations", rotations)
-        prepared = [self.prepare(cloud, up=up, denoise=denoise) for cloud in clouds]
-        return self.classify_prepared(prepared, top=top, rotations=rotations)
-
-    def prepare(self, cloud: CloudLike, *, up: str = "y", denoise: bool = False) -> Prepared:
-        """See :func:`ea_pointcloud.inference.preprocess.prepare`, which needs no model.
-
-        Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if a file or array holds no usable points.
-        """
-        return prepare(cloud, self.model.data_spec, up=up, denoise=denoise)
-
-    def classify_prepared(
-        self, prepared: Sequence[Prepared], *, top: int = 3, rotations: int = 1
-    ) -> list[Classification]:
-        """Name the class of clouds that :meth:`prepare` has prepared; for the rest see classify.
-
-        Raises:
-            ValueError: if the weights are a segmenter's.
-        """
-        check_count("top", top)
-        check_count("rotations", rotations)
         model = self._classifier()
-        with self._layers():
-            return classify_prepared(model, prepared, top=top, rotations=rotations)
+        check_count("topk", topk)
+        check_count("tta_rotations", tta_rotations)
+        inputs = [
+            cloud
+            if isinstance(cloud, ModelInput)
+            else self.preprocess(cloud, up=up, remove_outliers=remove_outliers)
+            for cloud in _listed(clouds)
+        ]
+        with self._autocast():
+            results = classify_inputs(model, inputs, topk=topk, tta_rotations=tta_rotations)
+        return results if isinstance(clouds, (list, tuple)) else results[0]
+
+    def preprocess(
+        self, cloud: CloudLike, *, up: str = "y", remove_outliers: bool = False
+    ) -> ModelInput:
+        """See :func:`ea_pointcloud.inference.preprocess.preprocess`, which needs no model."""
+        return preprocess(cloud, self.model.data_spec, up=up, remove_outliers=remove_outliers)
 
     def adapt(
         self,
         clouds: Sequence[CloudLike],
         *,
         up: str = "y",
-        denoise: bool = False,
+        remove_outliers: bool = False,
         weight: float = 1.0,
     ) -> "Predictor":
-        """A predictor for clouds that all differ from those of training in the same way.
+        """A predictor for clouds of a sensor that was not in training.
 
-        The batch normalisations take their statistics from these clouds, as those of a sensor that
-        was not in training, see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`. Labels
-        are not needed. This predictor stays as it is; the new one has no measure of the unfamiliar.
+        Batch-norm adaptation, see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; no
+        labels are needed. This predictor stays as it is; the new one has no OOD score.
 
         Args:
-            clouds: at least 16, of the mixture of classes that is going to be asked about.
+            clouds: at least 16, in the mixture of classes that is going to be classified.
             up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``.
-            denoise: leave out statistical outliers first.
-            weight: of the new statistics, 0 < weight <= 1; the rest is that of training's.
+            remove_outliers: leave out statistical outliers first.
+            weight: of the statistics of these clouds against training's, 0 < weight <= 1.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -191,35 +175,22 @@ class Predictor:
         self.check_classify()
         check_enough(len(clouds))
         assert isinstance(self.model, Classifier)
-        posed = [to_y_up(self.prepare(cloud, up=up, denoise=denoise).xyz, up) for cloud in clouds]
+        options = {"up": up, "remove_outliers": remove_outliers}
+        posed = [to_y_up(self.preprocess(cloud, **options).xyz, up) for cloud in clouds]
         lengths = torch.tensor([len(xyz) for xyz in posed])
-        xyz = pad_sequence(posed, batch_first=True).to(self.device)
-        mask = (torch.arange(xyz.shape[1]) < lengths[:, None]).to(self.device)
-        adapted = adapt_batch_norm(self.model, xyz, mask, weight=weight)
+        xyz = pad_sequence(posed, batch_first=True)
+        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
+        adapted = adapt_batch_norm(
+            self.model, xyz.to(self.device), mask.to(self.device), weight=weight
+        )
         return Predictor(adapted, self.device, precision=self.precision)
 
     @overload
-    def segment(
-        self,
-        clouds: CloudLike,
-        *,
-        up: str = ...,
-        category: str | None = ...,
-        classifier: "Predictor | None" = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
-    ) -> Segmentation: ...
+    def segment(self, clouds: CloudLike, **options: Unpack[SegmentOptions]) -> Segmentation: ...
 
     @overload
     def segment(
-        self,
-        clouds: Sequence[CloudLike],
-        *,
-        up: str = ...,
-        category: str | None = ...,
-        classifier: "Predictor | None" = ...,
-        rotations: int = ...,
-        denoise: bool = ...,
+        self, clouds: Sequence[CloudLike], **options: Unpack[SegmentOptions]
     ) -> list[Segmentation]: ...
 
     def segment(
@@ -229,17 +200,15 @@ class Predictor:
         up: str = "y",
         category: str | None = None,
         classifier: "Predictor | None" = None,
-        rotations: int = 1,
-        denoise: bool = False,
+        tta_rotations: int = 1,
+        remove_outliers: bool = False,
     ) -> Segmentation | list[Segmentation]:
-        """Name the part of every point of one cloud, or of each cloud of a list.
+        """Label the part of every point of one cloud, or of each cloud of a list.
 
-        Labels are chosen among the parts of the object's category. Without one it is the category
-        whose parts are the most probable over all points; a network that is told the category is
-        told each in turn. Networks on all points see every point; grouped ones see the farthest
-        points, as many as in training, and all points get what their three nearest of those have.
-        Weights that know how small the parts of training were average over neighbours and leave out
-        parts that are smaller, see :func:`~ea_pointcloud.inference.postprocess.refine`.
+        Labels are chosen among the parts of the object's category. If omitted, it is the category
+        whose parts are the most probable over all points; a network that is conditioned on the
+        category tries each. For which points are seen, and postprocessing, see
+        :func:`~ea_pointcloud.inference.segment.label_points`.
 
         Args:
             clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
@@ -248,48 +217,38 @@ class Predictor:
                 that the classifier finds or, without one, under which the parts are the most
                 certain.
             category: of all these clouds, one of the model's, in upper or lower case.
-            classifier: names the category of each cloud; its classes are categories of the model.
-            rotations: turns about the up axis whose probabilities are averaged, >= 1.
-            denoise: leave out statistical outliers; they get the label of the nearest point that
-                is left, at confidence 0.
+            classifier: finds the category of each cloud; its classes are categories of the model.
+            tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
+            remove_outliers: leave out statistical outliers; they get the label of the nearest
+                point that is left, at confidence 0.
 
         Raises:
             FileNotFoundError: if a file is missing.
             ValueError: if a file or array holds no usable points, the category is unknown or comes
                 from two places, or the weights are a classifier's.
         """
-        if not isinstance(clouds, (list, tuple)):
-            options = {"up": up, "category": category, "classifier": classifier}
-            options |= {"rotations": rotations, "denoise": denoise}
-            return self.segment([clouds], **options)[0]  # pyright: ignore
         check_choice("up", up, (*AXES, AUTO))
-        check_count("rotations", rotations)
+        check_count("tta_rotations", tta_rotations)
         self.check_segment(category=category, classifier=classifier)
-        options = {"up": up, "rotations": rotations, "denoise": denoise}
-        return [self._segment_one(cloud, category, classifier, **options) for cloud in clouds]
+        options = {"up": up, "tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
+        results = [
+            self._segment_one(cloud, category, classifier, **options) for cloud in _listed(clouds)
+        ]
+        return results if isinstance(clouds, (list, tuple)) else results[0]
 
     def check_classify(self) -> None:
-        """Raise for what :meth:`classify` would refuse whatever the cloud.
-
-        Raises:
-            ValueError: if the weights are a segmenter's.
-        """
+        """Raise ValueError if the weights are a segmenter's."""
         self._classifier()
 
     def check_segment(
         self, *, category: str | None = None, classifier: "Predictor | None" = None
     ) -> None:
-        """Raise for what :meth:`segment` would refuse whatever the cloud.
-
-        Raises:
-            ValueError: if the weights are a classifier's, or the category is unknown or comes from
-                two places.
-        """
+        """Raise ValueError for what :meth:`segment` refuses whatever the cloud."""
         spec = self._segmenter().data_spec
         if category is not None and classifier is not None:
             raise ValueError("category and classifier both name the category; give one of them")
         if category is not None:
-            category_place(spec, category, "category")
+            category_index(spec, category, "category")
         elif classifier is not None:
             classifier.check_classify()
 
@@ -299,26 +258,22 @@ class Predictor:
         what = "classes" if isinstance(self.model, Classifier) else "parts"
         return f"Predictor({name}, {count} {what}, {self.device})"
 
-    def _layers(self) -> torch.autocast:
-        """What the layers run in."""
+    def _autocast(self) -> torch.autocast:
         lower = self.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=lower)
 
     def _classifier(self) -> Classifier:
-        if not isinstance(self._folded, Classifier):
-            raise ValueError(
-                f"these weights are of {type(self.model).__name__}, which labels points; use "
-                "segment, or give the weights of a classifier"
-            )
-        return self._folded
+        remedy = "labels points; use segment, or give the weights of a classifier"
+        return self._network(Classifier, remedy)
 
     def _segmenter(self) -> Segmenter:
-        if not isinstance(self._folded, Segmenter):
-            raise ValueError(
-                f"these weights are of {type(self.model).__name__}, which names whole clouds; use "
-                "classify, or give the weights of a segmenter"
-            )
-        return self._folded
+        remedy = "classifies whole clouds; use classify, or give the weights of a segmenter"
+        return self._network(Segmenter, remedy)
+
+    def _network(self, kind: type[_Kind], remedy: str) -> _Kind:
+        if not isinstance(self._fused, kind):
+            raise ValueError(f"these weights are of {type(self.model).__name__}, which {remedy}")
+        return self._fused
 
     def _segment_one(
         self,
@@ -331,15 +286,15 @@ class Predictor:
         model, spec = self._segmenter(), self.model.data_spec
         if isinstance(cloud, (str, Path)):
             cloud = read_cloud(cloud)
-        place, source, named = None, "network", None
+        index, source, named = None, "network", None
         if category is not None:
-            place, source = category_place(spec, category, "category"), "given"
+            index, source = category_index(spec, category, "category"), "given"
         elif classifier is not None:
-            named, source = classifier.classify(cloud, up=up, top=1, **options), "classifier"
-            place = category_place(spec, named.label, "the class found by the classifier")
+            named, source = classifier.classify(cloud, up=up, topk=1, **options), "classifier"
+            index = category_index(spec, named.label, "the class found by the classifier")
             up = named.up
-        with self._layers():
-            found, up, margin = segment_points(model, cloud, up=up, category=place, **options)
+        with self._autocast():
+            found, up, margin = segment_points(model, cloud, up=up, category=index, **options)
         return Segmentation(
             labels=found.labels.cpu().numpy(),
             confidence=found.confidence.cpu().numpy(),
@@ -350,3 +305,7 @@ class Predictor:
             up_margin=margin if named is None else named.up_margin,
             warning=None if named is None else named.warning,
         )
+
+
+def _listed(clouds: Any) -> list[Any]:
+    return list(clouds) if isinstance(clouds, (list, tuple)) else [clouds]

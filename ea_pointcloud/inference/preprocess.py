@@ -1,4 +1,4 @@
-"""From a file or array to the points that a network shall see; the network itself is not asked."""
+"""Preprocessing of a file or array to the points that a network sees; needs no network."""
 
 import math
 from dataclasses import dataclass
@@ -18,34 +18,34 @@ from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermo
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 
-AUTO = "auto"  # the axis that is up is left to the network
-DENOISE_NEIGHBORS = 16
-DENOISE_DEVIATIONS = 2.5
+AUTO = "auto"  # the network decides which axis is up
+OUTLIER_NEIGHBORS = 16
+OUTLIER_DEVIATIONS = 2.5
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A cloud as the network shall see it, but for the axis that is up.
+class ModelInput:
+    """A cloud as the network sees it, except for the axis that is up.
 
     Args:
         xyz: (n, 3) float32 on the CPU, in the unit sphere, axes as in the input.
-        up: the axis that is up, or ``"auto"``; see :func:`prepare`.
+        up: the axis that is up, or ``"auto"``; see :func:`preprocess`.
     """
 
     xyz: Tensor
     up: str
 
 
-def prepare(cloud: CloudLike, spec: DataSpec, *, up: str = "y", denoise: bool = False) -> Prepared:
-    """Centre and scale a cloud and choose the points that a classifier is given.
-
-    Needs the description of the weights and not the network, and gives the same in any process.
+def preprocess(
+    cloud: CloudLike, spec: DataSpec, *, up: str = "y", remove_outliers: bool = False
+) -> ModelInput:
+    """Centre and scale a cloud and choose the points that a classifier sees.
 
     Args:
         cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
         spec: what the network expects, its ``data_spec``.
         up: the axis that is up in the cloud, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``.
-        denoise: leave out statistical outliers, see :func:`inliers`.
+        remove_outliers: leave out statistical outliers, see :func:`inliers`.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -53,20 +53,15 @@ def prepare(cloud: CloudLike, spec: DataSpec, *, up: str = "y", denoise: bool = 
     """
     check_choice("up", up, (*AXES, AUTO))
     xyz = torch.from_numpy(coordinates(cloud))
-    if denoise:
+    if remove_outliers:
         xyz = xyz[inliers(xyz)]
     posed = normalize_unit_sphere(xyz[None]).float()
     chosen = gather_points(posed, farthest_points(posed, spec.num_points))[0]
-    return Prepared(chosen, up)
+    return ModelInput(chosen, up)
 
 
 def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
-    """(N, 3) float64: large offsets must not eat the shape before it is centred.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if the file or array holds no usable points.
-    """
+    """(N, 3) float64, the precision that large offsets need; raises as :func:`preprocess`."""
     if isinstance(cloud, (str, Path)):
         cloud = read_cloud(cloud)
     xyz = cloud.xyz if isinstance(cloud, Cloud) else np.asarray(cloud)
@@ -81,11 +76,7 @@ def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
 
 
 def normals(cloud: Cloud | NDArray[np.floating]) -> NDArray[np.float32]:
-    """(N, 3) normals, for a network that was trained with some.
-
-    Raises:
-        ValueError: if the cloud has none, or not finite ones.
-    """
+    """(N, 3) normals; ValueError if the cloud has none, or not finite ones."""
     found = cloud.normals if isinstance(cloud, Cloud) else None
     if found is None:
         raise ValueError(
@@ -115,39 +106,35 @@ def inliers(xyz: Tensor) -> Tensor:
     if len(xyz) < 3:
         return torch.ones(len(xyz), dtype=torch.bool, device=xyz.device)
     near = normalize_unit_sphere(xyz[None]).float()
-    sq_dist, _ = knn(near, near, min(DENOISE_NEIGHBORS + 1, len(xyz)))
+    sq_dist, _ = knn(near, near, min(OUTLIER_NEIGHBORS + 1, len(xyz)))
     mean = sq_dist[0, :, 1:].sqrt().mean(1)  # without the point itself, at distance 0
-    return mean <= mean.mean() + DENOISE_DEVIATIONS * mean.std()
+    return mean <= mean.mean() + OUTLIER_DEVIATIONS * mean.std()
 
 
-def preference(unlike: Tensor) -> tuple[int, float]:
-    """The lowest of some measures of strangeness, and how clearly it is the lowest.
+def preference(scores: Tensor) -> tuple[int, float]:
+    """The lowest of some scores, and how clearly it is the lowest.
 
     Args:
-        unlike: (P,), P >= 2, each at least 0.
+        scores: (P,), P >= 2, each at least 0.
 
     Returns:
-        best: its place, the first among equals.
+        best: its index, the first among equals.
         margin: 1 - lowest / next, from 0 (a tie) to 1.
     """
-    order = unlike.argsort(stable=True)
-    lowest, following = unlike[order[:2]].tolist()
+    order = scores.argsort(stable=True)
+    lowest, following = scores[order[:2]].tolist()
     return int(order[0]), 1 - lowest / following if following > 0 else 0.0
 
 
 def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
     """Choose the points that a network sees of a cloud with more than it was trained on.
 
-    Whatever the points of training were: farthest points cover any cloud evenly, need no seed, and
-    do not depend on the order in the file. On ModelNet10's val split they are as good as points
-    drawn at random (0.972 against 0.969, trained on random points).
-
-    Args:
-        xyz: (B, N, 3).
-        num_points: of the training clouds.
+    Farthest points cover any cloud evenly, need no seed, and do not depend on the order in the
+    file. On ModelNet10's val split they are as good as random points (0.972 against 0.969, trained
+    on random points).
 
     Returns:
-        (B, min(N, num_points)) int64.
+        (B, min(N, num_points)) int64, indices into xyz (B, N, 3).
     """
     return farthest_point_sample(xyz, min(num_points, xyz.shape[1]), start=outermost_point(xyz))
 
@@ -155,16 +142,16 @@ def farthest_points(xyz: Tensor, num_points: int) -> Tensor:
 def network_input(
     model: Classifier | Segmenter, xyz: Tensor, features: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """What a network is given of a posed cloud: which points, and what follows from them.
+    """The input of a network for a posed cloud: chosen points, and descriptors computed from them.
 
     Args:
         model: its ``data_spec`` says how many points it was trained on, and with what features.
         xyz: (1, N, 3) float32, posed as the model expects.
-        features: (1, N, F) that do not follow from the coordinates.
+        features: (1, N, F) of the file, such as normals.
 
     Returns:
         seen: (1, n, 3) the farthest points, as many as in training, or ``xyz`` itself where the
-            cloud has no more or the network knows no neighbourhoods.
+            cloud has no more or the network has no neighbourhoods.
         features: (1, n, F) of those, or None.
     """
     spec, seen = model.data_spec, xyz

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from warnings import catch_warnings, simplefilter
 
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.inference.batch import Job, Outcome, Outcomes, attempt, outcomes, stream
+from ea_pointcloud.inference.batch import Job, Outcome, Outcomes, attempt, batch_inference, outcomes
 from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.io.pool import usable_cores
 
@@ -23,10 +23,10 @@ MakeJob = Callable[[Predictor], Job[Any, Result]]
 _BLOCK = 16  # files a task loads
 
 
-def stream_with_ray(
+def batch_inference_ray(
     make_job: MakeJob[Result], predictor: Predictor, files: Iterable[str], *, device: str = "auto"
 ) -> Outcomes[Result]:
-    """Answer file by file, in order, as :func:`stream` does, with the processes of Ray.
+    """Answer file by file, in order, as :func:`batch_inference` does, with the processes of Ray.
 
     Tasks load the files and send on what the network needs of them; actors hold the network, one
     on each GPU, or on up to half of the cores where there is none. Connects to the cluster that the
@@ -137,7 +137,7 @@ class _Answer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         loaded = [pickle.loads(value) for value in batch["loaded"]]
-        found = outcomes(self._job.answer, list(batch["file"]), loaded)
+        found = outcomes(self._job.predict, list(batch["file"]), loaded)
         return {
             "index": batch["index"],
             "outcome": [pickle.dumps(outcome, protocol=5) for outcome in found],
@@ -146,4 +146,4 @@ class _Answer:
 
 def _lost(job: Job[Any, Result], files: Sequence[str]) -> Iterator[Outcome[Result]]:
     if files:
-        yield from stream(job, files, workers=1)
+        yield from batch_inference(job, files, workers=1)

@@ -1,4 +1,4 @@
-"""From a cloud of any size to the part of every point, and which way up it was taken."""
+"""Segmentation of a cloud of any size: pose, category, the part of every point."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
-from ea_pointcloud.inference.postprocess import refine
+from ea_pointcloud.inference.postprocess import postprocess
 from ea_pointcloud.inference.preprocess import (
     AUTO,
     coordinates,
@@ -36,17 +36,16 @@ class Segmentation:
     """The parts of a cloud, an entry for every input point.
 
     Args:
-        labels: (N,) int64, places in ``names``.
+        labels: (N,) int64, indices into ``names``.
         confidence: (N,) float32, the label's probability among the parts it was chosen from; 0 for
-            a point that was left out as noise and has the label of its nearest neighbour.
-        category: what the object was taken for; None where the weights know no categories.
-        category_from: who said so.
-        names: the parts the network tells apart, over all categories.
-        up: the axis that was taken for up.
+            an outlier, which has the label of its nearest neighbour.
+        category: of the object; None where the weights have no categories.
+        category_from: where it comes from.
+        names: the parts of all categories.
+        up: the axis that is up.
         up_margin: by how much ``up="auto"`` preferred it, see
             :func:`~ea_pointcloud.inference.preprocess.preference`; None where the axis was given.
-        warning: a sentence for the user where the classifier that named the category found the
-            cloud unlike anything in its training.
+        warning: where the classifier that found the category has one.
     """
 
     labels: NDArray[np.int64]
@@ -64,31 +63,26 @@ class PointLabels(NamedTuple):
 
     labels: Tensor  # (N,) int64, part ids
     confidence: Tensor  # (N,) float32, probability among the parts of the category
-    category: int | None  # None where the network knows none
+    category: int | None  # None where the network has none
 
 
-def category_place(spec: DataSpec, category: str, what: str) -> int:
-    """The place of a category, written in whatever case, among those of the weights.
-
-    Args:
-        spec: of the weights.
-        category: its name.
-        what: what to call it in an error.
+def category_index(spec: DataSpec, category: str, what: str) -> int:
+    """The index of a category, written in whatever case, among those of the weights.
 
     Raises:
-        ValueError: if it is unknown, or the weights know no parts of it.
+        ValueError: if it is unknown or has no parts; ``what`` is its name in the message.
     """
     if not spec.category_names:
-        raise ValueError(f"{what} is {category!r}, but these weights know no categories")
-    known = {name.casefold(): place for place, name in enumerate(spec.category_names)}
-    place = known.get(category.casefold())
-    if place is None:
+        raise ValueError(f"{what} is {category!r}, but these weights have no categories")
+    known = {name.casefold(): index for index, name in enumerate(spec.category_names)}
+    index = known.get(category.casefold())
+    if index is None:
         raise ValueError(
             f"{what} must be one of {', '.join(spec.category_names)}, got {category!r}"
         )
-    if not spec.parts[place]:
-        raise ValueError(f"{what} is {category!r}, of which these weights know no parts")
-    return place
+    if not spec.parts[index]:
+        raise ValueError(f"{what} is {category!r}, of which these weights have no parts")
+    return index
 
 
 def segment_points(
@@ -97,23 +91,21 @@ def segment_points(
     *,
     up: str,
     category: int | None,
-    rotations: int,
-    denoise: bool,
+    tta_rotations: int,
+    remove_outliers: bool,
 ) -> tuple[PointLabels, str, float | None]:
-    """Label every point of a cloud.
+    """Label every point of a cloud; for the options see :meth:`Predictor.segment`.
 
     Args:
         model: in evaluation mode.
         cloud: with normals where the network was trained with some.
         up: the axis that is up, or ``"auto"``: the one under which the parts are the most certain.
-        category: its place. A network that is told and a cloud without one: it is told each
-            category in turn, and takes the one whose parts it then finds the most probable.
-        rotations: turns about the up axis whose probabilities are averaged.
-        denoise: leave out statistical outliers; they get the label of the nearest point that is
-            left, at confidence 0.
+        category: its index; found by the network if omitted.
+        tta_rotations: rotations about the up axis whose probabilities are averaged.
+        remove_outliers: leave out statistical outliers.
 
     Returns:
-        The labels, the axis taken for up, and by how much ``"auto"`` preferred it.
+        The labels, the axis that is up, and by how much ``"auto"`` preferred it.
 
     Raises:
         ValueError: if the cloud has no usable points or lacks normals.
@@ -123,7 +115,9 @@ def segment_points(
     features = None
     if model.data_spec.features == "normals":
         features = torch.from_numpy(normals(cloud)).to(device)
-    kept = inliers(xyz) if denoise else torch.ones(len(xyz), dtype=torch.bool, device=device)
+    kept = (
+        inliers(xyz) if remove_outliers else torch.ones(len(xyz), dtype=torch.bool, device=device)
+    )
     if features is not None:
         features = features[kept][None]
     margin, posed = None, normalize_unit_sphere(xyz[kept][None]).float()
@@ -132,7 +126,7 @@ def segment_points(
     turned = None if features is None else to_y_up(features, up)
     if category is None and model.config.num_categories:
         category = most_probable_category(model, *_seen(model, to_y_up(posed, up), turned))
-    found = label_points(model, to_y_up(posed, up), turned, category, rotations=rotations)
+    found = label_points(model, to_y_up(posed, up), turned, category, tta_rotations=tta_rotations)
     return _with_outliers(found, xyz, kept), up, margin
 
 
@@ -140,22 +134,22 @@ def segment_points(
 def _most_certain_axis(
     model: Segmenter, posed: Tensor, features: Tensor | None, category: int | None
 ) -> tuple[str, float]:
-    """By the mean over the points of what their most probable part lacks to certainty."""
+    """The axis under which the probability of the best part, averaged over points, is highest."""
     posed, features = _seen(model, posed, features)
     lacking = []
     for axis in AXES:
         turned = None if features is None else to_y_up(features, axis)
-        place = category
-        if place is None and model.config.num_categories:
-            place = most_probable_category(model, to_y_up(posed, axis), turned)
-        probs = point_probs(model, to_y_up(posed, axis), turned, place)
+        index = category
+        if index is None and model.config.num_categories:
+            index = most_probable_category(model, to_y_up(posed, axis), turned)
+        probs = point_probs(model, to_y_up(posed, axis), turned, index)
         lacking.append(1 - probs.amax(-1).mean())
     best, margin = preference(torch.stack(lacking))
     return AXES[best], margin
 
 
 def _seen(model: Segmenter, posed: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """As many points as in training: enough to decide something for all, however many there are."""
+    """The number of points of training, farthest first: enough for what is decided once."""
     idx = farthest_points(posed, model.data_spec.num_points)
     return gather_points(posed, idx), None if features is None else gather_points(features, idx)
 
@@ -181,23 +175,22 @@ def label_points(
     features: Tensor | None = None,
     category: int | None = None,
     *,
-    rotations: int = 1,
+    tta_rotations: int = 1,
 ) -> PointLabels:
-    """Label every point of one cloud.
+    """Label every point of one posed cloud.
 
     A network without neighbourhoods sees them all. Others see the farthest ones, as many as in
-    training, and their probabilities are carried to all points. Where the weights know how small
-    the parts of training were, the probabilities are refined first, see
-    :func:`~ea_pointcloud.inference.postprocess.refine`.
+    training, and their probabilities are interpolated to all points, after
+    :func:`~ea_pointcloud.inference.postprocess.postprocess` where the weights have a
+    ``min_part_fraction``.
 
     Args:
-        model: in evaluation mode; its ``data_spec`` names categories and parts.
+        model: in evaluation mode; its ``data_spec`` lists categories and parts.
         xyz: (1, N, 3) float32, posed as the model expects, on the model's device.
-        features: (1, N, F); what follows from the coordinates is found here.
-        category: of the cloud. Without it, and of a network that knows categories, the one whose
-            parts are the most probable, summed over all points; the labels are the best among its
-            parts.
-        rotations: turns about y whose probabilities are averaged.
+        features: (1, N, F); what follows from the coordinates is computed here.
+        category: of the cloud. If omitted, and the network has categories, the one whose parts are
+            the most probable, summed over all points.
+        tta_rotations: rotations about y whose probabilities are averaged.
 
     Returns:
         For every point, ties to the lowest part.
@@ -208,9 +201,9 @@ def label_points(
     spec = model.data_spec
     seen, known = network_input(model, xyz, features)
     logits = _point_logits(model, seen, known, category)
-    if rotations > 1:  # of the points chosen once; normals turn with them
+    if tta_rotations > 1:  # of the points chosen once; normals turn with them
         logits = logits.log_softmax(-1)
-        for turn in turns_about_y(rotations, xyz.device)[1:]:
+        for turn in turns_about_y(tta_rotations, xyz.device)[1:]:
             turned = None if features is None or known is None else known @ turn
             other = _point_logits(model, *network_input(model, seen @ turn, turned), category)
             logits = logits.logaddexp(other.log_softmax(-1))
@@ -223,11 +216,11 @@ def label_points(
     own = range(len(spec.class_names)) if category is None else spec.parts[category]
     ids = torch.tensor(own, device=xyz.device)
     probs = logits[:, ids].softmax(-1)
-    if spec.least_share:
-        least = torch.tensor(spec.least_share, device=xyz.device)[ids]
-        probs = refine(probs[None], seen, least)[0]
+    if spec.min_part_fraction:
+        least = torch.tensor(spec.min_part_fraction, device=xyz.device)[ids]
+        probs = postprocess(probs[None], seen, least)[0]
     best = [probs.max(-1) for probs in _carried(probs, seen, xyz)]
-    labels = ids[torch.cat([place for _, place in best])]
+    labels = ids[torch.cat([index for _, index in best])]
     return PointLabels(labels, torch.cat([value for value, _ in best]), category)
 
 
@@ -241,11 +234,11 @@ def point_probs(
 
 @torch.inference_mode()
 def most_probable_category(model: Segmenter, xyz: Tensor, features: Tensor | None = None) -> int:
-    """The category of a cloud, of a network that is told one: it is told each in turn.
+    """The category of a cloud, of a network conditioned on the category, which tries each.
 
-    Told the wrong category, a network gives some points parts of the right one all the same. So the
-    category is taken whose own parts are the most probable: of the 38 val shapes of the labelled
-    Princeton benchmark, in 19 categories, 32 are named right. The certainty of the points finds 19.
+    Conditioned on a wrong category, a network still gives some points parts of the right one. So
+    the category is chosen whose own parts are the most probable: correct for 32 of the 38 val
+    shapes of the labelled Princeton benchmark, in 19 categories. The confidence of points finds 19.
 
     Args:
         model: in evaluation mode.
@@ -254,8 +247,8 @@ def most_probable_category(model: Segmenter, xyz: Tensor, features: Tensor | Non
     """
     seen, known = network_input(model, xyz, features)
     own = []
-    for place, ids in enumerate(model.data_spec.parts):
-        probs = _point_logits(model, seen, known, place).softmax(-1)
+    for index, ids in enumerate(model.data_spec.parts):
+        probs = _point_logits(model, seen, known, index).softmax(-1)
         own.append(probs[:, list(ids)].sum(-1).mean())
     return int(torch.stack(own).argmax())
 
@@ -264,11 +257,11 @@ def _point_logits(
     model: Segmenter, xyz: Tensor, features: Tensor | None, category: int | None
 ) -> Tensor:
     """(N, P) calibrated logits of the points of one cloud."""
-    told = None
+    condition = None
     if model.config.num_categories and category is not None:
-        told = torch.tensor([category], device=xyz.device)
+        condition = torch.tensor([category], device=xyz.device)
     in_parts = model.streams and xyz.shape[1] > CHUNK
-    logits = model(xyz, features, category=told, chunk=CHUNK if in_parts else None)[0].float()
+    logits = model(xyz, features, category=condition, chunk=CHUNK if in_parts else None)[0].float()
     return logits / (1.0 if model.calibration is None else model.calibration.temperature)
 
 

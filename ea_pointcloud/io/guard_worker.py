@@ -1,4 +1,4 @@
-"""The far side of ``guard``: a process that reads the files it is asked for, one after another.
+"""The process behind ``guard``: reads files on request, one after another.
 
 A request is a line of JSON: path, options, and the seconds and bytes of memory that reading may
 take. A reply is a line of JSON, followed by the bytes of the arrays that it lists.
@@ -33,7 +33,7 @@ def serve(library: str) -> None:
     # An interrupt goes to every process of the terminal; it is for the one that asks to stop us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # so that nothing a library prints is taken for a reply
+    os.dup2(2, 1)  # so that no output of a library becomes a reply
     try:
         importlib.import_module(library)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A function called on many items in worker processes that may die; what it does is not known."""
+"""Any function on many items, in worker processes that may die."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ _MAX_WORKERS = 16  # one network cannot answer what more of them read
 
 
 def default_workers(items: int) -> int:
-    """Processes for so many items: none for a few, else a core each but for one of our own."""
+    """Processes for this number of items: none for a few, else one a core except for our own."""
     return 0 if items < FEW else min(_MAX_WORKERS, max(1, usable_cores() - 1))
 
 
@@ -192,7 +192,7 @@ def _first_result(flight: "deque[_Task[Any, Result]]") -> Result | WorkerDied:
 
 
 def _replace(worker: _Worker, flight: "deque[_Task[Any, Any]]") -> None:
-    """Start a dead worker's process anew and give it again what it had left, but for the first."""
+    """Start the process of a dead worker again, with what it had left except for the first."""
     if worker.pid.exception() is not None:
         raise ChildProcessError(
             "a worker process ended at its start: memory is short, or a script starts it outside "

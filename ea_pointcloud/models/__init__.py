@@ -8,7 +8,7 @@ from ea_pointcloud.models.baselines import (
     PointNetClassifier,
     PointNetConfig,
 )
-from ea_pointcloud.models.calibration import Calibration, Familiarity
+from ea_pointcloud.models.calibration import Calibration, MahalanobisDetector
 from ea_pointcloud.models.cost import count_macs
 from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import (
@@ -57,7 +57,7 @@ __all__ = [
     "EAMLPSegmenter",
     "EAMLPSegmenterConfig",
     "EASegmenter",
-    "Familiarity",
+    "MahalanobisDetector",
     "PointEncoder",
     "PointNetClassifier",
     "PointNetConfig",

@@ -1,4 +1,4 @@
-"""What is stored beside trained weights: a temperature, and how far clouds are from training.
+"""Calibration stored with trained weights: a temperature, and an out-of-distribution detector.
 
 ``inference/calibration.py`` fits both, ``training/calibrate.py`` does it for a run.
 """
@@ -15,16 +15,17 @@ WARN_BEYOND = 0.98
 
 
 @dataclass(frozen=True, eq=False)
-class Familiarity:
-    """How far clouds lie from those of training, as the last layer of a classifier sees them.
+class MahalanobisDetector:
+    """Detects clouds that are far from those of training.
 
-    The Mahalanobis distance of the features, scaled to length 1, to the nearest class of training.
+    The score is the Mahalanobis distance of the features before the last layer, scaled to length 1,
+    to the nearest class of training.
 
     Args:
         class_means: (K, C) float32, the mean of the scaled features of each class.
         whitening: (C, C) float32, makes their common covariance the identity.
         distances: (V,) float32, those of the validation clouds, ascending.
-        threshold: share of them beyond which a cloud deserves a warning.
+        threshold: fraction of them beyond which a cloud is out of distribution.
 
     Reference:
         Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS
@@ -41,30 +42,30 @@ class Familiarity:
         offset = F.normalize(features, dim=-1)[:, None] - self.class_means  # (B, K, C)
         return (offset @ self.whitening).norm(dim=-1).amin(-1)
 
-    def share_below(self, distance: float) -> float:
-        """The share of the validation clouds that are nearer."""
+    def ood_score(self, distance: float) -> float:
+        """The fraction of the validation clouds that are nearer."""
         return int((self.distances < distance).sum()) / len(self.distances)
 
-    def is_unusual(self, distance: float) -> bool:
-        """Whether a cloud deserves a warning.
+    def is_ood(self, distance: float) -> bool:
+        """Whether a cloud is out of distribution.
 
-        Counted as if the cloud were one more among those of validation: fewer than 49 of them
-        never show that at most one in fifty is as unusual.
+        Counted as if the cloud were one more of the validation clouds: fewer than 49 of these never
+        show that at most one in fifty is as far.
         """
         return int((self.distances < distance).sum()) >= self.threshold * (len(self.distances) + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was found out about trained weights on validation clouds.
+    """What was fitted to trained weights on validation clouds.
 
     Args:
         temperature: > 0, divides the logits before the softmax.
-        familiarity: of a classifier; None for a segmenter.
+        detector: of a classifier; None for a segmenter.
     """
 
     temperature: float
-    familiarity: Familiarity | None = None
+    detector: MahalanobisDetector | None = None
 
     def __post_init__(self) -> None:
         """Check what a file may hold."""
@@ -73,16 +74,16 @@ class Calibration:
 
     def description(self) -> dict[str, Any]:
         """What is written as text."""
-        threshold = None if self.familiarity is None else self.familiarity.threshold
+        threshold = None if self.detector is None else self.detector.threshold
         return {"temperature": self.temperature, "threshold": threshold}
 
     def save_tensors(self, folder: Path) -> None:
         """Write the rest to ``folder``, where there is any."""
         from safetensors.torch import save_file
 
-        if self.familiarity is not None:
+        if self.detector is not None:
             names = ("class_means", "whitening", "distances")
-            tensors = {name: getattr(self.familiarity, name) for name in names}
+            tensors = {name: getattr(self.detector, name) for name in names}
             save_file(tensors, folder / CALIBRATION_FILE)
 
 
@@ -95,11 +96,11 @@ def load_calibration(folder: Path, description: dict[str, Any]) -> Calibration:
     from safetensors.torch import load_file
 
     try:
-        familiarity = None
+        detector = None
         if description["threshold"] is not None:
             tensors = load_file(folder / CALIBRATION_FILE)
-            familiarity = Familiarity(**tensors, threshold=description["threshold"])
-        return Calibration(description["temperature"], familiarity)
+            detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
+        return Calibration(description["temperature"], detector)
     except Exception as error:
         raise ValueError(
             f"the calibration in {folder} is damaged ({error}); copy the folder again"

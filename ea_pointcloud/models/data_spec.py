@@ -33,8 +33,9 @@ class DataSpec:
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
             from the coordinates, ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``, see
             :func:`~ea_pointcloud.descriptors.whole_shape`.
-        least_share: of a segmenter, how small each part that a shape may lack was in training, see
-            :func:`~ea_pointcloud.inference.postprocess.least_shares`; () keeps every part.
+        min_part_fraction: of a segmenter, the smallest share of a shape's points that each part
+            which a shape may lack had in training, see
+            :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
     """
 
     class_names: tuple[str, ...]
@@ -46,7 +47,7 @@ class DataSpec:
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
     features: str = "none"
-    least_share: tuple[float, ...] = ()
+    min_part_fraction: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON) become tuples."""
@@ -67,14 +68,14 @@ class DataSpec:
                     f"parts of {category} must be places in the {len(self.class_names)} "
                     f"class_names, got {ids}"
                 )
-        object.__setattr__(self, "least_share", tuple(self.least_share))
-        if self.least_share and (
-            len(self.least_share) != len(self.class_names)
-            or not all(0 <= share <= 1 for share in self.least_share)
+        object.__setattr__(self, "min_part_fraction", tuple(self.min_part_fraction))
+        if self.min_part_fraction and (
+            len(self.min_part_fraction) != len(self.class_names)
+            or not all(0 <= share <= 1 for share in self.min_part_fraction)
         ):
             raise ValueError(
-                f"least_share must be a share in 0..1 for each of the {len(self.class_names)} "
-                f"class_names, or empty, got {self.least_share}"
+                f"min_part_fraction must be a share in 0..1 for each of the "
+                f"{len(self.class_names)} class_names, or empty, got {self.min_part_fraction}"
             )
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("mirroring", self.mirroring, MIRRORING)

@@ -8,7 +8,7 @@ from ea_pointcloud.nn.attention import (
 from ea_pointcloud.nn.blocks import AttentionBlock, NeighborEmbedding, PointwiseResidual
 from ea_pointcloud.nn.drop_in import ExternalMultiheadAttention, ExternalTokenAttention
 from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv
-from ea_pointcloud.nn.initialise_memories import calibrate
+from ea_pointcloud.nn.initialise_memories import initialise_memories
 from ea_pointcloud.nn.memory_pooling import MemoryPooling
 from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
@@ -35,6 +35,6 @@ __all__ = [
     "SelfAttention",
     "Swap",
     "TransformNet",
-    "calibrate",
+    "initialise_memories",
     "replace_attention",
 ]

@@ -21,7 +21,7 @@ _RIDGE = 1e-3
 
 
 @torch.no_grad()
-def calibrate(
+def initialise_memories(
     model: nn.Module,
     replacement: Replacement,
     batches: Iterable[Batch],

@@ -31,7 +31,8 @@ class Swap:
         heads: H.
         memory_size: M.
         parameters: before and after.
-        original: the attention that was there, which :func:`~ea_pointcloud.nn.calibrate` asks.
+        original: the attention that was there, for
+            :func:`~ea_pointcloud.nn.initialise_memories`.
         replacement: the attention that is there now.
     """
 
@@ -109,8 +110,8 @@ def replace_attention(
     Replaced are :class:`torch.nn.MultiheadAttention`, alone or in torch's transformer layers, and
     timm's ``Attention``. Each replacement has the interface, heads, device, dtype and training
     mode of its original and takes over its query and output projections. Its memories are drawn
-    anew: :func:`~ea_pointcloud.nn.calibrate` starts them from data. Nothing changes where an error
-    is raised. Build optimisers afterwards, for the parameters are others.
+    at random: :func:`~ea_pointcloud.nn.initialise_memories` starts them from data. Nothing changes
+    where an error is raised. Build optimisers afterwards, for the parameters are others.
 
     A class token, which sees the other tokens through attention alone, learns little through
     external attention; pool the tokens instead.

@@ -18,7 +18,7 @@ _CANDIDATES = 3  # classes named beside a mistake
 
 
 class ClassAnswers:
-    """The answers of one classifier; an :class:`~ea_pointcloud.training.measure.Observer`.
+    """The answers of one classifier; an :class:`~ea_pointcloud.training.measure.Hook`.
 
     Attributes:
         spec: of the network.
@@ -77,7 +77,7 @@ class PartShape:
 
 
 class PartAnswers:
-    """The answers of one segmenter; an :class:`~ea_pointcloud.training.measure.Observer`.
+    """The answers of one segmenter; an :class:`~ea_pointcloud.training.measure.Hook`.
 
     Attributes:
         spec: of the network.

@@ -95,8 +95,8 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
     )
     for run, (one, label) in enumerate(zip(found, labels, strict=True)):
         kinds = [
-            ("network's own", one.bins_before, "dash"),
-            ("calibrated", one.bins_after, "solid"),
+            ("network's own", one.bins, "dash"),
+            ("calibrated", one.bins_calibrated, "solid"),
         ]
         for kind, bins, dash in kinds:
             if not bins:
@@ -104,7 +104,7 @@ def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Fi
             share = np.array([each.answers for each in bins]) / sum(each.answers for each in bins)
             made.add_scatter(
                 x=[each.prob for each in bins],
-                y=[each.right for each in bins],
+                y=[each.accuracy for each in bins],
                 customdata=[each.answers for each in bins],
                 mode="lines+markers",
                 name=f"{kind}{label}",

@@ -186,10 +186,12 @@ def cost_line(report: RunReport) -> str:
 def calibration_line(report: RunReport) -> str:
     """What the probabilities of the weights reported first are worth."""
     found = report.reports[0].calibration
-    after = "not calibrated, --calibrate does that"
-    if found.after is not None:
-        after = f"{found.after:.4f} with temperature {found.temperature:.3f} fitted on val"
-    return f"expected calibration error {found.before:.4f}, {after}"
+    calibrated = "not calibrated, --calibrate does that"
+    if found.ece_calibrated is not None:
+        calibrated = (
+            f"{found.ece_calibrated:.4f} with temperature {found.temperature:.3f} fitted on val"
+        )
+    return f"expected calibration error {found.ece:.4f}, {calibrated}"
 
 
 def figure_columns(task: str, votes: int, tta_copies: int = 0) -> dict[str, str]:

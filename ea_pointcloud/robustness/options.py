@@ -22,33 +22,33 @@ class InferenceOptions:
     """How a classifier is asked.
 
     Args:
-        rotations: turns about the up axis whose probabilities are averaged, >= 1.
-        denoise: leave out statistical outliers, see
+        tta_rotations: turns about the up axis whose probabilities are averaged, >= 1.
+        remove_outliers: leave out statistical outliers, see
             :func:`~ea_pointcloud.inference.preprocess.inliers`.
         adaptation: weight of the statistics of the clouds at hand in the batch normalisations,
             see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; None without.
     """
 
-    rotations: int = 1
-    denoise: bool = False
+    tta_rotations: int = 1
+    remove_outliers: bool = False
     adaptation: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_count("rotations", self.rotations)
+        check_count("tta_rotations", self.tta_rotations)
         if self.adaptation is not None:
             check_share("adaptation", self.adaptation)
 
     def __str__(self) -> str:
         """What is out of the ordinary, in words; nothing where all is as usual."""
         words = []
-        if self.denoise:
+        if self.remove_outliers:
             words.append("without statistical outliers")
         if self.adaptation is not None:
             share = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
             words.append(f"with batch-norm adaptation{share}")
-        if self.rotations > 1:
-            words.append(f"averaged over {self.rotations} rotations")
+        if self.tta_rotations > 1:
+            words.append(f"averaged over {self.tta_rotations} tta_rotations")
         return ", ".join(words)
 
 
@@ -77,7 +77,7 @@ def predict(
         posed = list(posed)
         model = adapt_batch_norm(model, *_joined(posed), weight=options.adaptation)
     for xyz, mask, label in posed:
-        probs = turned_probs(model, xyz, mask, rotations=options.rotations)
+        probs = turned_probs(model, xyz, mask, tta_rotations=options.tta_rotations)
         yield probs.argmax(-1).cpu(), label.cpu()
 
 
@@ -89,7 +89,7 @@ def _posed(
     device: torch.device,
 ) -> Batch:
     xyz, mask = xyz.to(device), None if mask is None else mask.to(device)
-    if options.denoise:
+    if options.remove_outliers:
         mask = real_points(mask, xyz).clone()
         for cloud, real in zip(xyz, mask, strict=True):
             real[real.clone()] = inliers(cloud[real])

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ea_pointcloud.inference.calibration import ask, fit_familiarity, fit_temperature
+from ea_pointcloud.inference.calibration import (
+    calibrate_temperature,
+    extract_features,
+    fit_detector,
+)
 from ea_pointcloud.models import (
     Calibration,
     Classifier,
@@ -89,7 +93,7 @@ def calibrate_classifier(
     )
     known, _, known_label = _ask(model, train, _draw(train, TRAIN_CLOUDS))
     return Calibration(
-        fit_temperature(logits, label), fit_familiarity(known, known_label, held_out)
+        calibrate_temperature(logits, label), fit_detector(known, known_label, held_out)
     )
 
 
@@ -114,7 +118,7 @@ def calibrate_segmenter(model: Segmenter, val: Shapes, batch_size: int) -> Calib
         step = max(1, len(label) // (_POINTS * len(batch["xyz"])))
         logits.append(chosen[::step].cpu())
         labels.append(label[::step].cpu())
-    return Calibration(fit_temperature(torch.cat(logits), torch.cat(labels)))
+    return Calibration(calibrate_temperature(torch.cat(logits), torch.cat(labels)))
 
 
 def labelled_points(logits: Tensor, batch: Batch, spec: DataSpec) -> tuple[Tensor, Tensor]:
@@ -154,7 +158,7 @@ def _ask(
     if not places:
         raise ValueError("calibration needs clouds of the train and the val split, got none")
     samples = [dataset[place] for place in places]
-    features, logits = ask(model, samples)
+    features, logits = extract_features(model, samples)
     return features, logits, torch.stack([sample["label"] for sample in samples])
 
 

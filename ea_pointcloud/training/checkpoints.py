@@ -18,7 +18,7 @@ WITHIN_CHECKPOINT = Path(FOLDER) / "within.ckpt"  # within the epoch after it
 BATCHES_DONE = "batches_done"  # of the epoch, in a checkpoint within it
 
 
-class Place(NamedTuple):
+class Progress(NamedTuple):
     """How far a run has come.
 
     Args:
@@ -32,13 +32,13 @@ class Place(NamedTuple):
     checkpoint: Path | None = None
 
 
-def furthest(run: Path) -> Place:
+def furthest(run: Path) -> Progress:
     """Where a run can be continued.
 
     Raises:
         ValueError: if a checkpoint is damaged.
     """
-    places = [Place()]
+    places = [Progress()]
     for name in (LAST_CHECKPOINT, WITHIN_CHECKPOINT):
         path = run / name
         if not path.is_file():
@@ -50,7 +50,9 @@ def furthest(run: Path) -> Place:
             raise ValueError(
                 f"{path} is damaged ({error}); copy the run folder again, or train anew"
             ) from error
-        places.append(Place(epoch + 1, 0, path) if batches is None else Place(epoch, batches, path))
+        places.append(
+            Progress(epoch + 1, 0, path) if batches is None else Progress(epoch, batches, path)
+        )
     return max(places, key=lambda place: place[:2])
 
 

@@ -19,7 +19,7 @@ from ea_pointcloud.datasets.out_of_core_loader import OutOfCoreLoader
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
 from ea_pointcloud.datasets.sharding import WHOLE, Epochs, Shard
 from ea_pointcloud.datasets.subset import select_classes
-from ea_pointcloud.inference.postprocess import least_shares
+from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import gather_points
@@ -218,7 +218,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     if recipe.task == "segmentation":
         assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
-        shares = least_shares(dataset.part_label, dataset.category, parts, len(names))
+        shares = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
     else:
         assert not isinstance(dataset, ShapeNetPart)
         names = dataset.class_names
@@ -231,7 +231,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         category_names=categories,
         parts=parts,
         features=recipe.data.features,
-        least_share=shares,
+        min_part_fraction=shares,
     )
 
 

@@ -16,7 +16,7 @@ from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.measure import (
     ClassificationReport,
-    Observer,
+    Hook,
     SegmentationReport,
     evaluate_classifier,
     evaluate_segmenter,
@@ -71,7 +71,7 @@ def evaluate_run(
     device: torch.device,
     *,
     data_root: str | Path | None = None,
-    observe: Observer | None = None,
+    hook: Hook | None = None,
     farthest_of: int | None = None,
 ) -> RunReport:
     """Evaluate the weights of a run folder on a split of its data.
@@ -81,7 +81,7 @@ def evaluate_run(
         split: ``"train"``, ``"val"`` or ``"test"``.
         device: where to compute.
         data_root: where the data lies, if no longer where the run found it.
-        observe: is called with every batch of the weights that are reported first.
+        hook: is called with every batch of the weights that are reported first.
         farthest_of: see :func:`~ea_pointcloud.training.data.open_held_out`.
 
     Raises:
@@ -106,7 +106,7 @@ def evaluate_run(
             "votes": recipe.eval.votes,
             "batch_size": recipe.eval.batch_size,
             "device": device,
-            "observe": None if reports else observe,
+            "hook": None if reports else hook,
         }
         if isinstance(model, Segmenter):
             report = evaluate_segmenter(model, dataset, copies=recipe.eval.tta_copies, **options)

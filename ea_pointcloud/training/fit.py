@@ -27,7 +27,7 @@ from ea_pointcloud.training.callbacks import (
 from ea_pointcloud.training.checkpoints import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
-    Place,
+    Progress,
     WholeCheckpoints,
     furthest,
     remove_leftovers,
@@ -203,7 +203,7 @@ def _fit(
     trainer: Trainer,
     module: RecipeModule,
     recipe: Recipe,
-    place: Place,
+    place: Progress,
     shard: Shard,
     train_split: Shapes,
     held_out: list[Shapes],

@@ -26,7 +26,7 @@ from ea_pointcloud.models import Classifier, PretrainedModel, Segmenter
 from ea_pointcloud.training.calibrate import labelled_points
 from ea_pointcloud.training.data import Shapes, batches
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.refined import NOT_REFINED, RefinedFigures
+from ea_pointcloud.training.refined import NOT_POSTPROCESSED, PostprocessedFigures
 from ea_pointcloud.training.tasks import Batch, class_logits, part_logits
 
 VOTE_SCALE = (0.8, 1.25)  # of a classifier, drawn for each axis
@@ -39,18 +39,18 @@ class Reliability:
     """Expected calibration error over 15 bins of equal width.
 
     Args:
-        before: of the network's own probabilities.
-        after: with the temperature that was fitted on val; None where the weights have none.
+        ece: of the network's own probabilities.
+        ece_calibrated: with the temperature that was fitted on val; None if there is none.
         temperature: that temperature.
-        bins_before: what ``before`` sums up.
-        bins_after: what ``after`` sums up; empty without a temperature.
+        bins: what ``ece`` sums up.
+        bins_calibrated: what ``ece_calibrated`` sums up; empty without a temperature.
     """
 
-    before: float
-    after: float | None
+    ece: float
+    ece_calibrated: float | None
     temperature: float | None
-    bins_before: tuple[ReliabilityBin, ...]
-    bins_after: tuple[ReliabilityBin, ...]
+    bins: tuple[ReliabilityBin, ...]
+    bins_calibrated: tuple[ReliabilityBin, ...]
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class SegmentationReport:
             neighbours, without parts too small to be there; None where the weights do not know
             how small parts were in training.
         postprocessed_category_miou: the same.
-        tta_instance_miou: of the mean over tilted and mirrored copies, refined; None without
-            copies or where nothing is refined.
+        tta_instance_miou: of the mean over tilted and mirrored copies, postprocessed; None
+            without copies or where nothing is postprocessed.
         tta_category_miou: the same.
         category_iou: category -> mean IoU of its shapes, None for one that does not occur.
         calibration: how honest the probabilities of the plain pass are, at every point and among
@@ -137,7 +137,7 @@ class SegmentationReport:
     clouds_per_second: float
 
 
-class Observer(Protocol):
+class Hook(Protocol):
     """Sees the answers that figures are made of, to keep what a report shows of them."""
 
     def __call__(self, model: PretrainedModel, batch: Batch, logits: Tensor) -> None:
@@ -154,12 +154,12 @@ def evaluate_classifier(
     votes: int,
     batch_size: int,
     device: torch.device,
-    observe: Observer | None = None,
+    hook: Hook | None = None,
 ) -> ClassificationReport:
     """Measure ``model`` on every cloud of ``dataset``, once plainly and once with votes.
 
     Voting averages the probabilities of ``votes`` passes, each over clouds scaled along each axis
-    by U(``VOTE_SCALE``), drawn once from a fixed seed. ``observe`` is called with every batch.
+    by U(``VOTE_SCALE``), drawn once from a fixed seed. ``hook`` is called with every batch.
 
     Raises:
         ValueError: if the data has a class that the model does not know.
@@ -187,8 +187,8 @@ def evaluate_classifier(
         logits = class_logits(model, batch)
         _synchronize(device)
         seconds += time.perf_counter() - started
-        if observe is not None:
-            observe(model, batch, logits)
+        if hook is not None:
+            hook(model, batch, logits)
         metrics.update(logits, label)
         if absent:
             restricted.update(logits.float().index_fill(1, absent_index, -torch.inf), label)
@@ -226,14 +226,14 @@ def evaluate_segmenter(
     votes: int,
     batch_size: int,
     device: torch.device,
-    observe: Observer | None = None,
+    hook: Hook | None = None,
     copies: int = 0,
 ) -> SegmentationReport:
     """Measure ``model`` on every point of ``dataset``, once plainly and once with votes.
 
     Voting averages the probabilities of passes over the clouds scaled by each of ``VOTE_SIZES``,
-    as published. ``observe`` is called with every batch. What is refined, and ``copies``, see
-    :class:`~ea_pointcloud.training.refined.RefinedFigures`.
+    as published. ``hook`` is called with every batch. What is postprocessed, and ``copies``, see
+    :class:`~ea_pointcloud.training.postprocessed.PostprocessedFigures`.
 
     Raises:
         ValueError: if the data has a category or part that the model does not know.
@@ -243,7 +243,7 @@ def evaluate_segmenter(
     model.eval()
     plain, voted = PartIoU(spec.parts).to(device), PartIoU(spec.parts).to(device)
     all_parts = PartIoU(spec.parts, restrict=False).to(device)
-    refined = RefinedFigures(model, copies, device) if spec.least_share else None
+    postprocessed = PostprocessedFigures(model, copies, device) if spec.min_part_fraction else None
     errors = _calibration_errors(model, device)
     seconds = 0.0
 
@@ -256,8 +256,8 @@ def evaluate_segmenter(
         logits = part_logits(model, batch)
         _synchronize(device)
         seconds += time.perf_counter() - started
-        if observe is not None:
-            observe(model, batch, logits)
+        if hook is not None:
+            hook(model, batch, logits)
         truth = batch["part_label"], batch["category"], batch["mask"]
         plain.update(logits, *truth)
         all_parts.update(logits, *truth)
@@ -267,8 +267,8 @@ def evaluate_segmenter(
             scaled = ({**batch, "xyz": batch["xyz"] * size} for size in VOTE_SIZES)
             probs = sum(part_logits(model, each).softmax(-1) for each in scaled)
             voted.update(cast("Tensor", probs), *truth)
-        if refined is not None:
-            refined.update(batch, logits)
+        if postprocessed is not None:
+            postprocessed.update(batch, logits)
     figures, every = plain.compute(), all_parts.compute()
     vote = voted.compute() if votes else None
     iou = figures["category_iou"].tolist()
@@ -283,7 +283,7 @@ def evaluate_segmenter(
         all_parts_category_miou=float(every["all_parts_category_miou"]),
         voted_instance_miou=None if vote is None else float(vote["instance_miou"]),
         voted_category_miou=None if vote is None else float(vote["category_miou"]),
-        **(NOT_REFINED if refined is None else refined.figures()),
+        **(NOT_POSTPROCESSED if postprocessed is None else postprocessed.figures()),
         category_iou={
             name: None if math.isnan(value) else value
             for name, value in zip(spec.category_names, iou, strict=True)
@@ -300,11 +300,11 @@ def _calibration_errors(model: PretrainedModel, device: torch.device) -> list[Ca
 
 
 def _reliability(errors: list[CalibrationError]) -> Reliability:
-    before, *after = (float(error.compute()) for error in errors)
-    bins_before, *bins_after = (tuple(error.bins()) for error in errors)
-    if not after:
-        return Reliability(before, None, None, bins_before, ())
-    return Reliability(before, after[0], errors[1].temperature, bins_before, bins_after[0])
+    ece, *calibrated = (float(error.compute()) for error in errors)
+    bins, *bins_calibrated = (tuple(error.bins()) for error in errors)
+    if not calibrated:
+        return Reliability(ece, None, None, bins, ())
+    return Reliability(ece, calibrated[0], errors[1].temperature, bins, bins_calibrated[0])
 
 
 def _vote(model: Classifier, batch: Batch, votes: int, generator: torch.Generator) -> Tensor:

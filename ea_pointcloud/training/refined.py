@@ -1,4 +1,4 @@
-"""How good part labels are once they are refined, and averaged over altered copies of a cloud."""
+"""Part labels after postprocessing, and averaged over augmented copies of each cloud."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.augment.transforms import random_scale, random_tilt
-from ea_pointcloud.inference.postprocess import refine
+from ea_pointcloud.inference.postprocess import postprocess
 from ea_pointcloud.metrics import PartIoU
 from ea_pointcloud.models import Segmenter
 from ea_pointcloud.training.calibrate import own_logits
@@ -16,14 +16,14 @@ from ea_pointcloud.training.tasks import Batch, part_logits
 COPY_TILT = math.pi / 8  # the largest
 COPY_SCALE = (0.85, 1.15)
 _FIGURES = ("instance_miou", "category_miou")
-NOT_REFINED = dict.fromkeys(
+NOT_POSTPROCESSED = dict.fromkeys(
     f"{name}_{figure}" for name in ("postprocessed", "tta") for figure in _FIGURES
 )
 _MIRRORED = (-1.0, 1.0, 1.0)
 _SEED = 0
 
 
-class RefinedFigures:
+class PostprocessedFigures:
     """Part IoU as ``segment`` labels points, and the same over copies of each cloud.
 
     The first copy is the cloud, the second its mirror image; all others are mirrored in turns,
@@ -40,7 +40,7 @@ class RefinedFigures:
         spec = model.data_spec
         self.model = model
         self.copies = copies
-        self.least_share = torch.tensor(spec.least_share, device=device)
+        self.min_part_fraction = torch.tensor(spec.min_part_fraction, device=device)
         self.alone, self.averaged = (PartIoU(spec.parts).to(device) for _ in range(2))
         self.generator = generator_for(device, _SEED)
 
@@ -61,7 +61,7 @@ class RefinedFigures:
 
     def figures(self) -> dict[str, float | None]:
         """The figures of a report, None for what was not measured."""
-        found: dict[str, float | None] = dict(NOT_REFINED)
+        found: dict[str, float | None] = dict(NOT_POSTPROCESSED)
         metrics = {"postprocessed": self.alone}
         if self.copies:
             metrics["tta"] = self.averaged
@@ -79,5 +79,5 @@ class RefinedFigures:
 
     def _count(self, metric: PartIoU, probs: Tensor, batch: Batch) -> None:
         mask = batch["mask"]
-        refined = refine(probs, batch["xyz"], self.least_share, mask)
-        metric.update(refined, batch["part_label"], batch["category"], mask)
+        postprocessed = postprocess(probs, batch["xyz"], self.min_part_fraction, mask)
+        metric.update(postprocessed, batch["part_label"], batch["category"], mask)

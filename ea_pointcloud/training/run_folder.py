@@ -73,7 +73,7 @@ def check_run(recipe: Recipe, run: Path, *, resume: bool) -> None:
         if run.is_file() or any(not path.name.startswith(".") for path in run.glob("*")):
             raise FileExistsError(
                 f"run folder {run} exists and is not empty; continue it with --resume {run}, "
-                "or choose another with --run"
+                "or choose another with --run-dir"
             )
         return
     stored = load_run_recipe(run)

@@ -3,7 +3,7 @@
     python -m scripts.benchmarks ops
     python -m scripts.benchmarks ops --quick --only knn --only "fps 32x1024"
     python -m scripts.benchmarks attention --only growth
-    python -m scripts.benchmarks train --device cuda --out train.json
+    python -m scripts.benchmarks train --device cuda --output train.json
     python -m scripts.benchmarks infer --only ea_classifier_base --quick
     python -m scripts.benchmarks files
     python -m scripts.benchmarks segment
@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds: a look")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON to a file")
-    parser.add_argument("--force", action="store_true", help="let --out replace a file")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to a file")
+    parser.add_argument("--force", action="store_true", help="let --output replace a file")
     options = parser.parse_args(arguments)
     module, name = BENCHMARKS[options.what]
     try:
-        check_target(options.out, force=options.force)
+        check_target(options.output, force=options.force)
         chosen = import_module(f"scripts.benchmarks.{module}")
         report = getattr(chosen, name)(
             resolve_device(options.device),
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    if options.out is not None:
-        write_report(report, options.out)
+    if options.output is not None:
+        write_report(report, options.output)
     texts = [*chosen.tables(report), *not_measured(report)]
     _say(sys.stdout, json.dumps(report, indent=2) if options.json else "\n\n".join(texts))
     if failures(report):

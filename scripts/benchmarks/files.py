@@ -13,7 +13,7 @@ import torch
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.datasets import ProceduralShapes
-from ea_pointcloud.inference import stream
+from ea_pointcloud.inference import batch_inference
 from ea_pointcloud.inference.batch import PRELOAD, classification
 from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.io import Cloud, write_cloud
@@ -115,7 +115,7 @@ def _race(
         return labels
 
     def whole() -> list[str]:
-        outcomes = stream(job, paths, workers=workers)
+        outcomes = batch_inference(job, paths, workers=workers)
         return [each.result.label if each.result else f"error: {each.error}" for each in outcomes]
 
     rates: dict[str, list[float]] = {"alone": [], "whole": []}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import generator_for, has_bfloat16, keep_freed_memory
 from ea_pointcloud.augment.pipeline import Augmentation
-from ea_pointcloud.inference.fuse_bn import fold_batch_norm
+from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
 from ea_pointcloud.models import EAClassifier, count_macs, create_model, list_models
 from scripts.benchmarks.cases import surface_clouds
 from scripts.benchmarks.measure import Contestant, current_device, race_rows
@@ -53,9 +53,9 @@ def benchmark_infer(
     with current_device(device):
         for name, dtype in _configurations(report, device, only):
             trained = build(name, device).eval()
-            ours = {OURS: fold_batch_norm(trained), "ours, batch norm not folded": trained}
+            ours = {OURS: fuse_batch_norm(trained), "ours, batch norm not fused": trained}
             if device.type == "cuda":
-                ours[GRAPHS] = _compiled(fold_batch_norm(trained))
+                ours[GRAPHS] = _compiled(fuse_batch_norm(trained))
             networks = ours | _others(trained, device, dtype, report)
             inside = _autocast(device, dtype)
             for batch in INFER_BATCHES[device.type]:

@@ -142,7 +142,7 @@ def check_target(path: Path | None, *, force: bool) -> None:
     if path is None:
         return
     if path.is_dir() or not path.parent.is_dir():
-        raise FileNotFoundError(f"--out {path}: no such folder, or a folder itself")
+        raise FileNotFoundError(f"--output {path}: no such folder, or a folder itself")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; choose another name or add --force")
 

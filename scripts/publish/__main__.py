@@ -1,7 +1,7 @@
 """Publish the weights of a finished run: half precision, checked, with figures and a model card.
 
     python -m scripts.publish runs/modelnet10_eamlp-seed0 eamlp-small-modelnet10
-    python -m scripts.publish runs/a ea-base-modelnet40 --out hub --limit-mb 50
+    python -m scripts.publish runs/a ea-base-modelnet40 --output hub --limit-mb 50
 
 The name is NETWORK-SIZE-DATA. The weights are those that were selected on val, or the last of a run
 that was trained on val too. `models/pretrained.py` says which are taken where nobody names any.
@@ -30,14 +30,14 @@ def main() -> None:
         type=Path,
         help="what 'ea-pointcloud evaluate RUN ... --json' printed; measured now without it",
     )
-    parser.add_argument("--out", type=Path, default=SHIPPED_FOLDER, help="folder to put them in")
+    parser.add_argument("--output", type=Path, default=SHIPPED_FOLDER, help="folder to put them in")
     parser.add_argument("--data-root", help="folder of data sets, if it is no longer the run's")
     parser.add_argument("--note", default="", help="a sentence on the data for the card")
     parser.add_argument("--limit-mb", type=float, default=LIMIT / 1e6, help="largest size allowed")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="replace weights of that name")
     arguments = parser.parse_args()
-    folder = arguments.out / arguments.name
+    folder = arguments.output / arguments.name
     try:
         found = publish_weights(
             arguments.run,

@@ -166,7 +166,7 @@ def _word(value: Any) -> str:
 
 
 class _Labels:
-    """Keeps the labels that a network gives, see ``Observer`` in ``training/measure.py``."""
+    """Keeps the labels that a network gives, see ``Hook`` in ``training/measure.py``."""
 
     def __init__(self) -> None:
         self.found: list[Tensor] = []
@@ -190,7 +190,7 @@ def _compare(
             "votes": 0,
             "batch_size": recipe.eval.batch_size,
             "device": device,
-            "observe": keep,
+            "hook": keep,
         }
         network: Any = one.to(device)
         if isinstance(one, Segmenter):

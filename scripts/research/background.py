@@ -1,11 +1,11 @@
 """Does an attention suffer from points that are not of the object? One table over runs.
 
     python -m scripts.research.background figures.json ...      # what was measured already
-    python -m scripts.research.background runs/a-seed0 runs/b-seed0 ... --out FOLDER [--split val]
+    python -m scripts.research.background runs/a-seed0 ... --output FOLDER [--split val]
 
 A file is what ``ea-pointcloud evaluate RUN... --corruptions all --json`` printed. A run folder is
 measured, which takes 112 passes over the split; every attention of ``model.overrides.attention`` is
-a row, over its seeds. Errors in %, means over the five severities. With --out also as
+a row, over its seeds. Errors in %, means over the five severities. With --output also as
 FOLDER/background.md and FOLDER/background.json.
 """
 
@@ -36,12 +36,16 @@ def main() -> None:
     parser.add_argument("sources", nargs="+", type=Path, metavar="RUN|FILE")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--limit", type=int, help="shapes, spread over the split")
-    parser.add_argument("--denoise", action="store_true", help="leave out statistical outliers")
+    parser.add_argument(
+        "--remove-outliers", action="store_true", help="leave out statistical outliers"
+    )
     parser.add_argument("--adapt", type=float, help="weight of batch-norm adaptation, 0 to 1")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    parser.add_argument("--output", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
-    options = InferenceOptions(denoise=arguments.denoise, adaptation=arguments.adapt)
+    options = InferenceOptions(
+        remove_outliers=arguments.remove_outliers, adaptation=arguments.adapt
+    )
 
     rows = []
     for source in arguments.sources:
@@ -51,11 +55,11 @@ def main() -> None:
             rows.append(measure(source, options, arguments))
     text = markdown(compare(rows))
     sys.stdout.write(text)
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "background.md").write_text(text, encoding="utf-8")
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "background.md").write_text(text, encoding="utf-8")
         figures = json.dumps(rows, indent=2, allow_nan=False)
-        (arguments.out / "background.json").write_text(figures + "\n", encoding="utf-8")
+        (arguments.output / "background.json").write_text(figures + "\n", encoding="utf-8")
 
 
 def measure(run: Path, options: InferenceOptions, arguments: argparse.Namespace) -> dict[str, Any]:

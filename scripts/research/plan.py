@@ -97,7 +97,7 @@ class PlannedRun:
         """The command that trains it alone."""
         seed = self.recipe.trainer.seed
         words = ["ea-pointcloud", "train", self.variant.recipe, *self.variant.overrides(seed)]
-        return shlex.join([*words, f"trainer.seed={seed}", "--run", str(self.run)])
+        return shlex.join([*words, f"trainer.seed={seed}", "--run-dir", str(self.run)])
 
     def complete(self) -> None:
         """Train it from the start, from where it stopped, or not at all; see :func:`train`."""

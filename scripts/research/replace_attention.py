@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud.datasets import ProceduralShapes
-from ea_pointcloud.nn import PatchEmbedding, Replacement, calibrate, replace_attention
+from ea_pointcloud.nn import PatchEmbedding, Replacement, initialise_memories, replace_attention
 from ea_pointcloud.ops import PyramidLevel, build_pyramid
 
 POINTS, PATCHES, NEIGHBORS = 512, 64, 32
@@ -166,7 +166,7 @@ def main() -> None:
         )
         if start == "calibrated":
             split = data["train"]
-            calibrate(model, report, (split.clouds(rows) for rows in split.batches()[:8]))
+            initialise_memories(model, report, (split.clouds(rows) for rows in split.batches()[:8]))
         models[f"replaced, memories {start}"] = copy.deepcopy(model)
         say(f"memories {start}: val accuracy {accuracy(model, data['val']):.3f} untouched")
         train(model, data, fine_tuning, **FINE_TUNING, seed=options.seed + 1)

@@ -2,7 +2,7 @@ r"""Train recipes over several seeds, evaluate them by the protocol, and print o
 
     python -m scripts.research.reproduce procedural --seeds 2
     python -m scripts.research.reproduce modelnet10 modelnet10:model.overrides.attention=self \
-        modelnet10:model.name=dgcnn data.root=DATA --out results
+        modelnet10:model.name=dgcnn data.root=DATA --output results
     python -m scripts.research.reproduce modelnet10 data.root=DATA --evaluate-only
     python -m scripts.research.reproduce \
         'modelnet10_robust:model.init=runs/modelnet10_eamlp-seed{seed}'
@@ -43,7 +43,7 @@ def reproduce(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="of each row: 0, 1, ... (3)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="run folders (runs)")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"),
+    parser.add_argument("--output", type=Path, default=Path("runs/reproduce"),
                         help="table.json and table.md (runs/reproduce)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="of the evaluation (auto)")
     parser.add_argument("--evaluate-only", action="store_true", help="train nothing")
@@ -71,9 +71,9 @@ def reproduce(arguments: list[str] | None = None) -> None:
             say(f"{place}: training")
             one.complete()
         say(f"{place}: evaluating")
-        rows[one.variant.name].append(measure(one, options.out, device))
+        rows[one.variant.name].append(measure(one, options.output, device))
         text = write_protocol(
-            options.out, [runs for runs in rows.values() if runs], options.seeds, made_by
+            options.output, [runs for runs in rows.values() if runs], options.seeds, made_by
         )
     if not text:
         raise FileNotFoundError(f"no complete run in {options.runs}; leave out --evaluate-only")

@@ -17,7 +17,7 @@ import torch
 
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.datasets import ShapeNetPart, open_dataset
-from ea_pointcloud.inference.calibration import Answers, ask
+from ea_pointcloud.inference.calibration import ClassifierOutput, extract_features
 from ea_pointcloud.inference.ood import compare_scores
 from ea_pointcloud.models import Classifier, load_model
 from ea_pointcloud.training.calibrate import TRAIN_CLOUDS
@@ -61,13 +61,15 @@ def main() -> None:
         f"{len(known.logits)} known clouds of {', '.join(model.data_spec.class_names)}; "
         f"{len(unknown.logits)} unknown ones\n{'score':26}{'AUROC':>8}{'FPR95':>8}\n"
     )
-    for name, found in compare_scores(ask(model, samples), label, known, unknown).items():
+    for name, found in compare_scores(
+        extract_features(model, samples), label, known, unknown
+    ).items():
         sys.stdout.write(f"{name:26}{found.auroc:8.3f}{found.fpr95:8.3f}\n")
 
 
-def every(model: Classifier, dataset: Shapes) -> Answers:
+def every(model: Classifier, dataset: Shapes) -> ClassifierOutput:
     """The answers on all clouds of a set."""
-    return ask(model, (dataset[place] for place in range(len(dataset))))
+    return extract_features(model, (dataset[place] for place in range(len(dataset))))
 
 
 def held_out(data: DataRecipe) -> Shapes:
@@ -78,7 +80,7 @@ def held_out(data: DataRecipe) -> Shapes:
     return open_split(replace(data, classes=rest), "test", all_points=True)
 
 
-def others(model: Classifier, name: str, without: list[str], root: str | None) -> Answers:
+def others(model: Classifier, name: str, without: list[str], root: str | None) -> ClassifierOutput:
     """The answers on a data set, all of its splits, but for some of its classes."""
     samples = []
     for split in ("trainval", "test"):
@@ -91,7 +93,7 @@ def others(model: Classifier, name: str, without: list[str], root: str | None) -
         label = dataset.category if parts else dataset.label
         kept = [place for place, index in enumerate(label.tolist()) if names[index] not in without]
         samples += [dataset[place] for place in kept]
-    return ask(model, samples)
+    return extract_features(model, samples)
 
 
 if __name__ == "__main__":

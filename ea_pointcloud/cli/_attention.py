@@ -1,9 +1,11 @@
-"""What ``view`` shows of a trained network: slots, saliency and critical points on clouds."""
+"""Slots, saliency and critical points of a trained network, as ``view`` draws them on clouds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,65 +13,74 @@ if TYPE_CHECKING:
     from ea_pointcloud.explain import AttentionMap, Subject
     from ea_pointcloud.io import Cloud
 
-TOP = 6  # slots shown where none are named
+TOPK = 6  # slots shown where none are named
+
+Attention = Annotated[
+    int | None,
+    typer.Option(
+        metavar="LAYER",
+        help="Colour by the weight of memory slots; 0 is the first layer, -1 the last.",
+    ),
+]
+Slots = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Which slots; those used most (--topk) if omitted."),
+]
+Topk = Annotated[
+    int | None, typer.Option(min=1, help=f"How many of the slots used most; {TOPK} if omitted.")
+]
+Saliency = Annotated[
+    bool, typer.Option("--saliency", help="Colour by the gradient of the class at each point.")
+]
+Critical = Annotated[
+    bool,
+    typer.Option("--critical", help="Colour by the pooled channels whose maximum is each point."),
+]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was asked for.
+class AttentionView:
+    """What of a network is drawn."""
 
-    Args:
-        model: where the weights are.
-        attention: layer, 0 is the first and -1 the last; None for no slots.
-        slots: memory slots; None for the most used.
-        top: how many of those.
-        saliency: the gradient of the most probable class.
-        critical: channels of the pooled feature that each point wins.
-    """
-
-    model: str
-    attention: int | None
-    slots: tuple[int, ...] | None
-    top: int
-    saliency: bool
-    critical: bool
+    model: str  # its weights
+    attention: int | None  # layer, 0 is the first and -1 the last; None for no slots
+    slots: tuple[int, ...] | None  # of the memory; None for the most used
+    topk: int  # how many of those
+    saliency: bool  # the gradient of the most probable class
+    critical: bool  # channels of the pooled feature whose maximum is each point
 
 
-def check_look(
-    *,
+def check_attention(
     model: str | None,
     attention: int | None,
     slots: str | None,
-    top: int | None,
+    topk: int | None,
+    *,
     saliency: bool,
     critical: bool,
-) -> Look | None:
-    """The options of ``view`` on a network; None without any.
-
-    Raises:
-        ValueError: if they do not go together.
-    """
-    if attention is None and (slots is not None or top is not None):
-        raise ValueError("--slots and --top choose the slots of a layer; add --attention LAYER")
+) -> AttentionView | None:
+    """The options of ``view`` on a network, if they go together; None without any."""
+    if attention is None and (slots is not None or topk is not None):
+        raise ValueError("--slots and --topk choose the slots of a layer; add --attention LAYER")
     if attention is None and not saliency and not critical:
         if model is not None:
             raise ValueError("--model needs --attention LAYER, --saliency or --critical beside it")
         return None
     if model is None:
         raise ValueError("--attention, --saliency and --critical need --model WEIGHTS")
-    if slots is not None and top is not None:
-        raise ValueError("--slots and --top both choose the slots; give one of them")
+    if slots is not None and topk is not None:
+        raise ValueError("--slots and --topk both choose the slots; give one of them")
     chosen = None
     if slots is not None:
         try:
             chosen = tuple(int(slot) for slot in slots.split(","))
         except ValueError:
             raise ValueError(f"--slots must be numbers such as 3,17, got {slots}") from None
-    return Look(model, attention, chosen, top or TOP, saliency, critical)
+    return AttentionView(model, attention, chosen, topk or TOPK, saliency, critical)
 
 
-def draw_look(
-    look: Look,
+def draw_attention(
+    view: AttentionView,
     clouds: "Sequence[Cloud]",
     titles: Sequence[str],
     up: str,
@@ -79,13 +90,11 @@ def draw_look(
     pixels: dict[str, int],
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
-    import typer
-
     from ea_pointcloud.viz import show
     from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
     from ea_pointcloud.viz.interactive import write_page
 
-    points, values, columns = look_at(look, clouds, up)
+    points, values, columns = attention_values(view, clouds, up)
     if html is not None:
         made = scalar_figure(points[0], values[0], columns, title=titles[0], **drawing)
         write_page(made, html)
@@ -99,60 +108,45 @@ def draw_look(
                 show(xyz, color_by=scalars[:, place], title=f"{title}: {column}", **drawing)
 
 
-def look_at(
-    look: Look, clouds: "Sequence[Cloud]", up: str
+def attention_values(
+    view: AttentionView, clouds: "Sequence[Cloud]", up: str
 ) -> "tuple[list[np.ndarray], list[np.ndarray], list[str]]":
-    """Ask the network.
+    """Values of the network at points of clouds.
 
     Saliency and critical points are of the points that the network sees, and these are drawn then;
-    attention alone is carried to all points.
-
-    Args:
-        look: what was asked for.
-        clouds: what is looked at.
-        up: the axis that is up in them.
+    attention alone is interpolated to all points.
 
     Returns:
         points: (N, 3) of each cloud, y up.
         values: (N, K) of those.
         columns: K headings.
-
-    Raises:
-        ValueError: if the network has no such layer or slot, or is no classifier where one is
-            needed.
     """
     import torch
 
+    import ea_pointcloud.explain as explain
     from ea_pointcloud._checks import check_range
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.explain import (
-        attention_layers,
-        critical_points,
-        most_used,
-        saliency,
-        subject_of,
-    )
     from ea_pointcloud.models import load_model
 
-    model: Any = load_model(look.model).to(resolve_device("auto"))
-    if look.attention is not None:
-        depth = len(attention_layers(model))
-        check_range("--attention", look.attention, -depth, depth - 1)
-    subjects = [subject_of(model, cloud, up=up) for cloud in clouds]
-    thinned = look.saliency or look.critical
+    model: Any = load_model(view.model).to(resolve_device("auto"))
+    if view.attention is not None:
+        depth = len(explain.attention_layers(model))
+        check_range("--attention", view.attention, -depth, depth - 1)
+    subjects = [explain.subject_of(model, cloud, up=up) for cloud in clouds]
+    thinned = view.saliency or view.critical
     points = [subject.seen if thinned else subject.xyz for subject in subjects]
     columns: list[str] = []
     values: list[list[torch.Tensor]] = [[] for _ in clouds]
-    if look.attention is not None:
-        maps = _maps(model, subjects, look.attention, look.slots)
-        if look.slots is None:
-            maps = _maps(model, subjects, look.attention, most_used(maps, look.top))
+    if view.attention is not None:
+        maps = _maps(model, subjects, view.attention, view.slots)
+        if view.slots is None:
+            maps = _maps(model, subjects, view.attention, explain.most_used(maps, view.topk))
         columns = [f"slot {slot}" for slot in maps[0].slots]
         for one, xyz, found in zip(maps, points, values, strict=True):
             found.append(one.at(xyz)[0])
     for wanted, heading, measure in (
-        (look.saliency, "saliency", saliency),
-        (look.critical, "channels won", critical_points),
+        (view.saliency, "saliency", explain.saliency),
+        (view.critical, "channels won", explain.critical_points),
     ):
         if wanted:
             columns.append(heading)

@@ -1,0 +1,178 @@
+"""The run of a command over many files: workers, resume, rows as they come, exit status."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import typer
+
+from ea_pointcloud.cli._options import check_engine
+from ea_pointcloud.cli._output import FileBar, JsonRows, TablePages, Tally
+
+if TYPE_CHECKING:
+    from ea_pointcloud.inference import Found, Job, Outcome, Outcomes
+    from ea_pointcloud.inference.predictor import Predictor
+
+Result = TypeVar("Result")
+Row = TypeVar("Row")
+# Those of ``inference.batch``, which takes seconds to import.
+PRELOAD = ("ea_pointcloud.inference.batch", "ea_pointcloud.ops._cpu")
+_LISTED = 12  # classes of the pretrained weights that are named
+PICTURES = 100  # clouds in a picture; more would be too small to see and too many to hold
+
+
+class Store(Protocol):
+    """Results on disk that a later run continues."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin(self, found: "Iterable[Found]") -> tuple[int, int]:
+        """How many of the files an earlier run did, and how many of these failed."""
+        ...
+
+    def missing(self, found: "Iterable[Found]") -> Iterator[str]:
+        """Paths of the files that are left to do."""
+        ...
+
+
+@dataclass(frozen=True)
+class Show(Generic[Result, Row]):
+    """What is made of an outcome."""
+
+    verb: str  # for the summary
+    # Called once for every outcome, where results are written; returns what is shown.
+    take: "Callable[[Outcome[Result]], Outcome[Row]]"
+    json: "Callable[[Outcome[Row]], dict[str, Any]]"  # an entry of the JSON output
+    cells: "Callable[[Outcome[Row]], list[Any]]"  # a row of the table
+    headings: Sequence[str]  # of the table; the last is left out where it is empty
+    right: Sequence[str]  # those aligned to the right
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files, and the processes that work on them."""
+
+    paths: Sequence[str]  # files and folders
+    recursive: bool  # also the folders inside
+    exclude: Path | None  # results of this run, which are no input
+    engine: str  # "local" or "ray"
+    workers: int | None  # of the local engine; None chooses by the cores and the files
+    device: str  # of the network
+
+    def __post_init__(self) -> None:
+        """Check, then start workers before this process spends seconds on its own imports."""
+        from ea_pointcloud.io.pool import FEW, default_workers, import_ahead, without_interrupts
+
+        check_engine(self.engine, self.workers)
+        workers = self.workers
+        if workers is None and self.engine == "local":
+            workers = default_workers(len(list(islice(self._names(), FEW))))
+        if workers:
+            import_ahead(PRELOAD)
+        with without_interrupts():
+            import ea_pointcloud.inference.predictor  # noqa: F401
+
+    def _names(self) -> Iterator[str]:
+        for path in self.paths:
+            if not Path(path).is_dir():
+                yield path
+                continue
+            for _, _, inside in os.walk(path):
+                yield from inside
+                if not self.recursive:
+                    break
+
+    def find(self) -> "Iterator[Found]":
+        """The files, in order."""
+        from ea_pointcloud.inference import find_files
+
+        return find_files(self.paths, recursive=self.recursive, exclude=self.exclude)
+
+    def load(self, model: str | None, default: str) -> "tuple[str, Predictor]":
+        """The name of ``model`` and its predictor; ``default`` if omitted, which is announced."""
+        from ea_pointcloud.inference.predictor import Predictor
+
+        # Ray's workers choose their own device.
+        device = "cpu" if self.engine == "ray" else self.device
+        predictor = Predictor.from_pretrained(default if model is None else model, device)
+        if model is not None:
+            return model, predictor
+        spec = predictor.model.data_spec
+        names = spec.category_names or spec.class_names
+        kind = "categories" if spec.category_names else "classes"
+        listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+        typer.echo(
+            f"Using pretrained {default} ({len(names)} {kind}: {listed}). Change with --model.",
+            err=True,
+        )
+        return default, predictor
+
+    def run(
+        self,
+        make_job: "Callable[[Predictor], Job[Any, Result]]",
+        predictor: "Predictor",
+        show: Show[Result, Row],
+        *,
+        store: Store | None,
+        as_json: bool,
+        table: bool = True,
+    ) -> Tally:
+        """Work through the files that ``store`` lacks, and show every outcome as it comes.
+
+        Raises:
+            typer.Exit: with status 130 after Ctrl-C.
+        """
+        tally = Tally(sum(1 for _ in self.find()), show.verb)
+        try:
+            with ExitStack() as stack:
+                files: Iterator[str] = (each.path for each in self.find())
+                if store is not None:
+                    stack.enter_context(store)
+                    tally.earlier, tally.earlier_errors = store.begin(self.find())
+                    files = store.missing(self.find())
+                shown = not (as_json and sys.stdout.isatty())
+                bar = stack.enter_context(FileBar(tally, shown=shown))
+                rows = pages = None
+                if as_json:
+                    rows = stack.enter_context(JsonRows())
+                elif table:
+                    pages = TablePages(show.headings, show.right, bar.pause)
+                    stack.enter_context(pages)
+                outcomes = self._outcomes(make_job, predictor, files, tally.total - tally.earlier)
+                for outcome in stack.enter_context(closing(outcomes)):
+                    row = show.take(outcome)
+                    if rows is not None:
+                        rows.add(show.json(row))
+                    if pages is not None:
+                        pages.add(show.cells(row))
+                    bar.step(failed=row.error is not None)
+        except KeyboardInterrupt:
+            remedy = "" if store is None else "; run the same command again to go on"
+            done = f"{tally.earlier + tally.done:,} of {tally.total:,}"
+            typer.echo(f"stopped after {done} files{remedy}", err=True)
+            raise typer.Exit(130) from None
+        return tally
+
+    def _outcomes(
+        self,
+        make_job: "Callable[[Predictor], Job[Any, Result]]",
+        predictor: "Predictor",
+        files: Iterable[str],
+        count: int,
+    ) -> "Outcomes[Result]":
+        if self.engine == "ray":
+            from ea_pointcloud.inference.ray import batch_inference_ray
+
+            return batch_inference_ray(make_job, predictor, files, device=self.device)
+        from ea_pointcloud.inference import batch_inference
+        from ea_pointcloud.io.pool import default_workers
+
+        workers = default_workers(count) if self.workers is None else self.workers
+        return batch_inference(make_job(predictor), files, workers=workers)
