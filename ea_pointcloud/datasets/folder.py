@@ -54,7 +54,8 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
         stored_points: points drawn from each file.
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
-        drop_invalid: leave out points that are not finite, instead of taking the file for bad.
+        drop_invalid: leave out points that are not finite, instead of rejecting the file; by
+            default in ``.pcd`` files only.
         num_workers: processes that read, 0 for none but this one; chosen by itself without it.
         mirrored: whether the files are mirror images, whose x (once y is up) is negated;
             ``"auto"`` takes ``modelnet40_normal_resampled`` for it, see
@@ -87,7 +88,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         up: str = "y",
         stored_points: int = 2048,
         skip_bad: bool = False,
-        drop_invalid: bool = False,
+        drop_invalid: bool | None = None,
         num_workers: int | None = None,
         mirrored: bool | str = "auto",
     ) -> None:
