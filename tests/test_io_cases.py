@@ -178,7 +178,9 @@ LEVELS = ["0.5", "0.25", "0.125", "1"]
         ([UNIT, FRACTIONS], "normals colors"),
         ([BYTES, UNIT, LABELS], "colors normals labels"),
         ([MARKS, MARKS], "intensity column_5"),
-        ([BYTES, LEVELS, LEVELS], "colors intensity column_8"),
+        ([BYTES, LEVELS, LEVELS], "colors column_7 column_8"),
+        ([FRACTIONS, LEVELS], "colors intensity"),
+        ([FRACTIONS, FRACTIONS], "colors column_7 column_8 column_9"),  # of S3DIS
     ],
 )
 @pytest.mark.parametrize("suffix", [".txt", ".xyz", ".csv", ".npy"])
@@ -261,6 +263,7 @@ def test_columns_named_by_the_caller(tmp_path: Path) -> None:
         ("a.csv", '"1,0","2,0","3,0"\n"4,0","5,0","6,0"\n'),
         ("a.csv", '"1.0";"2.0";"3.0"\n"4.0";"5.0";"6.0"\n'),
         ("a.csv", "1,2,3,\n4,5,6,\n"),
+        ("a.csv", "1,2,3,,\n4,5,6,,\n"),
         ("a.xyz", "2\n1 2 3\n4 5 6\n"),
         ("a.txt", "//X Y Z\n2\n1 2 3\n4 5 6\n"),
         ("a.csv", "2\nx,y,z\n1,2,3\n4,5,6\n"),

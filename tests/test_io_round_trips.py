@@ -197,8 +197,12 @@ def test_extras_that_need_care(tmp_path: Path) -> None:
         for name, values in extras.items():
             found = again.extras[name.replace(" [", "_").replace("]", "_").replace(" ", "_")]
             assert (found == values).all(), (suffix, name)
-    with pytest.raises(ValueError, match=r"names of extras must differ .* from label; rename"):
-        write_cloud(tmp_path / "b.ply", dataclasses.replace(CLOUD, extras={"label": TIME}))
+    for name in ("label", "r"):  # which mean something else in a file
+        extra = dataclasses.replace(CLOUD, labels=None, extras={name: TIME})
+        write_cloud(tmp_path / f"{name}.csv", extra)
+        again = read_cloud(tmp_path / f"{name}.csv")
+        assert again.labels is None
+        assert (again.extras[f"{name}_"] == TIME).all()
     bare = Cloud(CLOUD.xyz, CLOUD.center, extras={"time": TIME})
     with pytest.raises(ValueError, match=r"\.xyz holds coordinates only and the cloud has extras"):
         write_cloud(tmp_path / "b.xyz", bare)

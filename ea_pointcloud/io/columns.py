@@ -180,7 +180,7 @@ def points_from_table(
         return points_from_columns(path, dict(zip(names, table.T, strict=True)), roles)
     layout = guess_roles(path, table, is_array=is_array)
     if not layout:  # nearly all files
-        return Points(table)
+        return Points(table[:, :3])
     found = ["x", "y", "z"]
     for letter in layout:
         found += ROLES.get(letter, (names[len(found)],))

@@ -66,9 +66,8 @@ def read_las(path: Path, options: Options) -> Points:
     columns = {name: values for name, values in columns.items() if values.ndim == 1}
     points = points_from_columns(path, columns, options.columns)
     if points.colors is None and set(las.point_format.dimension_names).issuperset(RGB):
-        points = points._replace(
-            colors=_colors(np.stack([np.asarray(las[name]) for name in RGB], 1))
-        )
+        colors = np.stack([np.asarray(las[name]) for name in RGB], 1)
+        points = points._replace(colors=colors if colors.any() else None)
     classes = np.asarray(las.classification)
     if points.labels is None and classes.any():
         points = points._replace(labels=classes)
@@ -96,12 +95,6 @@ def _damaged(path: Path, error: Exception) -> CloudFileError:
     return CloudFileError(
         f"{path.name}: damaged or not a LAS file ({str(error)[:100] or 'ends early'}); {DAMAGED}"
     )
-
-
-def _colors(colors: np.ndarray) -> np.ndarray | None:
-    if not colors.any():
-        return None
-    return colors.astype(np.uint8) if colors.max() <= np.iinfo(np.uint8).max else colors
 
 
 def encode_las(columns: Columns) -> bytes:

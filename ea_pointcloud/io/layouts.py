@@ -54,7 +54,7 @@ def guess_roles(path: Path, table: np.ndarray, *, is_array: bool = False) -> str
             f"{path.name}: has {width} columns, {suffix or 'a cloud'} needs at least {required}; "
             "write one point per line"
         )
-    if width == 3:
+    if width == 3 or rows == 0:
         return ""
     many = f"has {rows} rows of {width} unnamed columns"
     transposed = CloudFileError(
@@ -79,13 +79,18 @@ def guess_roles(path: Path, table: np.ndarray, *, is_array: bool = False) -> str
 
 
 def _fitting(suffix: str, rest: np.ndarray) -> Iterator[str]:
-    """The layouts that fit, those of all columns first."""
+    """The layouts that fit, those of all columns first; shorter ones guess no intensity alone."""
     lead, width = LEADS.get(suffix, ""), rest.shape[1]
     layouts = LAYOUTS_OF_PTS if suffix == ".pts" else LAYOUTS
-    for used in range(width, min(width, 3) - 1, -1):
-        for layout in layouts.get(used, ()):
-            if layout.startswith(lead) and _fits(layout, rest, lead):
-                yield layout + "." * (width - used)
+    shorter = [each for used in range(width - 1, 2, -1) for each in layouts.get(used, ())]
+    for layout in (
+        *layouts.get(width, ()),
+        *(each for each in shorter if "i" not in each),
+        *(each for each in shorter if each.startswith("ic")),
+    ):
+        if layout.startswith(lead) and _fits(layout, rest, lead):
+            used = sum(WIDTHS[letter] for letter in layout)
+            yield layout + "." * (width - used)
     if width == 3 and len(rest) != 3 and (rest < 0).any():
         yield "n"
 
@@ -102,6 +107,8 @@ def _fits(layout: str, rest: np.ndarray, lead: str) -> bool:
             scale = color_scale(columns)
             if not (promised or _is_color(columns)):
                 return False
+            if layout.startswith("ic") and scale == 1 and _is_color(rest[:, :3]):
+                return False  # fractions: colours stand in front
         if letter == "a" and not _is_alpha(columns, scale):
             return False
         if letter == "l" and not _is_label(columns, SMALL_LABEL if "c" in layout else 2**53):

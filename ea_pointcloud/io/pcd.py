@@ -116,7 +116,7 @@ def _read_header(path: Path, data: bytes) -> _Header:
             f"{grid[0]} x {grid[1]}; {LOOK}"
         )
     line = len(data[:start].splitlines()) + 1
-    return _Header(fields, num_points, " ".join(entries["DATA"]), start, line)
+    return _Header(fields, num_points, " ".join(entries["DATA"]).lower(), start, line)
 
 
 def _reason(error: Exception) -> str:

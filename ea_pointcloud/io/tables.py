@@ -130,7 +130,8 @@ def _header(line: str) -> list[str] | None:
     delimiter = next((sign for sign in ";,\t" if sign in bare), None)
     if delimiter is None:
         bare = re.sub(r"\s*[\[(][^\])]*[\])]", "", bare)  # units: they may stand apart
-    names = [name.strip() for name in bare.rstrip(delimiter).split(delimiter)]
+    cells = bare.rstrip(delimiter).split(delimiter)
+    names = [cell.strip() or f"column_{at}" for at, cell in enumerate(cells, 1)]
     if {"x", "y", "z"} <= set(map(plain_name, names)):
         return names
     if bare != line.strip() and line.strip().startswith(COMMENTS):
@@ -165,23 +166,28 @@ def _parse_cells(
         raise fault
     titles = names or ["x", "y", "z", *(f"column_{number}" for number in range(4, width + 1))]
     used = titles[:width] if roles is None else assign_roles(path, titles[:width], roles)
-    kept, dropped = [], []
+    kept: list[np.ndarray] = []
+    dropped: dict[str, bool] = {}  # whether there was text
     for name, role, cells in zip(titles, used, zip(*rows, strict=True), strict=False):
-        needed = plain_name(role) in NEEDED or (names is None and roles is None)
+        needed = plain_name(role) in NEEDED
+        numeric = needed or (names is None and roles is None)
         try:
             kept.append(np.array([cell.strip() or "nan" for cell in cells], float))
         except ValueError:
             kept.append(np.full(len(cells), np.nan))
-            dropped.append(name)
-        if needed:
+            dropped[name] = True
+        if not needed and not any(map(str.strip, cells)):  # nothing in it
+            dropped[name] = False
+        if numeric:
             for (number, _), cell in zip(lines, cells, strict=True):
-                if not _is_number(cell) and (cell.strip() or plain_name(role) in NEEDED):
+                if not _is_number(cell) and (cell.strip() or needed):
                     raise CloudFileError(
                         f"{path.name}: line {number}: {cell.strip()[:20]!r} is not a number; {LOOK}"
                     )
-    notes = (f"columns of text are left out: {' '.join(dropped)[:99]}",) if dropped else ()
+    texts = " ".join(name for name, is_text in dropped.items() if is_text)
+    notes = (f"columns of text are left out: {texts[:99]}",) if texts else ()
     table = np.stack(kept, 1)
-    if names is not None and roles is None:
-        keep = [at for at, name in enumerate(names) if name not in dropped]
-        table, names = table[:, keep], [names[at] for at in keep]
+    if roles is None:
+        keep = [at for at, name in enumerate(titles[:width]) if name not in dropped]
+        table, names = table[:, keep], names and [names[at] for at in keep]
     return table, names, notes

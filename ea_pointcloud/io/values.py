@@ -32,15 +32,16 @@ def unit_normals(normals: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def unit_colors(path: Path, colors: np.ndarray) -> np.ndarray:
-    """Scale colours to 0..1: bytes and 16 bits by their type, others by their largest value."""
-    if colors.dtype in (np.uint8, np.uint16):
-        return (colors / np.iinfo(colors.dtype).max).astype(np.float32)
+    """Scale colours to 0..1: bytes by their type, others by their largest value."""
+    if colors.dtype == np.uint8:
+        return (colors / 255).astype(np.float32)
     if not ((colors >= 0) & (colors <= 65535)).all():
         raise CloudFileError(
             f"{path.name}: colours must be within 0..1, 0..255 or 0..65535, got "
             f"{colors.min():g}..{colors.max():g}; skip these columns with _ in --columns"
         )
-    return (colors / color_scale(colors)).astype(np.float32)
+    scale = max(color_scale(colors), 255 if colors.dtype == np.uint16 else 1)
+    return (colors / scale).astype(np.float32)
 
 
 def color_scale(colors: np.ndarray) -> int:

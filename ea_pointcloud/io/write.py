@@ -55,7 +55,7 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
                 f"{path.name}: {suffix} holds {held} only and the cloud has {part}; write .ply, or "
                 f"dataclasses.replace(cloud, {part}={NOTHING.get(part)}) to leave them out"
             )
-        columns |= _file_names(path, values) if part == "extras" else {part: values}
+        columns |= _file_names(values) if part == "extras" else {part: values}
     needed = NEEDS.get(suffix)
     if needed and needed not in columns:
         raise ValueError(
@@ -96,17 +96,20 @@ def write_mesh(
     _write_new(path, lambda: MESH_ENCODERS[suffix](mesh.vertices, mesh.faces), overwrite=overwrite)
 
 
-def _file_names(path: Path, extras: Mapping[str, np.ndarray]) -> Columns:
+def _file_names(extras: Mapping[str, np.ndarray]) -> Columns:
     """Extras under names that every format can hold, in types that every format has."""
-    named = {re.sub(r"[^\w.:-]+", "_", name) or "_": values for name, values in extras.items()}
-    clash = named.keys() & {"xyz", *PARTS}.union(*SHORT_NAMES.values())
-    if clash or len(named) < len(extras):
-        raise ValueError(
-            f"{path.name}: names of extras must differ from each other and from "
-            f"{', '.join(sorted(clash)) or 'those with other signs'}; rename {', '.join(extras)}"
+    taken = {"xyz", *PARTS}.union(*SHORT_NAMES.values())
+    columns: Columns = {}
+    for name, values in extras.items():
+        name = re.sub(r"[^\w.:-]+", "_", name) or "_"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        plain = (
+            values.view(np.uint8) if values.dtype == bool else values.astype(_plain(values.dtype))
         )
-    return {name: array.view(np.uint8) if array.dtype == bool else array.astype(_plain(array.dtype))
-            for name, array in named.items()}  # fmt: skip
+        columns[name] = plain
+    return columns
 
 
 def _plain(dtype: np.dtype) -> np.dtype:
