@@ -6,7 +6,9 @@
 import gzip
 import json
 import logging
+import os
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ea_pointcloud.io import Cloud, CloudFileError, read_cloud
+from ea_pointcloud.io import Cloud, CloudFileError, arrays, read_cloud
 from ea_pointcloud.io import read as reading
 
 CASES = Path(__file__).parent / "cases"
@@ -317,7 +319,7 @@ def test_cells_that_are_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("a.xyz", b"\x89PNG\r\n\0\0\1", "is not text but bytes"),
         ("a.off", "nOFF\n4\n1 0 0\n", r"OFF of other than 3 dimensions \(nOFF\), which is not"),
         ("a.xyz.gz", b"hello", "damaged or not a gzip file"),
-        ("a.xyz.gz", gzip.compress(b"0" * (2**28 + 10**7)), "decompress it first"),
+        ("a.xyz.gz", gzip.compress(b"0" * (2**25 + 10**6)), "decompress it first"),
         ("a\x1b[2J.csv", "x,y\x1b[31m,z\n1,2,3\n", r"^a\\x1b\[2J.csv: .*x y\\x1b\[31m z; name"),
         ("a.csv", ",".join(["column"] * 999) + "\n" + "1," * 998 + "1\n", "no columns are named"),
     ],
@@ -541,3 +543,26 @@ def test_draco(tmp_path: Path) -> None:
     put(tmp_path, "a.bin", content[:20] + b"\xff" * (len(content) - 20))
     with pytest.raises(CloudFileError, match=r"^a.gltf: "):
         read_cloud(tmp_path / "a.gltf")
+
+
+def test_an_array_that_shrinks_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((50_000, 3)))
+    promised = path.stat().st_size
+    os.truncate(path, promised // 2)
+    monkeypatch.setattr(arrays, "_array", partial(_array_of, arrays._array, promised))
+    with pytest.raises(CloudFileError, match=r"a.npy: damaged or not a numpy file \(it ends after"):
+        read_cloud(path)
+
+
+def _array_of(make: Any, size: int, open_file: Any, _: int) -> Any:
+    return make(open_file, size)
+
+
+def test_ushort_colours_that_fit_a_byte(tmp_path: Path) -> None:
+    for largest in (255, 65535):
+        colors = np.array([[largest, 0, 0], [0, 51, 0]], np.uint16)
+        np.savez(tmp_path / "a.npz", xyz=np.eye(3)[:2], colors=colors)
+        np.testing.assert_allclose(read_cloud(tmp_path / "a.npz").colors, colors / largest)

@@ -15,7 +15,6 @@ from numpy.lib import format as npy
 from ea_pointcloud.io.columns import points_from_columns, points_from_table
 from ea_pointcloud.io.common import (
     DAMAGED,
-    UNZIPPED,
     UNZIPPED_PER_BYTE,
     CloudFileError,
     Options,
@@ -38,6 +37,7 @@ NAMES = {
     "confidence": ("confidence",),
     "intensity": ("intensity", "intensities", "reflectance", "remission"),
 }
+UNPACKED = 2**28  # bytes that a small archive may hold
 PER_POINT = {"normals": (3,), "colors": (3,), "labels": (), "confidence": (), "intensity": ()}
 
 # What numpy raises for damaged headers, archives and compressed arrays.
@@ -264,7 +264,7 @@ def read_npz(path: Path, options: Options) -> Points:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             held = sum(member.file_size for member in members)
-            if held > UNZIPPED + UNZIPPED_PER_BYTE * path.stat().st_size:
+            if held > UNPACKED + UNZIPPED_PER_BYTE * path.stat().st_size:
                 raise CloudFileError(
                     f"{path.name}: unpacks to {held:,} bytes, too many for its size; save the "
                     "cloud alone with np.savez"

@@ -15,7 +15,7 @@ LOOK = "look at it in a text editor"
 INCOMPLETE = "it is incomplete: compare its size with the original's"
 DAMAGED = "compare it with the original or export it again"
 SOURCE = "export it again from its source"
-UNZIPPED = 2**28  # bytes that a compressed file may hold, and ...
+UNZIPPED = 2**25  # bytes that a compressed text may hold, and ...
 UNZIPPED_PER_BYTE = 20  # ... more for a large one
 
 
