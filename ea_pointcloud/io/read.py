@@ -51,13 +51,11 @@ def read_cloud(
     """Read a point cloud, or draw one from the surface of a mesh, as the suffix says.
 
     Coordinates stay float64 until the midpoint of their bounding box is subtracted, so that
-    millimetres survive in coordinates of a million metres. Columns are known by their names;
-    without names by their number and values
-    (:func:`~ea_pointcloud.io.layouts.guess_roles`), or as ``columns`` says. Channels without a
-    field of their own become ``extras``. Points of a mesh carry the normal of their triangle. The
-    labels of LAS are its classification; its 16-bit colours are taken as 0..255 where all of them
-    fit, and dimensions that are all 0 are left out, as if never filled in. What was guessed or left
-    out is logged, once a process for each kind.
+    millimetres survive in coordinates of a million metres. Columns are known by their names, or
+    without names by :func:`~ea_pointcloud.io.layouts.guess_roles`; those without a field of their
+    own become ``extras``. Points of a mesh carry the normal of their triangle. The labels of LAS
+    are its classification, and its dimensions that are all 0 are left out, as never filled in. What
+    was guessed or left out is logged, once a process for each kind.
 
     A ``.h5``, ``.npz`` or ``.npy`` file with (B, N, 3) coordinates, as ModelNet's, holds B clouds:
     ``read_cloud("ply_data_test0.h5#12")`` reads number 12, counted from 0.
@@ -86,20 +84,9 @@ def read_cloud(
     check_count("num_points", num_points)
     roles = None if columns is None else _check_roles(columns)
     path, index = _split_index(Path(path))
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; check the path from {Path.cwd()}")
-    if path.is_dir():
-        raise CloudFileError(f"{path}: is a folder; name one file in it")
-    suffix = suffix_of(path)
-    if not path.name.lower().endswith(READABLE):
-        raise CloudFileError(
-            f"{path.name}: cannot read {suffix[:20] or 'a file without suffix'}; "
-            f"known are {' '.join(_READERS)}"
-        )
+    suffix = _check_file(path)
     if roles is not None and suffix in MESHES:
         raise CloudFileError(f"{path.name}: {suffix} has no columns; leave out --columns")
-    if path.stat().st_size == 0:
-        raise CloudFileError(f"{path.name}: is empty (0 bytes); {SOURCE}")
     drops = suffix == ".pcd" if drop_invalid is None else drop_invalid
     try:
         # Numbers out of range become infinite and are reported as such.
@@ -114,6 +101,23 @@ def read_cloud(
             f"{path.name}: takes more memory than there is ({str(error)[:60]}); split it, if its "
             "size is what you expect"
         ) from error
+
+
+def _check_file(path: Path) -> str:
+    """The suffix, which says how to read it."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; check the path from {Path.cwd()}")
+    if path.is_dir():
+        raise CloudFileError(f"{path}: is a folder; name one file in it")
+    suffix = suffix_of(path)
+    if suffix not in _READERS or not path.name.lower().endswith(READABLE):
+        raise CloudFileError(
+            f"{path.name}: cannot read {suffix[:20] or 'a file without suffix'}; "
+            f"known are {' '.join(_READERS)}"
+        )
+    if path.stat().st_size == 0:
+        raise CloudFileError(f"{path.name}: is empty (0 bytes); {SOURCE}")
+    return suffix
 
 
 def _check_roles(columns: str | Sequence[str]) -> list[str]:
