@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ea_pointcloud.io.common import PARTS
+from ea_pointcloud.io.common import PARTS, escaped
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +64,7 @@ class Cloud:
     def __repr__(self) -> str:
         """Name, size and what it carries, not its values."""
         parts = [part for part in PARTS if getattr(self, part) is not None]
-        carried = [repr(self.name), f"{len(self)} points", *parts, *self.extras]
+        carried = [repr(self.name), f"{len(self)} points", *parts, *map(escaped, self.extras)]
         return f"Cloud({', '.join(carried)})"
 
 
