@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ea_pointcloud.io import Cloud, CloudFileError, arrays, read_cloud
+from ea_pointcloud.io import Cloud, CloudFileError, arrays, read_cloud, write_cloud
 from ea_pointcloud.io import read as reading
 
 CASES = Path(__file__).parent / "cases"
@@ -566,3 +566,16 @@ def test_ushort_colours_that_fit_a_byte(tmp_path: Path) -> None:
         colors = np.array([[largest, 0, 0], [0, 51, 0]], np.uint16)
         np.savez(tmp_path / "a.npz", xyz=np.eye(3)[:2], colors=colors)
         np.testing.assert_allclose(read_cloud(tmp_path / "a.npz").colors, colors / largest)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [(0, 1, "point by point"), (38, 4, "in version 4")],  # compressor; version of the first item
+)
+def test_laz_that_is_not_supported(tmp_path: Path, at: int, value: int, words: str) -> None:
+    write_cloud(tmp_path / "a.laz", Cloud(np.eye(3, dtype=np.float32), np.zeros(3)))
+    content = bytearray((tmp_path / "a.laz").read_bytes())
+    record = content.index(b"laszip encoded") - 2 + 54
+    struct.pack_into("<H", content, record + at, value)
+    with pytest.raises(CloudFileError, match=f"is LAZ compressed {words}, which is not supported"):
+        read_cloud(put(tmp_path, "a.laz", bytes(content)))
