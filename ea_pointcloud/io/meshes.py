@@ -218,6 +218,8 @@ def check_mesh(path: Path, mesh: Mesh, *, drop_invalid: bool) -> Mesh:
             f"{path.name}: triangle {first} has the corners {faces[first].tolist()}, but the "
             f"vertices are 0..{len(vertices) - 1}; {SOURCE}"
         )
+    if np.isfinite(vertices).all():
+        return mesh
     invalid = ~np.isfinite(vertices[faces]).all((1, 2))
     if invalid.any() and not drop_invalid:
         raise CloudFileError(

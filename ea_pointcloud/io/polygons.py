@@ -42,24 +42,32 @@ def _cut(vertices: np.ndarray, polygons: np.ndarray) -> np.ndarray:
     points = points - points[:, :1]
     known &= np.isfinite(points).all((1, 2))
     points[~known] = 0
+    if corners == 4:
+        return _fan(np.where(_wrong_diagonal(points)[:, None], np.roll(polygons, -1, 1), polygons))
     following = np.roll(points, -1, 1)
     normals = np.cross(points, following).sum(1)  # twice the area vector, (R, 3)
     edges = following - points
     turns = np.einsum("rkc,rc->rk", np.cross(np.roll(edges, 1, 1), edges), normals)
-    # A turn of 1e-9 against the area is the rounding of a straight corner.
-    reflex = turns < -1e-9 * np.abs(turns).max(1, keepdims=True)
-    concave = reflex.any(1)
-    if not concave.any():
-        return _fan(polygons)
-    if corners == 4:  # the diagonal from the reflex corner lies inside
-        first = (np.arange(4) + reflex.argmax(1)[:, None]) % 4
-        return _fan(np.take_along_axis(polygons, first, 1))
+    concave = _is_negative(turns).any(1)
     pieces = [_fan(polygons[~concave])]
     for polygon, flat, normal in zip(
         polygons[concave], points[concave], normals[concave], strict=True
     ):
         pieces.append(_earcut(polygon, flat, normal))
     return np.concatenate(pieces)
+
+
+def _wrong_diagonal(points: np.ndarray) -> np.ndarray:
+    """(R,) whether the diagonal from the first corner, at 0, lies outside: points are (R, 4, 3)."""
+    _, b, c, d = np.moveaxis(points, 1, 0)
+    normals = np.cross(c, d - b)
+    halves = [np.einsum("rc,rc->r", np.cross(*pair), normals) for pair in ((b, c), (c, d))]
+    return _is_negative(np.stack(halves, 1)).any(1)
+
+
+def _is_negative(turns: np.ndarray) -> np.ndarray:
+    """Whether turns go against the area; 1e-9 is the rounding of a straight corner."""
+    return turns < -1e-9 * np.abs(turns).max(1, keepdims=True)
 
 
 def _fan(polygons: np.ndarray) -> np.ndarray:
