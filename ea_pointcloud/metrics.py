@@ -21,17 +21,16 @@ _BINS = 15  # of probabilities
 
 
 class MeanClassAccuracy(MulticlassConfusionMatrix):
-    """Mean over the classes that occur in the truth of the share of their clouds named right.
+    """Mean accuracy (recall) over the classes that occur: mAcc, scikit-learn's balanced accuracy.
 
-    The field's mAcc; scikit-learn's balanced accuracy. Updated with logits (n, C) or classes (n,)
-    and the true classes (n,).
+    Updated with logits (n, C) or classes (n,) and the true classes (n,).
     """
 
     higher_is_better = True
 
     def compute(self) -> Tensor:
         """Scalar in 0..1, NaN before any update."""
-        matrix = super().compute().double()  # rows are the truth
+        matrix = super().compute().double()  # rows are true classes
         total = matrix.sum(1)
         occurs = total > 0
         return (matrix.diagonal()[occurs] / total[occurs]).mean().float()
@@ -40,8 +39,8 @@ class MeanClassAccuracy(MulticlassConfusionMatrix):
 class MeanLoss(Metric):
     """Mean of a loss over all clouds of all batches and processes.
 
-    torchmetrics' own ``MeanMetric`` either asks at every step for NaN, which makes a GPU wait, or
-    takes no notice of the sizes of the batches. Sums are kept in float64.
+    Unlike torchmetrics' ``MeanMetric`` it weighs batches by their size without a check for NaN at
+    every step, which would synchronise the GPU. Sums are float64.
     """
 
     full_state_update = False
@@ -57,7 +56,7 @@ class MeanLoss(Metric):
         self.add_state("clouds", zero.long(), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, clouds: int) -> None:
-        """Add the mean loss () of a batch of so many clouds."""
+        """Add the mean loss () of a batch of ``clouds`` clouds."""
         self.total = self.total + loss.detach() * clouds
         self.clouds = self.clouds + clouds
 
@@ -68,24 +67,24 @@ class MeanLoss(Metric):
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Answers whose probabilities are about the same.
+    """Predictions of about the same confidence.
 
     Args:
-        answers: how many.
-        prob: their mean probability.
-        accuracy: the share of them that is right.
+        count: their number.
+        prob: their mean confidence.
+        accuracy: the fraction of them that is correct.
     """
 
-    answers: int
+    count: int
     prob: float
     accuracy: float
 
 
 class CalibrationError(BinaryCalibrationError):
-    """Expected calibration error: how far probabilities are from the share of right answers.
+    """Expected calibration error over 15 bins of equal width.
 
-    Answers fall into 15 bins of equal width by the probability of the class that is taken; the
-    differences between mean probability and share of right answers, weighted by the answers.
+    The mean over the predictions of the difference between confidence (the highest probability) and
+    accuracy in their bin.
 
     Args:
         temperature: divides the logits.
@@ -101,29 +100,27 @@ class CalibrationError(BinaryCalibrationError):
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, logits: Tensor, label: Tensor
     ) -> None:
-        """Add answers: logits (n, C) and the true classes (n,)."""
-        # In float64, for torchmetrics sums a bin in the dtype it is given.
+        """Add predictions: logits (n, C) and the true classes (n,)."""
+        # In float64 because torchmetrics sums a bin in the dtype of its input.
         prob, pred = (logits.double() / self.temperature).softmax(-1).max(-1)
         below_one = 1 - torch.finfo(prob.dtype).eps  # 1 itself would get a bin of its own
         super().update(prob.clamp_max(below_one), (pred == label).long())
 
     def bins(self) -> list[ReliabilityBin]:
-        """The bins that have answers, from the least probable on."""
+        """The bins that are not empty, by ascending confidence."""
         prob = dim_zero_cat(self.confidences)  # pyright: ignore[reportArgumentType]
-        right = dim_zero_cat(self.accuracies)  # pyright: ignore[reportArgumentType]
-        place = (prob * _BINS).long()
-        count, prob, right = (
-            torch.bincount(place, weight, _BINS).tolist() for weight in (None, prob, right)
-        )
+        correct = dim_zero_cat(self.accuracies)  # pyright: ignore[reportArgumentType]
+        index = (prob * _BINS).long()
+        sums = [torch.bincount(index, weight, _BINS).tolist() for weight in (None, prob, correct)]
         return [
             ReliabilityBin(n, total / n, hits / n)
-            for n, total, hits in zip(count, prob, right, strict=True)
+            for n, total, hits in zip(*sums, strict=True)
             if n
         ]
 
 
 def classification_metrics(num_classes: int, prefix: str = "") -> MetricCollection:
-    """``overall_accuracy`` (right / all) and ``mean_class_accuracy``, updated together."""
+    """``overall_accuracy`` and ``mean_class_accuracy``, updated together."""
     return MetricCollection(
         {
             "overall_accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -135,33 +132,32 @@ def classification_metrics(num_classes: int, prefix: str = "") -> MetricCollecti
 
 
 def class_accuracy(confusion: Tensor) -> list[float | None]:
-    """Share of each class named right, None where it never occurs.
+    """Accuracy (recall) of each class, None where it does not occur.
 
     Args:
-        confusion: (C, C) counts, rows are the truth.
+        confusion: (C, C) counts, rows are true classes.
     """
-    right, total = confusion.diagonal().tolist(), confusion.sum(1).tolist()
-    return [hits / count if count else None for hits, count in zip(right, total, strict=True)]
+    correct, total = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    return [hits / count if count else None for hits, count in zip(correct, total, strict=True)]
 
 
 class ShapeIoU(NamedTuple):
-    """The parts of a batch of shapes."""
+    """Part IoU of a batch of shapes."""
 
     pred: Tensor  # (B, N) int64, part ids
-    valid: Tensor  # (B, N) bool, the points that count
-    part_iou: Tensor  # (B, K) float64, by the place in the category's part ids; then zeros
+    valid: Tensor  # (B, N) bool, labelled points
+    part_iou: Tensor  # (B, K) float64, in the order of the category's part ids; then zeros
     iou: Tensor  # (B,) float64, mean over the parts of the category
 
 
 class PartIoU(Metric):
-    """Part segmentation by the intersection over union (IoU) of the parts of each shape.
+    """Intersection over union (IoU) of the parts of each shape.
 
     The IoU of a shape is the mean over the parts of its category, where a part absent from truth
-    and prediction counts 1. Logits are turned into parts by the argmax among the parts of the
-    shape's category, which is what most papers print; ``restrict=False`` takes it among all parts,
-    so that a point can be lost to another category, and puts ``all_parts_`` before every name.
-    Points with a label below 0 are left out, and so is a shape without a point. Sums are kept in
-    float64 and add up across processes.
+    and prediction counts 1. The prediction is the argmax among the parts of the shape's category,
+    as in most papers, or with ``restrict=False`` among all parts; every name then begins with
+    ``all_parts_``. Points with a label below 0 are ignored, and so is a shape without a point. Sums
+    are float64.
 
     Args:
         parts: the part ids of each category, each id in one category.
@@ -208,12 +204,10 @@ class PartIoU(Metric):
     def update(
         self, logits: Tensor, part_label: Tensor, category: Tensor, mask: Tensor | None = None
     ) -> None:
-        """Add a batch of shapes.
-
-        Labels and categories are compared with the table on the CPU only.
+        """Add a batch of shapes; values of labels and categories are checked on the CPU only.
 
         Args:
-            logits: (B, N, P), or the predicted part ids (B, N) int, which are taken as they are.
+            logits: (B, N, P), or the predicted part ids (B, N) int.
             part_label: (B, N) int, below 0 for a point without one.
             category: (B,) int.
             mask: (B, N) bool, True = real point.
@@ -234,7 +228,7 @@ class PartIoU(Metric):
     def each(
         self, logits: Tensor, part_label: Tensor, category: Tensor, mask: Tensor | None = None
     ) -> "ShapeIoU":
-        """What :meth:`update`, whose arguments and errors these are, would add, shape by shape."""
+        """The IoU of each shape; arguments and errors are those of :meth:`update`."""
         self._check(logits, part_label, category, mask)
         ids, has = self._ids[category], self._has[category]  # (B, K)
         pred = self._predict(logits, ids, has) if logits.ndim == 3 else logits
@@ -256,9 +250,9 @@ class PartIoU(Metric):
 
         Returns:
             ``instance_miou``: () mean over all shapes.
-            ``category_miou``: () mean over the categories that occur of the mean of their shapes.
+            ``category_miou``: () mean of ``category_iou`` over the categories that occur.
             ``category_iou``: (C,) mean of the shapes of each category.
-            ``point_accuracy``: () share of all points labelled right.
+            ``point_accuracy``: () over all points.
         """
         category_iou = self.iou_sum / self.shapes
         values = {
@@ -312,7 +306,7 @@ class PartIoU(Metric):
 
 
 class _PartScalar(PartIoU):
-    """One figure of :class:`PartIoU`, which is what a logger can take."""
+    """One figure of :class:`PartIoU`, for a logger."""
 
     def __init__(self, parts: Sequence[Sequence[int]], name: str, *, restrict: bool) -> None:
         super().__init__(parts, restrict=restrict)

@@ -23,7 +23,7 @@ def read(path: Path, count: int = 4096) -> np.ndarray:
     vertices, faces = int(words[0]), int(words[1])
     corners = np.array(words[3 : 3 + 3 * vertices], float).reshape(-1, 3)
     rows = np.array(words[3 + 3 * vertices :][: 4 * faces], int).reshape(-1, 4)
-    a, b, c = (corners[rows[:, place]] for place in (1, 2, 3))
+    a, b, c = (corners[rows[:, column]] for column in (1, 2, 3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(area), count, p=area / area.sum())
@@ -32,7 +32,7 @@ def read(path: Path, count: int = 4096) -> np.ndarray:
 
 
 def main(model: str, file: str, up: str = "y") -> None:
-    """Bring the points to the form that the file asks for, and print the three likeliest names."""
+    """Preprocess the points as the file says, and print the three most probable classes."""
     session = onnxruntime.InferenceSession(model)
     about = json.loads(session.get_modelmeta().custom_metadata_map["ea_pointcloud"])
     if about["task"] != "classification" or len(about["inputs"]) > 1 or about["up_axis"] != "y":
@@ -46,8 +46,8 @@ def main(model: str, file: str, up: str = "y") -> None:
         short = len(xyz) < about["num_points"]
         xyz = np.random.default_rng(0).choice(xyz, about["num_points"], replace=short)
     (probs,) = session.run(["probs"], {"xyz": xyz[None].astype(np.float32)})
-    for place in probs[0].argsort()[::-1][:3]:
-        print(f"{about['class_names'][place]:20} {probs[0, place]:.3f}")  # noqa: T201
+    for label in probs[0].argsort()[::-1][:3]:
+        print(f"{about['class_names'][label]:20} {probs[0, label]:.3f}")  # noqa: T201
 
 
 if __name__ == "__main__":

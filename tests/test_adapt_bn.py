@@ -17,7 +17,8 @@ from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import DataSpec, EAClassifier, create_model
 from ea_pointcloud.nn import PointBatchNorm
 from ea_pointcloud.report import corruptions as shown
-from ea_pointcloud.robustness.evaluation import Generated, evaluate_corruptions
+from ea_pointcloud.robustness.corrupted_sets import GeneratedSet
+from ea_pointcloud.robustness.evaluation import evaluate_corruptions
 from ea_pointcloud.robustness.options import InferenceOptions, predict
 from tests.oracles import cloud, seeded
 from tests.test_cli import call
@@ -115,7 +116,7 @@ def test_the_model_stays_and_the_copy_is_ready(name: str) -> None:
 
 def test_what_cannot_be_adapted_to() -> None:
     model = small()
-    with pytest.raises(ValueError, match=r"at least 16 clouds, got 15; give more, or do without"):
+    with pytest.raises(ValueError, match=r"at least 16 clouds, got 15; give more, or leave it out"):
         adapt_batch_norm(model, clouds(15))
     for weight in (0.0, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"weight must be above 0 and at most 1, got"):
@@ -201,7 +202,7 @@ def test_an_adaptation_is_to_all_clouds_of_a_set() -> None:
 )
 def test_options_in_words(options: InferenceOptions, words: str) -> None:
     assert str(options) == words
-    source = Generated("modelnet-c", clouds(2), torch.zeros(2, dtype=torch.long), 32)
+    source = GeneratedSet("modelnet-c", clouds(2), torch.zeros(2, dtype=torch.long), 32)
     report = evaluate_corruptions(Outermost(), source, "modelnet-c")  # pyright: ignore[reportArgumentType]
     title = shown.corruption_table(replace(report, options=options), "run").title
     assert title.startswith(f"run, {words}: error" if words else "run: error")

@@ -19,7 +19,6 @@ from scripts.benchmarks import ops, peers
 from scripts.benchmarks.cases import Case, make_inputs, operator_cases, select
 from scripts.benchmarks.files import benchmark_files
 from scripts.benchmarks.files import tables as file_tables
-from scripts.benchmarks.measure import Contestant, in_own_process, race
 from scripts.benchmarks.ops import BANDWIDTH, MILLISECONDS, benchmark_ops, check_goals, tables
 from scripts.benchmarks.report import (
     disturbance,
@@ -29,6 +28,7 @@ from scripts.benchmarks.report import (
     text_table,
     write_report,
 )
+from scripts.benchmarks.timing import Contestant, in_own_process, race
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent

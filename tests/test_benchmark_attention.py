@@ -8,7 +8,7 @@ import torch
 
 from ea_pointcloud.nn import ExternalAttention
 from ea_pointcloud.ops import external_attention
-from scripts.benchmarks import attention, growth, measure
+from scripts.benchmarks import attention, growth, timing
 from scripts.benchmarks.attention import (
     AttentionCase,
     attention_cases,
@@ -94,7 +94,7 @@ case "$*" in
 esac
 """)
     interpreter.chmod(0o755)
-    monkeypatch.setattr(measure.sys, "executable", str(interpreter))
+    monkeypatch.setattr(timing.sys, "executable", str(interpreter))
     (row,), failed = growth.measure_growth(CPU, [10_000, 1_000_000])
     assert row["met"]
     assert row["time_ratio"] is None
@@ -110,7 +110,7 @@ case "$*" in
 esac
 """)
     interpreter.chmod(0o755)
-    monkeypatch.setattr(measure.sys, "executable", str(interpreter))
+    monkeypatch.setattr(timing.sys, "executable", str(interpreter))
     (first, second), _ = growth.measure_growth(CPU, [10_000, 100_000])
     assert first["met"]
     assert (second["time_ratio"], second["memory_ratio"]) == (10.0, 11.0)

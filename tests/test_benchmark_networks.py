@@ -73,7 +73,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "NUM_POINTS", 64)
     monkeypatch.setattr(networks, "make_peers", lambda count: ({}, {"DGCNN": "not here"}))
     monkeypatch.setattr(networks, "INFER_BATCHES", {"cpu": (2,)})
-    monkeypatch.setattr("scripts.benchmarks.measure._BATCH_SECONDS", 1e-3)
+    monkeypatch.setattr("scripts.benchmarks.timing._BATCH_SECONDS", 1e-3)
 
 
 @pytest.mark.usefixtures("small")

@@ -13,8 +13,7 @@ from ea_pointcloud.cli import _options, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
-from ea_pointcloud.viz._paint import COLORINGS
-from ea_pointcloud.viz.pictures import BACKGROUNDS
+from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (

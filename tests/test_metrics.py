@@ -67,16 +67,16 @@ def test_bins_are_what_the_calibration_error_sums_up() -> None:
     error.update(logits[:2], torch.tensor([0, 1]))
     error.update(logits[2:], torch.tensor([0, 0]))
     first, second = error.bins()
-    assert (first.answers, first.prob, first.accuracy) == (2, pytest.approx(0.515), 0.5)
-    assert (second.answers, second.prob, second.accuracy) == (2, pytest.approx(0.9745), 1.0)
+    assert (first.count, first.prob, first.accuracy) == (2, pytest.approx(0.515), 0.5)
+    assert (second.count, second.prob, second.accuracy) == (2, pytest.approx(0.9745), 1.0)
     assert float(error.compute()) == pytest.approx((0.015 + 0.0255) / 2)
 
     logits = torch.randn(500, 5, generator=torch.Generator().manual_seed(0)) * 3
     error = CalibrationError(temperature=1.7)
     error.update(logits, torch.arange(500) % 5)
     bins = error.bins()
-    assert sum(each.answers for each in bins) == 500
-    assert sum(each.answers * abs(each.prob - each.accuracy) for each in bins) / 500 == (
+    assert sum(each.count for each in bins) == 500
+    assert sum(each.count * abs(each.prob - each.accuracy) for each in bins) / 500 == (
         pytest.approx(float(error.compute()), abs=1e-6)
     )
 

@@ -21,14 +21,19 @@ from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.metrics import ReliabilityBin
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.report import (
-    ClassAnswers,
-    PartAnswers,
-    answers_for,
+    ClassPredictions,
+    PartPredictions,
     charts,
+    predictions_for,
     tables,
     write_report,
 )
-from ea_pointcloud.report.answers import PartShape, examples, first_of_each_class, worst_mistakes
+from ea_pointcloud.report.predictions import (
+    PartShape,
+    examples,
+    first_of_each_class,
+    worst_mistakes,
+)
 from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.evaluate import RunReport, evaluate_run
 from ea_pointcloud.training.fit import train
@@ -97,8 +102,8 @@ def test_a_page_of_classes(
         assert spread(a[field], b[field], 4) in page
         assert f'<td class="number">{a[field]:.4f}</td>' in page
     for report in (a, b):
-        found = report["calibration"]
-        assert f"expected calibration error {found['before']:.4f}, {found['after']:.4f}" in page
+        ece, calibrated = (report["calibration"][name] for name in ("ece", "ece_calibrated"))
+        assert f"expected calibration error {ece:.4f}, {calibrated:.4f}" in page
     for name in CATEGORIES:
         assert f"<td>{name}</td>" in page
         assert spread(a["class_accuracy"][name], b["class_accuracy"][name], 3) in page
@@ -149,21 +154,21 @@ def test_answers_are_those_the_figures_are_made_of(
     class_runs: list[Path], part_runs: list[Path]
 ) -> None:
     recipe = load_run_recipe(class_runs[0])
-    answers = answers_for(recipe)
-    assert isinstance(answers, ClassAnswers)
-    report = evaluate_run(class_runs[0], "test", CPU, hook=answers).reports[0]
+    predictions = predictions_for(recipe)
+    assert isinstance(predictions, ClassPredictions)
+    report = evaluate_run(class_runs[0], "test", CPU, hook=predictions).reports[0]
     assert isinstance(report, ClassificationReport)
     dataset = open_held_out(recipe, "test")
-    assert np.array_equal(answers.clouds, dataset[list(range(28))]["xyz"].numpy())
+    assert np.array_equal(predictions.clouds, dataset[list(range(28))]["xyz"].numpy())
     confusion = np.zeros((KINDS, KINDS), int)
-    np.add.at(confusion, (answers.label, answers.probs.argmax(1)), 1)
+    np.add.at(confusion, (predictions.label, predictions.probs.argmax(1)), 1)
     assert confusion.tolist() == report.confusion
     # At the temperature: bins made of these probabilities are those after calibration.
-    assert sum(answers.probs.max(1)) == pytest.approx(
-        sum(each.answers * each.prob for each in report.calibration.bins_calibrated)
+    assert sum(predictions.probs.max(1)) == pytest.approx(
+        sum(each.count * each.prob for each in report.calibration.bins_calibrated)
     )
 
-    parts = PartAnswers()
+    parts = PartPredictions()
     report = evaluate_run(part_runs[0], "test", CPU, hook=parts).reports[0]
     assert isinstance(report, SegmentationReport)
     shapes = [shape for shape in parts.shapes if shape is not None]
@@ -180,8 +185,8 @@ def test_answers_are_those_the_figures_are_made_of(
         assert mean(shown) == pytest.approx(float(iou), abs=1e-3)
 
 
-class Answered(ClassAnswers):
-    """Answers that are given."""
+class Given(ClassPredictions):
+    """Predictions that are given."""
 
     def __init__(self, probs: Sequence[Sequence[float]], label: Sequence[int]) -> None:
         super().__init__()
@@ -191,20 +196,18 @@ class Answered(ClassAnswers):
 
 
 def test_a_shape_of_each_class_is_the_first_in_the_split() -> None:
-    answers = Answered(
+    predictions = Given(
         [[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.4, 0.1]], [1, 1, 0, 1]
     )
-    cup, mug = first_of_each_class(answers)  # no vase in the split
+    cup, mug = first_of_each_class(predictions)  # no vase in the split
     assert (cup.index, cup.truth, cup.pred, cup.prob) == (2, "cup", "vase", pytest.approx(0.7))
     assert (mug.index, mug.truth, mug.pred, mug.prob) == (0, "mug", "cup", pytest.approx(0.9))
-    assert np.array_equal(mug.xyz, answers.clouds[0])
+    assert np.array_equal(mug.xyz, predictions.clouds[0])
 
 
 def test_the_worst_mistakes_are_the_most_confident_ones_of_any_run() -> None:
-    first = Answered(
-        [[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.4, 0.1]], [1, 1, 0, 2]
-    )
-    second = Answered([[0.3, 0.6, 0.1], [0.6, 0.3, 0.1], [0, 0.2, 0.8], [0, 0, 1]], [1, 1, 0, 2])
+    first = Given([[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.4, 0.1]], [1, 1, 0, 2])
+    second = Given([[0.3, 0.6, 0.1], [0.6, 0.3, 0.1], [0, 0.2, 0.8], [0, 0, 1]], [1, 1, 0, 2])
     found = worst_mistakes([first, second], 3)
     assert [each.index for each in found] == [0, 2, 1]
     assert [(each.run, each.wrong_runs) for each in found] == [(0, 1), (1, 2), (1, 1)]
@@ -216,16 +219,16 @@ def test_the_worst_mistakes_are_the_most_confident_ones_of_any_run() -> None:
 
 
 def test_examples_are_the_worst_and_the_middle() -> None:
-    def answered(ious: Sequence[float | None]) -> PartAnswers:
-        answers = PartAnswers()
+    def predicted(ious: Sequence[float | None]) -> PartPredictions:
+        predictions = PartPredictions()
         none = np.zeros(1, np.int64)
-        answers.shapes = [
+        predictions.shapes = [
             None if iou is None else PartShape(np.zeros((1, 3), np.float32), none, none, 0, (), iou)
             for iou in ious
         ]
-        return answers
+        return predictions
 
-    runs = [answered([0.9, 0.5, 0.2, None, 0.7]), answered([0.9, 0.1, 0.6, None, 0.7])]
+    runs = [predicted([0.9, 0.5, 0.2, None, 0.7]), predicted([0.9, 0.1, 0.6, None, 0.7])]
     found = examples(runs, 0, 1)  # means .9, .3, .4, -, .7
     assert [(each.title, each.index) for each in found] == [("worst", 1), ("median", 4)]
     assert [each.iou for each in found] == pytest.approx([0.3, 0.7])
@@ -261,7 +264,7 @@ def test_precision_and_confusion_by_hand() -> None:
     report = classified(("cup", "mug", "vase"), [[3, 1, 0], [2, 2, 0], [0, 0, 0]])
     table = tables.class_table([report])
     assert table.columns == (
-        "class", "shapes", "accuracy (recall)", "precision", "taken for instead",
+        "class", "shapes", "accuracy (recall)", "precision", "confused with",
     )  # fmt: skip
     assert table.rows == [
         ("cup", "4", "0.750", "0.600", "mug 1"),
@@ -275,7 +278,7 @@ def test_precision_and_confusion_by_hand() -> None:
 
     (drawn,) = charts.confusion_chart([report, other]).data
     assert np.allclose(drawn.z, [[7 / 8, 1 / 8, 0], [2 / 8, 5 / 8, 1 / 8], [0, 0, 0]])
-    assert drawn.customdata[1][0] == "<b>mug</b> taken for <b>cup</b>: 2 of 8"
+    assert drawn.customdata[1][0] == "<b>mug</b> predicted as <b>cup</b>: 2 of 8"
     assert drawn.text[1][2] == "1"
     many = [f"class {place}" for place in range(40)]
     layout = charts.confusion_chart([classified(many, np.eye(40, dtype=int).tolist())]).layout
@@ -303,30 +306,32 @@ def test_curves_mark_the_epoch_that_was_selected() -> None:
 def test_reliability_and_categories_are_the_numbers_given() -> None:
     bins = (ReliabilityBin(30, 0.3, 0.1), ReliabilityBin(10, 0.9, 0.8))
     found = [Reliability(0.1, 0.2, 2.0, bins, bins[1:]), Reliability(0.1, None, None, bins, ())]
-    honest, *lines = charts.reliability_chart(found, [", seed 0", ", seed 1"]).data
+    diagonal, *lines = charts.reliability_chart(found, [", seed 0", ", seed 1"]).data
     assert [line.name for line in lines] == [
-        "network's own, seed 0", "calibrated, seed 0", "network's own, seed 1",
+        "uncalibrated, seed 0", "calibrated, seed 0", "uncalibrated, seed 1",
     ]  # fmt: skip
     assert (list(lines[0].x), list(lines[0].y)) == ([0.3, 0.9], [0.1, 0.8])
     assert list(lines[1].customdata) == [10]
-    assert list(honest.x) == list(honest.y) == [0, 1]
+    assert list(diagonal.x) == list(diagonal.y) == [0, 1]
 
 
-def hostile(report: RunReport, answers: ClassAnswers, name: str) -> tuple[RunReport, ClassAnswers]:
+def hostile(
+    report: RunReport, predictions: ClassPredictions, name: str
+) -> tuple[RunReport, ClassPredictions]:
     """The same with the first class called ``name``."""
     first = report.reports[0]
     assert isinstance(first, ClassificationReport)
     names = [name, *list(first.class_accuracy)[1:]]
     renamed = dict(zip(names, first.class_accuracy.values(), strict=True))
-    answers.spec = replace(answers.spec, class_names=tuple(names))
-    return replace(report, reports=(replace(first, class_accuracy=renamed),)), answers
+    predictions.spec = replace(predictions.spec, class_names=tuple(names))
+    return replace(report, reports=(replace(first, class_accuracy=renamed),)), predictions
 
 
 def test_names_are_text_and_not_html(class_runs: list[Path], tmp_path: Path) -> None:
-    answers = ClassAnswers()
-    report = evaluate_run(class_runs[0], "test", CPU, hook=answers)
-    report, answers = hostile(report, answers, "<script>alert(1)</script>")
-    path = write_report(tmp_path, class_runs[:1], [report], [answers], command="<i>", worst=28)
+    predictions = ClassPredictions()
+    report = evaluate_run(class_runs[0], "test", CPU, hook=predictions)
+    report, predictions = hostile(report, predictions, "<script>alert(1)</script>")
+    path = write_report(tmp_path, class_runs[:1], [report], [predictions], command="<i>", worst=28)
     page = without_script(path.read_text(encoding="utf-8"))
     assert "alert(1)" in page
     assert "<script>alert" not in page
@@ -354,9 +359,9 @@ def test_a_browser_draws_the_page(class_runs: list[Path], tmp_path: Path) -> Non
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs Chromium")
-    answers: list[Any] = [ClassAnswers()]
-    report = evaluate_run(class_runs[0], "test", CPU, hook=answers[0])
-    page = write_report(tmp_path, class_runs[:1], [report], answers, command="evaluate")
+    predictions: list[Any] = [ClassPredictions()]
+    report = evaluate_run(class_runs[0], "test", CPU, hook=predictions[0])
+    page = write_report(tmp_path, class_runs[:1], [report], predictions, command="evaluate")
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -27,15 +27,12 @@ from ea_pointcloud.inference.ood import (
 from ea_pointcloud.models import create_model
 from ea_pointcloud.report import corruptions as shown
 from ea_pointcloud.robustness import MODELNET40_C, MODELNET_C, Corruption
+from ea_pointcloud.robustness.corrupted_sets import GeneratedSet, PublishedSet
 from ea_pointcloud.robustness.evaluation import (
-    Generated,
-    Published,
-    evaluate_corruptions,
-)
-from ea_pointcloud.robustness.measures import (
     DGCNN,
     Reference,
     corruption_errors,
+    evaluate_corruptions,
     mean_error_rate,
     mean_of,
     relative_errors,
@@ -97,16 +94,16 @@ class Counting(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def objects() -> Generated:
+def objects() -> GeneratedSet:
     """Clouds of 128 of 256 stored points, most of class 1; in three batches."""
     xyz = torch.randn(130, 256, 3, generator=torch.Generator().manual_seed(0))
     xyz /= xyz.norm(dim=-1).amax(1)[:, None, None]
     label = torch.ones(130, dtype=torch.long)
     label[:13] = 0
-    return Generated("modelnet-c", xyz, label, 128, reason="for a test")
+    return GeneratedSet("modelnet-c", xyz, label, 128, reason="for a test")
 
 
-def test_the_accuracy_of_every_set(objects: Generated) -> None:
+def test_the_accuracy_of_every_set(objects: GeneratedSet) -> None:
     lines = []
     model = Counting()
     report = evaluate_corruptions(
@@ -149,12 +146,12 @@ def test_the_accuracy_of_every_set(objects: Generated) -> None:
     few = Reference("few", 1, {"scale": 1, "jitter": 1})
     with pytest.raises(ValueError, match=r"'few' must have all corruptions .* lacks add_global, "):
         evaluate_corruptions(model, objects, "modelnet-c", reference=few)  # pyright: ignore[reportArgumentType]
-    none = Generated("modelnet-c", objects.xyz[:0], objects.label[:0], 128)
+    none = GeneratedSet("modelnet-c", objects.xyz[:0], objects.label[:0], 128)
     with pytest.raises(ValueError, match=r"shapes must be at least 1, got 0"):
         evaluate_corruptions(model, none, "modelnet-c")  # pyright: ignore[reportArgumentType]
 
 
-def test_generated_clouds_repeat_and_differ(objects: Generated) -> None:
+def test_generated_clouds_repeat_and_differ(objects: GeneratedSet) -> None:
     def clouds(name: str, severity: int) -> Tensor:
         return torch.cat([xyz for xyz, _, _ in objects.corrupted(name, severity)])
 
@@ -165,7 +162,7 @@ def test_generated_clouds_repeat_and_differ(objects: Generated) -> None:
     assert abs(float((noise * other).mean())) < 0.02  # another severity, other random numbers
     assert abs(float((noise[:60] * noise[64:124]).mean())) < 0.02  # so has another batch
     assert clouds("rotate", 1).shape[1] == 128
-    halved = Generated("modelnet40-c", objects.xyz, objects.label, 128)
+    halved = GeneratedSet("modelnet40-c", objects.xyz, objects.label, 128)
     assert {xyz.shape[1] for xyz, _, _ in halved.corrupted("density_inc", 1)} == {128}
 
 
@@ -196,7 +193,7 @@ def test_published_files_are_read_under_their_own_name(tmp_path: Path) -> None:
     assert folder is not None
     files = CorruptedFiles(folder, "modelnet-c", MODELNET_C)
     # A model that counts its classes the other way round.
-    source = Published("modelnet-c", files, MODELNET40_CLASSES[::-1], 2)
+    source = PublishedSet("modelnet-c", files, MODELNET40_CLASSES[::-1], 2)
     assert source.title == "modelnet-c"
     assert source.shapes == 2
     ((xyz, mask, label),) = source.corrupted("rotate", 4)
@@ -210,8 +207,8 @@ def test_published_files_are_read_under_their_own_name(tmp_path: Path) -> None:
     folder = find_corrupted(tmp_path, "modelnet40-c")
     assert folder is not None
     files = CorruptedFiles(folder, "modelnet40-c", MODELNET40_C)
-    clean = Generated("modelnet40-c", torch.zeros(3, 9, 3), torch.zeros(3, dtype=torch.long), 9)
-    source = Published("modelnet40-c", files, MODELNET40_CLASSES, uncorrupted=clean)
+    clean = GeneratedSet("modelnet40-c", torch.zeros(3, 9, 3), torch.zeros(3, dtype=torch.long), 9)
+    source = PublishedSet("modelnet40-c", files, MODELNET40_CLASSES, uncorrupted=clean)
     ((xyz, _, label),) = source.corrupted("lidar", 2)
     assert torch.equal(xyz, 0.2 * torch.tensor([-1.0, 1, 1]).expand(3, 6, 3))
     assert label.tolist() == [8, 0, 39]
@@ -334,7 +331,7 @@ def test_options_of_the_command(run_folder: Path, monkeypatch: pytest.MonkeyPatc
     assert call(monkeypatch, *arguments, "--adapt", 2) == 1
 
 
-def test_several_runs_are_summed_up(objects: Generated) -> None:
+def test_several_runs_are_summed_up(objects: GeneratedSet) -> None:
     report = evaluate_corruptions(Counting(), objects, "modelnet-c")  # pyright: ignore[reportArgumentType]
     table = shown.corruption_summary([[report], [report]])
     error = f"{100 * report.mean_error_rate:.1f}"
@@ -435,7 +432,7 @@ def test_every_score_tells_far_features_from_near_ones() -> None:
         assert each.fpr95 < 0.05, name
     same = compare_scores(train, label, known, answers(axes[label]))
     assert all(0.4 < each.auroc < 0.6 for each in same.values())
-    with pytest.raises(ValueError, match=r"between 1 and clouds of training=3, got 10"):
+    with pytest.raises(ValueError, match=r"between 1 and training clouds=3, got 10"):
         compare_scores(ClassifierOutput(*(rows[:3] for rows in train)), label[:3], known, known)
 
 

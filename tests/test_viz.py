@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 from ea_pointcloud import viz
 from ea_pointcloud.io import Cloud, read_cloud, write_cloud
 from ea_pointcloud.viz import Camera, _legend, _open3d, part_colors
-from ea_pointcloud.viz._paint import Entry, paint
+from ea_pointcloud.viz.coloring import ColoredCloud, LegendEntry, color_cloud
 from ea_pointcloud.viz.colors import SCALAR_COLORS
+from ea_pointcloud.viz.style import Style
 
 # Faces of a cube that the default camera sees: +x, +y, +z.
 SEEN = (1, 3, 5)
@@ -176,11 +178,8 @@ def test_what_auto_shows(tmp_path: Path) -> None:
     ).all()
 
 
-def look(cloud: np.ndarray | Cloud, **options: object) -> object:
-    defaults = {
-        "labels": None, "truth": None, "color_by": "auto", "names": None, "up": "y", "limits": None
-    }  # fmt: skip
-    return paint(cloud, **(defaults | options))  # pyright: ignore[reportArgumentType]
+def colored(cloud: np.ndarray | Cloud, **options: Any) -> ColoredCloud:
+    return color_cloud(cloud, Style(**options))
 
 
 def test_colours_and_their_meaning() -> None:
@@ -189,43 +188,47 @@ def test_colours_and_their_meaning() -> None:
     found = SimpleNamespace(
         labels=labels, confidence=np.float32([0.5, 1, 0, 0]), names=("Mug/handle", "Mug/cup")
     )
-    painted = look(xyz, labels=found)
+    seen = colored(xyz, labels=found)
     blue = tuple(np.rint(part_colors(np.array([1]))[0] * 255).astype(int).tolist())
-    assert [entry.text for entry in painted.legend] == ["no label  25%", "handle  25%", "cup  50%"]
-    assert painted.legend[2].color == blue
-    assert painted.group.tolist() == [2, 1, 2, 0]
-    assert painted.label_texts.tolist() == ["cup", "handle", "cup", "no label"]
+    assert [entry.text for entry in seen.legend] == [
+        "no label  25%",
+        "handle  25%",
+        "cup  50%",
+    ]
+    assert seen.legend[2].color == blue
+    assert seen.group.tolist() == [2, 1, 2, 0]
+    assert seen.label_texts.tolist() == ["cup", "handle", "cup", "no label"]
 
-    painted = look(xyz, labels=labels, truth=truth)
-    texts = [entry.text for entry in painted.legend]
+    seen = colored(xyz, labels=labels, truth=truth)
+    texts = [entry.text for entry in seen.legend]
     assert texts == ["right  25%", "wrong  25%", "no truth  50%"]
-    assert painted.group.tolist() == [0, 1, 2, 2]
+    assert seen.group.tolist() == [0, 1, 2, 2]
 
-    painted = look(xyz, labels=found, color_by="confidence")
-    assert (painted.scale.low, painted.scale.high) == (0, 1)
-    assert painted.scale.values.tolist() == [0.5, 1, 0, 0]
-    assert np.rint(painted.colors[1] * 255).tolist() == SCALAR_COLORS[-1].tolist()
+    seen = colored(xyz, labels=found, color_by="confidence")
+    assert (seen.bar.low, seen.bar.high) == (0, 1)
+    assert seen.bar.values.tolist() == [0.5, 1, 0, 0]
+    assert np.rint(seen.colors[1] * 255).tolist() == SCALAR_COLORS[-1].tolist()
 
-    painted = look(xyz + np.array([0, 0, 9]), up="z")  # heights are those of the file
-    assert painted.scale.values.tolist() == [9, 12, 9, 10]
-    painted = look(xyz, color_by=np.array([4, 3, 2, 1]), limits=(0, 8))
-    assert painted.scale.values.tolist() == [4, 3, 2, 1]
-    assert (painted.scale.low, painted.scale.high) == (0, 8)
+    seen = colored(xyz + np.array([0, 0, 9]), up="z")  # heights are those of the file
+    assert seen.bar.values.tolist() == [9, 12, 9, 10]
+    seen = colored(xyz, color_by=np.array([4, 3, 2, 1]), limits=(0, 8))
+    assert seen.bar.values.tolist() == [4, 3, 2, 1]
+    assert (seen.bar.low, seen.bar.high) == (0, 8)
     bytes_ = np.arange(12, dtype=np.uint8).reshape(4, 3)
-    assert (look(xyz, color_by=bytes_).colors == bytes_ / 255).all()
-    assert look(xyz, labels=labels).label_texts.tolist()[0] == "label 1"
+    assert (colored(xyz, color_by=bytes_).colors == bytes_ / 255).all()
+    assert colored(xyz, labels=labels).label_texts.tolist()[0] == "label 1"
 
 
 def test_normals_are_coloured_by_where_they_point() -> None:
     pytest.importorskip("open3d")
     xyz, face = cube(6000)
-    painted = look(xyz, color_by="normals")  # estimated
+    seen = colored(xyz, color_by="normals")  # estimated
     inner = (np.abs(xyz) < 0.8).sum(1) == 2  # away from the edges
     for side, color in ((1, [1, 0.5, 0.5]), (3, [0.5, 1, 0.5]), (4, [0.5, 0.5, 0])):
-        assert np.abs(painted.colors[inner & (face == side)] - color).max() < 0.02
+        assert np.abs(seen.colors[inner & (face == side)] - color).max() < 0.02
     normals = np.tile(np.float32([0, 0, 1]), (4, 1))  # given; z up becomes y
     cloud = Cloud(np.eye(4, 3, dtype=np.float32), np.zeros(3), normals=normals)
-    assert np.allclose(look(cloud, color_by="normals", up="z").colors, [0.5, 1, 0.5])
+    assert np.allclose(colored(cloud, color_by="normals", up="z").colors, [0.5, 1, 0.5])
 
 
 def test_a_legend_says_what_colours_mean() -> None:
@@ -248,17 +251,17 @@ def test_writing_fits(count: int) -> None:
     title = "one very long title " * 9
     picture = viz.render(ball(4 * count), labels=labels, names=names, title=title, size=320)
     assert picture.shape == (320, 320, 3)
-    painted = look(ball(4 * count), labels=labels, names=names)
-    strip = _legend.plan(painted, title, (320, 320), legend=True)
-    assert strip.height <= 0.4 * 320
-    below = drawn(picture[320 - strip.height :])
+    seen = colored(ball(4 * count), labels=labels, names=names)
+    box = _legend.layout(seen, title, (320, 320), legend=True)
+    assert box.height <= 0.4 * 320
+    below = drawn(picture[320 - box.height :])
     assert below.any()
     assert not below[:, :2].any()
     assert not below[:, -2:].any()
-    shown = [entry for row in strip.rows for entry in row]
+    shown = [entry for row in box.rows for entry in row]
     assert (len(shown) == count) == (count == 2)
     if count > 2:
-        assert shown[-1] == Entry(f"and {count - len(shown) + 1} more", (150, 150, 150))
+        assert shown[-1] == LegendEntry(f"and {count - len(shown) + 1} more", (150, 150, 150))
 
 
 def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ea_pointcloud.viz import attention
+from ea_pointcloud.viz import Camera, Style, attention
+from ea_pointcloud.viz._legend import layout
 from ea_pointcloud.viz.attention import scalar_figure, scalar_grid, usage_heatmap
+from ea_pointcloud.viz.coloring import color_cloud
 from ea_pointcloud.viz.colors import SCALAR_COLORS, UNKNOWN
 from ea_pointcloud.viz.interactive import write_page
 
@@ -41,14 +43,8 @@ def test_the_picture_shows_the_numbers_it_was_given() -> None:
     size = 240
     sheet = scalar_grid([xyz, other[0]], [weights, other[1]], ["slot 3"], ["a", "b"], size=size)
     assert sheet.shape == (2 * size, size, 3)
-    from ea_pointcloud.viz._camera import Camera
-    from ea_pointcloud.viz._legend import plan
-    from ea_pointcloud.viz._paint import paint
-
-    painted = paint(
-        xyz, labels=None, truth=None, color_by=weights[:, 0], names=None, up="y", limits=(0, 0.8)
-    )
-    height = size - plan(painted, "a: slot 3", (size, size), legend=True).height
+    colored = color_cloud(xyz, Style(color_by=weights[:, 0], limits=(0, 0.8)))
+    height = size - layout(colored, "a: slot 3", (size, size), legend=True).height
     radius = np.linalg.norm(xyz - (xyz.min(0) + xyz.max(0)) / 2, axis=1).max()
     middles = np.eye(3) / radius
     place, _ = Camera().project(middles, size, height)
@@ -82,6 +78,19 @@ def test_each_column_has_the_scale_of_all_its_clouds(monkeypatch: pytest.MonkeyP
     zero = scalar_grid([clouds[0]], [np.full((5, 1), 0.5)], ["p"], ["a"])
     assert zero is not None
     assert drawn[-1][1] == (0, 0.5)
+
+
+def test_a_percentile_ends_the_scale_before_the_outliers() -> None:
+    values = np.concatenate([np.linspace(0, 1, 100), [50.0]])[:, None]
+    assert attention.scalar_scales([values]) == [(0, 50)]
+    [(low, high)] = attention.scalar_scales([values], 99)
+    assert (low, high) == (0, pytest.approx(1))
+    xyz = RNG.normal(size=(101, 3))
+    made = scalar_figure(xyz, values, ["slot 3"], quantities=["attention weight"], percentile=99)
+    (trace,) = made.data
+    assert trace.marker.cmax == high
+    assert trace.marker.colorbar.title.text == "attention weight"
+    assert np.array_equal(trace.marker.color, values[:, 0])
 
 
 def test_the_page_shows_the_numbers_it_was_given(tmp_path: Path) -> None:

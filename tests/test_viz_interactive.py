@@ -104,6 +104,18 @@ def test_a_page_opens_without_a_network(cloud: Cloud, tmp_path: Path) -> None:
     assert np.array_equal(np.frombuffer(stored, "<f8"), values)
 
 
+def test_pages_without_plotly_inside(cloud: Cloud, tmp_path: Path) -> None:
+    viz.to_html(cloud, tmp_path / "a.html", plotlyjs="directory")
+    viz.to_html(cloud, tmp_path / "b.html", plotlyjs="cdn")
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("a.html", "b.html")]
+    assert max(map(len, pages)) < 50_000
+    assert re.search(r'<script[^>]* src="plotly.min.js"', pages[0])
+    assert "plotly.js v" in (tmp_path / "plotly.min.js").read_text(encoding="utf-8")[:200]
+    assert re.search(r'<script[^>]* src="https://cdn.plot.ly/', pages[1])
+    with pytest.raises(ValueError, match="plotlyjs must be one of 'inline', 'directory', 'cdn'"):
+        viz.to_html(cloud, tmp_path / "c.html", plotlyjs="none")  # pyright: ignore
+
+
 def test_a_notebook_shows_the_figure(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     display = pytest.importorskip("IPython.display")
     shown = []

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ea_pointcloud.explain import AttentionMap, Subject
     from ea_pointcloud.io import Cloud
 
-TOPK = 6  # slots shown where none are named
+TOPK = 6  # slots shown by default
+SALIENCY_PERCENTILE = 99.0  # at which the colours end
 
 Attention = Annotated[
     int | None,
@@ -87,7 +88,7 @@ def draw_attention(
     html: Path | None,
     render: Path | None,
     drawing: dict[str, Any],
-    pixels: dict[str, int],
+    pixels: dict[str, Any],
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
     from ea_pointcloud.viz import show
@@ -95,17 +96,23 @@ def draw_attention(
     from ea_pointcloud.viz.interactive import write_page
 
     points, values, columns = attention_values(view, clouds, up)
+    options: dict[str, Any] = {
+        "quantities": ["attention weight" if each.startswith("slot") else each for each in columns],
+        # A few points with a large gradient would leave all others dark.
+        "percentile": SALIENCY_PERCENTILE if view.saliency else 100.0,
+        **drawing,
+    }
     if html is not None:
-        made = scalar_figure(points[0], values[0], columns, title=titles[0], **drawing)
+        made = scalar_figure(points[0], values[0], columns, title=titles[0], **options)
         write_page(made, html)
         typer.echo(f"wrote {html}", err=True)
     if render is not None:
-        scalar_grid(points, values, columns, titles, render, **{**drawing, **pixels})
+        scalar_grid(points, values, columns, titles, render, **(options | pixels))
         typer.echo(f"wrote {render}", err=True)
     if html is None and render is None:
         for xyz, scalars, title in zip(points, values, titles, strict=True):
-            for place, column in enumerate(columns):
-                show(xyz, color_by=scalars[:, place], title=f"{title}: {column}", **drawing)
+            for index, column in enumerate(columns):
+                show(xyz, color_by=scalars[:, index], title=f"{title}: {column}", **drawing)
 
 
 def attention_values(

@@ -123,11 +123,11 @@ def evaluate_runs(
     as_json: bool,
 ) -> None:
     """Evaluate runs on their own data, print their figures, and write the report if it is named."""
-    from ea_pointcloud.report import answers_for, write_report
+    from ea_pointcloud.report import predictions_for, write_report
     from ea_pointcloud.training.evaluate import evaluate_run
     from ea_pointcloud.training.run_folder import load_run_recipe
 
-    kept = [None if report is None else answers_for(load_run_recipe(run)) for run in runs]
+    kept = [None if report is None else predictions_for(load_run_recipe(run)) for run in runs]
     measured = [
         evaluate_run(run, split, device, data_root=data_root, hook=hook, farthest_of=farthest_of)
         for run, hook in zip(runs, kept, strict=True)
@@ -148,7 +148,7 @@ def evaluate_runs(
             report,
             runs,
             measured,
-            [answers for answers in kept if answers is not None],
+            [predictions for predictions in kept if predictions is not None],
             command=shlex.join(["ea-pointcloud", *sys.argv[1:]]),
             worst=worst,
             corruptions=robust,

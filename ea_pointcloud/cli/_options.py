@@ -22,7 +22,7 @@ Model = Annotated[
     ),
 ]
 Recursive = Annotated[
-    bool, typer.Option("--recursive", "-r", help="Also take the folders inside folders.")
+    bool, typer.Option("--recursive", "-r", help="Also search the folders inside folders.")
 ]
 Up = Annotated[
     str, typer.Option(help="Axis that is up in the files: x, y, z, or auto to try them.")
@@ -92,7 +92,9 @@ def json_schema(command: str) -> Any:
         typer.echo(schema.read_text(encoding="utf-8").rstrip())
         raise typer.Exit
 
-    return typer.Option("--json-schema", is_eager=True, callback=show, help="Print that of --json.")
+    return typer.Option(
+        "--json-schema", is_eager=True, callback=show, help="Print the schema of --json."
+    )
 
 
 def check_option(option: str, value: str, choices: Collection[str]) -> None:

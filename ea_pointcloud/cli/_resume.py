@@ -35,41 +35,30 @@ def fingerprint(weights: str) -> str:
 
 
 class Settings:
-    """What results were made with, kept as JSON beside them.
-
-    Args:
-        path: of the JSON.
-        values: what another run must have in common to go on; ``model`` is for the reader only.
-    """
+    """What results were made with, kept as JSON beside them."""
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self.path, self.values = path, values
 
     def check(self, results: Path) -> None:
-        """Raise unless ``results``, which exist, were made with these settings.
-
-        Raises:
-            FileExistsError: if they were made with others, or their settings are gone.
-        """
+        """Raise FileExistsError unless ``results``, which exist, were made with these settings."""
         remedy = "choose another name, or add --force to replace what is there"
         try:
             before = json.loads(self.path.read_text(encoding="utf-8"))
-            different = [
-                name
-                for name, value in self.values.items()
-                if name != "model" and before.get(name) != value
-            ]
+            found = {name: before.get(name) for name in self.values}
         except (FileNotFoundError, ValueError, AttributeError) as error:
             raise FileExistsError(
                 f"{results} exists, and no {self.path} says what it was made with; {remedy}"
             ) from error
+        different = [name for name, value in self.values.items() if found[name] != value]
         if "weights" in different:
             raise FileExistsError(
                 f"{results} exists and was made with other weights ({before.get('model')}); "
                 f"{remedy}"
             )
+        different = [name for name in different if name != "model"]  # the same, by another path
         if different:
-            was = ", ".join(f"{name}={before.get(name)}" for name in different)
+            was = ", ".join(f"{name}={found[name]}" for name in different)
             now = ", ".join(f"{name}={self.values[name]}" for name in different)
             raise FileExistsError(f"{results} exists and was made with {was}, not {now}; {remedy}")
 

@@ -22,7 +22,7 @@ EXAMPLES = opt.examples(
 Runs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN...", help="Run folders, one a seed; with --data also weights by name."
+        metavar="RUN...", help="Run folders, one for each seed; with --data also weights by name."
     ),
 ]
 Data = Annotated[

@@ -19,7 +19,7 @@ SUFFIXES = {
 }  # ea_pointcloud.export.FORMATS, not imported yet
 EXAMPLES = opt.examples(
     "ea-pointcloud export runs/modelnet10-seed0",
-    "ea-pointcloud export runs/modelnet10-seed0 --dynamic-points --output shapes.onnx",
+    "ea-pointcloud export runs/a --dynamic-points --output shapes.onnx",
     "ea-pointcloud export runs/psb_part-seed0 --format torch-export --json",
 )
 

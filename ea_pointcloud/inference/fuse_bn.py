@@ -1,4 +1,4 @@
-"""Networks for inference alone: batch normalisation folded into the linear layers before it."""
+"""Networks for inference alone: batch normalisation fused into the linear layers before it."""
 
 from copy import deepcopy
 from typing import TypeVar

@@ -1,13 +1,18 @@
-"""What an evaluation is shown as: tables for the terminal, and a page with charts and pictures."""
+"""Reports of evaluations: tables for the terminal, and a page with charts and pictures."""
 
-from ea_pointcloud.report.answers import Answers, ClassAnswers, PartAnswers, answers_for
 from ea_pointcloud.report.page import PAGE_FILE, write_report
+from ea_pointcloud.report.predictions import (
+    ClassPredictions,
+    PartPredictions,
+    Predictions,
+    predictions_for,
+)
 
 __all__ = [
     "PAGE_FILE",
-    "Answers",
-    "ClassAnswers",
-    "PartAnswers",
-    "answers_for",
+    "ClassPredictions",
+    "PartPredictions",
+    "Predictions",
+    "predictions_for",
     "write_report",
 ]

@@ -1,13 +1,11 @@
-"""The charts of an evaluation, by plotly.
-
-The colour of their writing is left to the page, and their width is the most they need.
-"""
+"""Charts of an evaluation, by plotly; the page sets the colour of their text."""
 
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from plotly import graph_objects
 from plotly.graph_objects import Figure
 
@@ -20,51 +18,44 @@ Rows = list[dict[str, str]]  # of a metrics.csv
 _RUN_COLORS = tuple(f"rgb{PART_PALETTE[place]}" for place in (4, 5, 2, 6, 0, 1))
 _GREY = "rgb(128,128,128)"
 _GRID = "rgba(128,128,128,0.3)"
-# Of shares: one of a hundred already differs from none.
+# Of fractions: one of a hundred already differs from none.
 _SHADES = ((0, "rgb(245,247,250)"), (0.001, "rgb(214,228,243)"), (0.2, "rgb(133,178,224)"),
            (0.5, "rgb(66,120,190)"), (1, "rgb(8,48,107)"))  # fmt: skip
-_WIDTH = 760  # of charts that would not tell more if they were wider, pixels
+_WIDTH = 760  # the most that is useful, pixels
 _MOST_WITH_COUNTS = 20  # classes; past that a cell is too small for a number
 _LARGEST_CELL, _SMALLEST_CELL = 52, 17  # pixels
-_BIN_GROWTH = 20  # pixels across by which the dot of a bin with all answers is larger
-_BAR_ROOM = 100  # of the meaning of the colours, pixels
+_BIN_GROWTH = 20  # pixels by which the marker of a bin with all predictions is larger
+_BAR_ROOM = 100  # for the colour bar, pixels
 _LETTER = 7  # pixels, about
 
 
 def confusion_chart(reports: Sequence[ClassificationReport]) -> Figure:
-    """Shares of the true classes (rows) that were given each name; counts of all runs on hover."""
+    """Confusion matrix: fractions of the true classes (rows); counts of all runs on hover."""
     names = [escape(name) for name in reports[0].class_accuracy]
     counts = np.sum([report.confusion for report in reports], axis=0)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = int(np.clip(820 / len(names), _SMALLEST_CELL, _LARGEST_CELL))
     room = 40 + _LETTER * max(map(len, names))
     texts = np.where(counts > 0, counts.astype(str), "")
-    # By place and not by name: two classes may be named alike, and a name may be a number.
-    places = list(range(len(names)))
-    made = Figure(
-        graph_objects.Heatmap(
-            z=shares,
-            x=places,
-            y=places,
-            zmin=0,
-            zmax=1,
-            colorscale=_SHADES,
-            xgap=1,
-            ygap=1,
-            text=texts if len(names) <= _MOST_WITH_COUNTS else None,
-            texttemplate="%{text}" if len(names) <= _MOST_WITH_COUNTS else None,
-            customdata=[
-                [
-                    f"<b>{truth}</b> taken for <b>{name}</b>: {count} of {row.sum()}"
-                    if truth != name
-                    else f"<b>{truth}</b> named right: {count} of {row.sum()}"
-                    for name, count in zip(names, row.tolist(), strict=True)
-                ]
-                for truth, row in zip(names, counts, strict=True)
-            ],
-            hovertemplate="%{customdata} (%{z:.1%})<extra></extra>",
-            colorbar={"title": {"text": "share"}, "tickformat": ".0%", "thickness": 12},
-        )
+    # By index and not by name: two classes may have the same name, and a name may be a number.
+    indices = list(range(len(names)))
+    made = heatmap(
+        fractions,
+        _SHADES,
+        x=indices,
+        y=indices,
+        text=texts if len(names) <= _MOST_WITH_COUNTS else None,
+        texttemplate="%{text}" if len(names) <= _MOST_WITH_COUNTS else None,
+        customdata=[
+            [
+                f"<b>{true}</b> predicted {'correctly' if true == name else f'as <b>{name}</b>'}: "
+                f"{count} of {row.sum()}"
+                for name, count in zip(names, row.tolist(), strict=True)
+            ]
+            for true, row in zip(names, counts, strict=True)
+        ],
+        hovertemplate="%{customdata} (%{z:.1%})<extra></extra>",
+        colorbar={"title": {"text": "fraction"}, "tickformat": ".0%", "thickness": 12},
     )
     side = cell * len(names)
     style(
@@ -75,66 +66,71 @@ def confusion_chart(reports: Sequence[ClassificationReport]) -> Figure:
     )
     ticks: dict[str, Any] = {
         "tickmode": "array",
-        "tickvals": places,
+        "tickvals": indices,
         "ticktext": names,
         "showgrid": False,
         "zeroline": False,
     }
     made.update_xaxes(**ticks, tickangle=-90 if len(names) > _MOST_WITH_COUNTS else -45)
     made.update_yaxes(**ticks, autorange="reversed")
-    made.update_xaxes(title="named", title_standoff=12)
-    made.update_yaxes(title="truth", title_standoff=12)
+    made.update_xaxes(title="predicted", title_standoff=12)
+    made.update_yaxes(title="true", title_standoff=12)
     return made
 
 
 def reliability_chart(found: Sequence[Reliability], labels: Sequence[str]) -> Figure:
-    """Share of right answers over their probability; honest ones lie on the diagonal."""
+    """Reliability diagram: accuracy over confidence; on the diagonal calibration is perfect."""
     made = Figure()
     made.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", name="honest", line={"color": _GREY, "dash": "dot"}
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        name="perfect calibration",
+        line={"color": _GREY, "dash": "dot"},
     )
     for run, (one, label) in enumerate(zip(found, labels, strict=True)):
         kinds = [
-            ("network's own", one.bins, "dash"),
+            ("uncalibrated", one.bins, "dash"),
             ("calibrated", one.bins_calibrated, "solid"),
         ]
         for kind, bins, dash in kinds:
             if not bins:
                 continue
-            share = np.array([each.answers for each in bins]) / sum(each.answers for each in bins)
+            counts = np.array([each.count for each in bins])
             made.add_scatter(
                 x=[each.prob for each in bins],
                 y=[each.accuracy for each in bins],
-                customdata=[each.answers for each in bins],
+                customdata=counts.tolist(),
                 mode="lines+markers",
                 name=f"{kind}{label}",
                 line={"color": _run_color(run), "dash": dash},
                 marker={
                     "symbol": "circle" if dash == "solid" else "circle-open",
-                    "size": 6 + _BIN_GROWTH * np.sqrt(share),
+                    "size": 6 + _BIN_GROWTH * np.sqrt(counts / counts.sum()),
                 },
                 cliponaxis=False,
-                hovertemplate="probability %{x:.3f}, right %{y:.3f}<br>%{customdata:,} answers",
+                hovertemplate="confidence %{x:.3f}, accuracy %{y:.3f}<br>"
+                "%{customdata:,} predictions",
             )
     style(made, height=460, width=_WIDTH)
-    made.update_xaxes(title="mean probability of the answers of a bin", range=[0, 1.01])
-    made.update_yaxes(title="share right", range=[0, 1.01])
+    made.update_xaxes(title="mean confidence of a bin", range=[0, 1.01])
+    made.update_yaxes(title="accuracy", range=[0, 1.01])
     return made
 
 
 def curve_charts(
     tables: Sequence[Rows], labels: Sequence[str], metric: str, *, selected: bool
 ) -> dict[str, Figure]:
-    """What happened while the runs were trained, epoch by epoch.
+    """Training curves, epoch by epoch.
 
     Args:
         tables: the rows of ``metrics.csv`` of each run.
-        labels: what tells the runs apart, after a word.
-        metric: that selects, without its split.
-        selected: whether to mark the epoch that it selects.
+        labels: of the runs, appended to the names of the lines.
+        metric: that selects the weights, without its split.
+        selected: whether to mark the selected epoch.
 
     Returns:
-        heading -> chart, without those that nothing was logged for.
+        heading -> chart, for what was logged.
     """
     heading = metric.replace("_", " ").replace("miou", "mIoU")
     groups = {
@@ -149,12 +145,12 @@ def curve_charts(
     for heading, columns in groups.items():
         made = Figure()
         for run, (rows, label) in enumerate(zip(tables, labels, strict=True)):
-            for place, (column, name) in enumerate(columns.items()):
+            for number, (column, name) in enumerate(columns.items()):
                 known = {int(row["epoch"]): float(row[column]) for row in rows if row.get(column)}
-                # Of one run, colours tell the lines apart; of several, the runs.
-                line = {"color": _run_color(place)}
+                # A colour a line where there is one run, else a colour a run.
+                line = {"color": _run_color(number)}
                 if len(tables) > 1:
-                    line = {"color": _run_color(run), "dash": "dot" if place else "solid"}
+                    line = {"color": _run_color(run), "dash": "dot" if number else "solid"}
                 if known:
                     made.add_scatter(**_curve(known), name=f"{name}{label}", line=line)
                 if known and selected and column == f"val/{metric}":
@@ -228,8 +224,17 @@ def category_chart(reports: Sequence[SegmentationReport]) -> Figure:
     return made
 
 
+def heatmap(fractions: NDArray[np.floating], shades: Sequence[Any], **trace: Any) -> Figure:
+    """A heat map of fractions in 0..1; ``trace`` are plotly's further arguments."""
+    return Figure(
+        graph_objects.Heatmap(
+            z=fractions, zmin=0, zmax=1, colorscale=shades, xgap=1, ygap=1, **trace
+        )
+    )
+
+
 def style(made: Figure, **layout: Any) -> None:
-    """Give a chart the looks of the page; ``layout`` goes before them."""
+    """Style a chart for the page; ``layout`` takes precedence."""
     made.update_layout(
         **{
             "template": "none",

@@ -1,14 +1,13 @@
-"""How the figures under corruptions are shown: a table for the terminal and the page, a chart."""
+"""Tables and a chart of the accuracy under corruptions, for the terminal and the page."""
 
 from collections.abc import Sequence
 from statistics import mean
 
 import numpy as np
-from plotly import graph_objects
 from plotly.graph_objects import Figure
 
 from ea_pointcloud.datasets.corrupted import SEVERITIES
-from ea_pointcloud.report.charts import style
+from ea_pointcloud.report.charts import heatmap, style
 from ea_pointcloud.report.tables import Table, mean_and_std
 from ea_pointcloud.robustness.corruptions import CORRUPTIONS
 from ea_pointcloud.robustness.evaluation import CorruptionReport
@@ -27,12 +26,14 @@ def corruption_table(report: CorruptionReport, title: str) -> Table:
         ratios = (report.corruption_error.get(name), report.relative_error.get(name))
         row = (_marked(name), CORRUPTIONS[name].group, *errors)
         rows.append((*row, *(_ratio(value) for value in ratios if relative)))
-    means = [mean(1 - v[place] for v in report.accuracy.values()) for place in range(5)]
+    means = [
+        mean(1 - v[index] for v in report.accuracy.values()) for index in range(len(SEVERITIES))
+    ]
     totals = (_ratio(report.mce), _ratio(report.rmce)) if relative else ()
     rows.append(("mean", "", *map(_percent, (*means, report.mean_error_rate)), *totals))
     severities = (f"severity {SEVERITIES[0]}", *map(str, SEVERITIES[1:]))
     return Table(
-        f"{title}{_asked(report)}: error rate in %, clean {_percent(1 - report.clean_accuracy)}, "
+        f"{title}{_options(report)}: error rate in %, clean {_percent(1 - report.clean_accuracy)}, "
         f"{report.shapes} shapes",
         ("corruption", "kind", *severities, "mean", *relative),
         rows,
@@ -41,12 +42,12 @@ def corruption_table(report: CorruptionReport, title: str) -> Table:
 
 
 def corruption_line(report: CorruptionReport) -> str:
-    """What the figures are of, and what they are relative to."""
+    """The clouds that were used, and the reference."""
     lines = [f"{report.benchmark}: {report.reason}"]
     if any(not CORRUPTIONS[name].graded for name in report.accuracy):
-        how = "seen from five sides, which are no severities"
+        how = "five viewpoints instead of severities"
         if "(generated)" in report.benchmark:
-            how += "; what is hidden is found from the points, as there are no meshes here"
+            how += "; hidden points are estimated from the points, there are no meshes"
         lines.append(f"* {how}")
     if report.reference is None:
         lines.append("no mCE: give a reference with --reference FILE")
@@ -75,7 +76,7 @@ def corruption_summary(runs: Sequence[Sequence[CorruptionReport]]) -> Table:
         for same in zip(*runs, strict=True)
     ]
     return Table(
-        f"corruptions{_asked(runs[0][0])}, {len(runs)} seeds: mean and standard deviation",
+        f"corruptions{_options(runs[0][0])}, {len(runs)} seeds: mean and standard deviation",
         ("benchmark", "clean error in %", "mean error rate in %", "mCE", "RmCE"),
         rows,
     )
@@ -85,22 +86,16 @@ def corruption_chart(report: CorruptionReport) -> Figure:
     """Error rates as colours: a row a corruption, below the clean clouds."""
     names = ["clean", *map(_marked, report.accuracy)]
     clean = (report.clean_accuracy,) * len(SEVERITIES)
-    shares = 1 - np.array([clean, *report.accuracy.values()])
-    made = Figure(
-        graph_objects.Heatmap(
-            z=shares,
-            x=list(SEVERITIES),
-            y=names,
-            zmin=0,
-            zmax=1,
-            colorscale=_SHADES,
-            xgap=1,
-            ygap=1,
-            text=[[_percent(share) for share in row] for row in shares],
-            texttemplate="%{text}",
-            hovertemplate="%{y}, severity %{x}: %{z:.1%} wrong<extra></extra>",
-            colorbar={"title": {"text": "error"}, "tickformat": ".0%", "thickness": 12},
-        )
+    errors = 1 - np.array([clean, *report.accuracy.values()])
+    made = heatmap(
+        errors,
+        _SHADES,
+        x=list(SEVERITIES),
+        y=names,
+        text=[[_percent(error) for error in row] for row in errors],
+        texttemplate="%{text}",
+        hovertemplate="%{y}, severity %{x}: %{z:.1%} wrong<extra></extra>",
+        colorbar={"title": {"text": "error"}, "tickformat": ".0%", "thickness": 12},
     )
     room = 20 + 8 * max(map(len, names))
     width, height = _CELL
@@ -115,7 +110,7 @@ def corruption_chart(report: CorruptionReport) -> Figure:
     return made
 
 
-def _asked(report: CorruptionReport) -> str:
+def _options(report: CorruptionReport) -> str:
     words = str(report.options)
     return f", {words}" if words else ""
 
@@ -124,8 +119,8 @@ def _marked(name: str) -> str:
     return name if CORRUPTIONS[name].graded else f"{name} *"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def _ratio(value: float | None) -> str:

@@ -17,22 +17,16 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.report import charts, tables
-from ea_pointcloud.report.answers import (
-    Answers,
-    ClassAnswers,
-    Example,
-    Mistake,
-    PartAnswers,
+from ea_pointcloud.report import charts, corruptions, tables
+from ea_pointcloud.report.predictions import (
+    ClassExample,
+    ClassPredictions,
+    PartExample,
+    PartPredictions,
+    Predictions,
     examples,
     first_of_each_class,
     worst_mistakes,
-)
-from ea_pointcloud.report.corruptions import (
-    corruption_chart,
-    corruption_line,
-    corruption_summary,
-    corruption_table,
 )
 from ea_pointcloud.robustness.evaluation import CorruptionReport
 from ea_pointcloud.training.callbacks import read_metrics
@@ -43,11 +37,11 @@ from ea_pointcloud.training.tasks import task_of
 from ea_pointcloud.viz import part_colors, render
 
 PAGE_FILE = "index.html"
-MISTAKES = 12  # drawn, where nobody says how many
-WORST_SHAPES = 1  # of a category
+MISTAKES = 12  # drawn by default
+WORST_SHAPES = 1  # of a category, by default
 _TEMPLATE = "page.html.j2"
 _EDGE = {"mistake": 280, "shape": 240, "example": 180}  # of a picture in pixels
-# With lossy colours: pictures of a hundred shapes would outgrow the charts by far as PNG.
+# Lossy: as PNG the pictures of a hundred shapes would be far larger than the charts.
 _QUALITY = 70
 
 
@@ -55,7 +49,7 @@ def write_report(
     folder: str | Path,
     runs: Sequence[Path],
     reports: Sequence[RunReport],
-    answers: Sequence[Answers],
+    predictions: Sequence[Predictions],
     *,
     command: str,
     worst: int | None = None,
@@ -63,73 +57,36 @@ def write_report(
 ) -> Path:
     """Write ``index.html`` into ``folder``, which is made where it is missing; replaces it.
 
-    The page has everything inside: about 5 MB, most of it plotly, and 10 kB a picture.
+    The page is self-contained: about 5 MB, most of it plotly, and 10 kB a picture.
 
     Args:
-        folder: where to.
-        runs: run folders of one recipe, each another seed.
-        reports: of those.
-        answers: what the weights that are reported first answered in each.
-        command: that made all this, as it was typed.
-        worst: clouds to draw: a classifier's most confident mistakes (12 without it), or a
-            segmenter's worst shapes of every category (1 without it), beside the one in the middle.
-        corruptions: reports of each run, the same benchmarks of each; empty where there are none.
+        folder: where to write.
+        runs: run folders of one recipe with different seeds.
+        reports: of the runs.
+        predictions: of the weights reported first, of each run.
+        command: that made the report, as it was typed.
+        worst: clouds to draw: a classifier's most confident mistakes (12 by default), or a
+            segmenter's worst shapes of every category (1 by default), beside the median one.
+        corruptions: reports of each run, of the same benchmarks; empty for none.
 
     Returns:
         The page.
     """
-    first = reports[0]
-    recipe = first.recipe
-    seeds = [report.recipe.trainer.seed for report in reports]
-    labels = [f", seed {seed}" if len(seeds) > 1 else "" for seed in seeds]
-    rows = [read_metrics(run / METRICS_FILE) for run in runs]
-    metric = task_of(recipe).monitor.removeprefix("val/")
-    shown: dict[str, Any] = {
-        "title": f"{tables.data_name(recipe)}, {first.reports[0].split} split",
-        "facts": _facts(runs, reports, command),
-        "summary": tables.seeds_table(reports) if len(reports) > 1 else None,
-        "runs": [
-            {
-                "figures": tables.run_table(report, run),
-                "cost": tables.cost_line(report),
-                "calibration": tables.calibration_line(report),
-            }
-            for run, report in zip(runs, reports, strict=True)
-        ],
-        "curves": {
-            heading: _html(made, f"curve-{place}")
-            for place, (heading, made) in enumerate(
-                charts.curve_charts(
-                    rows, labels, metric, selected=recipe.data.train_split == "train"
-                ).items()
-            )
-        },
-        "reliability": _html(
-            charts.reliability_chart([report.reports[0].calibration for report in reports], labels),
-            "reliability",
-        ),
-        "files": {
-            f"{run / name}": (run / name).read_text(encoding="utf-8")
-            for run in runs
-            for name in (RECIPE_FILE, VERSIONS_FILE)
-            if (run / name).is_file()
-        },
-        "classes": None,
-        "parts": None,
-        "corruptions": _corruptions(runs, corruptions),
-    }
-    if isinstance(answers[0], PartAnswers):
+    shown = _content(runs, reports, command)
+    shown |= {"classes": None, "parts": None, "corruptions": _corruptions(runs, corruptions)}
+    first = [report.reports[0] for report in reports]
+    if isinstance(predictions[0], PartPredictions):
         shown["parts"] = _parts(
-            cast("list[SegmentationReport]", [report.reports[0] for report in reports]),
-            cast("list[PartAnswers]", answers),
+            cast("list[SegmentationReport]", first),
+            cast("list[PartPredictions]", predictions),
             WORST_SHAPES if worst is None else worst,
         )
     else:
         shown["classes"] = _classes(
-            cast("list[ClassificationReport]", [report.reports[0] for report in reports]),
-            cast("list[ClassAnswers]", answers),
+            cast("list[ClassificationReport]", first),
+            cast("list[ClassPredictions]", predictions),
             MISTAKES if worst is None else worst,
-            seeds,
+            [report.recipe.trainer.seed for report in reports],
         )
     template = (files("ea_pointcloud.report") / _TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(
@@ -143,8 +100,45 @@ def write_report(
     return path
 
 
+def _content(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> dict[str, Any]:
+    """The parts of the page that classifiers and segmenters have in common."""
+    recipe, several = reports[0].recipe, len(reports) > 1
+    labels = [f", seed {report.recipe.trainer.seed}" if several else "" for report in reports]
+    curves = charts.curve_charts(
+        [read_metrics(run / METRICS_FILE) for run in runs],
+        labels,
+        task_of(recipe).monitor.removeprefix("val/"),
+        selected=recipe.data.train_split == "train",
+    )
+    calibrations = [report.reports[0].calibration for report in reports]
+    return {
+        "title": f"{tables.data_name(recipe)}, {reports[0].reports[0].split} split",
+        "facts": _facts(runs, reports, command),
+        "summary": tables.seeds_table(reports) if several else None,
+        "runs": [
+            {
+                "figures": tables.run_table(report, run),
+                "cost": tables.cost_line(report),
+                "calibration": tables.calibration_line(report),
+            }
+            for run, report in zip(runs, reports, strict=True)
+        ],
+        "curves": {
+            heading: _html(made, f"curve-{index}")
+            for index, (heading, made) in enumerate(curves.items())
+        },
+        "reliability": _html(charts.reliability_chart(calibrations, labels), "reliability"),
+        "files": {
+            f"{run / name}": (run / name).read_text(encoding="utf-8")
+            for run in runs
+            for name in (RECIPE_FILE, VERSIONS_FILE)
+            if (run / name).is_file()
+        },
+    }
+
+
 def _facts(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> dict[str, str]:
-    """What the figures are of, and where they come from."""
+    """Origin of the figures."""
     first, recipe = reports[0], reports[0].recipe
     measured = first.reports[0]
     counted = f"{measured.shapes:,} shapes"
@@ -165,7 +159,7 @@ def _facts(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> 
             str(report.recipe.trainer.seed) for report in reports
         ),
         "data": f"{tables.data_name(recipe)}, {measured.split} split: {counted}",
-        "training started": ", ".join(dates) or "not known",
+        "training started": ", ".join(dates) or "unknown",
         "measured": f"{datetime.now():%Y-%m-%d %H:%M} on {first.device}",
         "command": command,
     }
@@ -173,78 +167,69 @@ def _facts(runs: Sequence[Path], reports: Sequence[RunReport], command: str) -> 
 
 def _classes(
     reports: Sequence[ClassificationReport],
-    answers: Sequence[ClassAnswers],
+    predictions: Sequence[ClassPredictions],
     worst: int,
     seeds: Sequence[int],
 ) -> dict[str, Any]:
-    """What the page shows of a classifier."""
-    up = answers[0].spec.up_axis
-    mistakes = worst_mistakes(answers, worst)
-    wrong = [f"{sum(map(sum, one.confusion)) - _right(one):,}" for one in reports]
+    """The part of the page on a classifier."""
+    up = predictions[0].spec.up_axis
+    wrong = [f"{sum(map(sum, one.confusion)) - _correct(one):,}" for one in reports]
     if len(seeds) > 1:
         wrong = [f"{count} (seed {seed})" for count, seed in zip(wrong, seeds, strict=True)]
+
+    def drawn(example: ClassExample, kind: str) -> dict[str, Any]:
+        picture = _picture(example.xyz, kind, up=up, color_by="height")
+        return {"picture": picture, "example": example, "runs": _which_runs(example, seeds)}
+
     return {
         "table": tables.class_table(reports),
         "confusion": _html(charts.confusion_chart(reports), "confusion"),
         "wrong": ", ".join(wrong),
         "shapes": reports[0].shapes,
-        "examples": [
-            {
-                "picture": _picture(example.xyz, "example", up=up, color_by="height"),
-                "example": example,
-            }
-            for example in first_of_each_class(answers[0])
-        ],
-        "mistakes": [
-            {
-                "picture": _picture(mistake.xyz, "mistake", up=up, color_by="height"),
-                "mistake": mistake,
-                "runs": _which_runs(mistake, seeds),
-            }
-            for mistake in mistakes
-        ],
+        "examples": [drawn(each, "example") for each in first_of_each_class(predictions[0])],
+        "mistakes": [drawn(each, "mistake") for each in worst_mistakes(predictions, worst)],
     }
 
 
-def _right(report: ClassificationReport) -> int:
-    return sum(row[place] for place, row in enumerate(report.confusion))
+def _correct(report: ClassificationReport) -> int:
+    return sum(row[index] for index, row in enumerate(report.confusion))
 
 
-def _which_runs(mistake: Mistake, seeds: Sequence[int]) -> str:
+def _which_runs(example: ClassExample, seeds: Sequence[int]) -> str:
     """How many of several runs are wrong."""
     if len(seeds) == 1:
         return ""
-    return f"seed {seeds[mistake.run]}; wrong in {mistake.wrong_runs} of {len(seeds)} runs"
+    return f"seed {seeds[example.run]}; wrong in {example.wrong_runs} of {len(seeds)} runs"
 
 
 def _corruptions(
     runs: Sequence[Path], reports: Sequence[Sequence[CorruptionReport]]
 ) -> dict[str, Any] | None:
-    """What the page shows of a classifier under corruptions."""
+    """The part of the page on corruptions."""
     if not reports:
         return None
     found = [(run, one) for run, each in zip(runs, reports, strict=True) for one in each]
     return {
-        "summary": corruption_summary(reports) if len(reports) > 1 else None,
+        "summary": corruptions.corruption_summary(reports) if len(reports) > 1 else None,
         "benchmarks": [
             {
-                "table": corruption_table(one, f"{run}, {one.benchmark}"),
-                "chart": _html(corruption_chart(one), f"corruptions-{place}"),
-                "line": corruption_line(one),
+                "table": corruptions.corruption_table(one, f"{run}, {one.benchmark}"),
+                "chart": _html(corruptions.corruption_chart(one), f"corruptions-{index}"),
+                "line": corruptions.corruption_line(one),
             }
-            for place, (run, one) in enumerate(found)
+            for index, (run, one) in enumerate(found)
         ],
     }
 
 
 def _parts(
-    reports: Sequence[SegmentationReport], answers: Sequence[PartAnswers], worst: int
+    reports: Sequence[SegmentationReport], predictions: Sequence[PartPredictions], worst: int
 ) -> dict[str, Any]:
-    """What the page shows of a segmenter."""
-    spec = answers[0].spec
+    """The part of the page on a segmenter."""
+    spec = predictions[0].spec
     categories = []
     for category, name in enumerate(spec.category_names):
-        shown = examples(answers, category, worst)
+        shown = examples(predictions, category, worst)
         if not shown:
             continue
         colors = np.rint(part_colors(np.array(spec.parts[category])) * 255).astype(int)
@@ -255,21 +240,21 @@ def _parts(
                 "legend": [
                     (part, "#" + "".join(f"{channel:02x}" for channel in color))
                     for part, color in zip(
-                        tables.part_names(answers[0], category), colors.tolist(), strict=True
+                        tables.part_names(predictions[0], category), colors.tolist(), strict=True
                     )
                 ],
                 "examples": [_drawn(example, spec.up_axis) for example in shown],
             }
         )
     return {
-        "table": tables.part_table(reports, answers),
+        "table": tables.part_table(reports, predictions),
         "bars": _html(charts.category_chart(reports), "categories"),
         "categories": categories,
     }
 
 
-def _drawn(example: Example, up: str) -> dict[str, Any]:
-    """A shape three times: its parts, those that were found, and where they differ."""
+def _drawn(example: PartExample, up: str) -> dict[str, Any]:
+    """A shape three times: true parts, predicted parts, and errors."""
     shape = example.shape
     options: dict[str, Any] = {"up": up}
     return {
@@ -284,7 +269,7 @@ def _drawn(example: Example, up: str) -> dict[str, Any]:
 
 
 def _picture(xyz: NDArray[np.float32], kind: str, **options: Any) -> Markup:
-    """A cloud as what goes into ``src``."""
+    """A picture of a cloud as a data URL."""
     content = BytesIO()
     drawn = render(xyz, size=_EDGE[kind], legend=False, **options)
     Image.fromarray(drawn).save(content, "WEBP", quality=_QUALITY, method=6)
@@ -292,7 +277,7 @@ def _picture(xyz: NDArray[np.float32], kind: str, **options: Any) -> Markup:
 
 
 def _html(made: Figure, name: str) -> Markup:
-    """A chart as what goes into the page, which has plotly already; as wide as there is room."""
+    """A chart for the page, which has plotly already; as wide as there is room."""
     widest = f"{made.layout.width}px" if made.layout.width else "none"
     made.layout.width = None
     plot = made.to_html(

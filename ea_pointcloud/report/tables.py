@@ -1,4 +1,4 @@
-"""The tables of an evaluation as words, the same in the terminal and on a page."""
+"""The tables of an evaluation as text, the same in the terminal and on a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,25 +6,25 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ea_pointcloud.datasets.axes import STORED_AS
-from ea_pointcloud.report.answers import PartAnswers
+from ea_pointcloud.report.predictions import PartPredictions
 from ea_pointcloud.training.evaluate import RunReport, WeightsReport
 from ea_pointcloud.training.measure import VOTE_SIZES, ClassificationReport, SegmentationReport
 from ea_pointcloud.training.recipe_keys import Recipe
 
 LEGACY = "test (legacy, as most papers)"
-_CONFUSED = 4  # other classes that a row names
-_NAMELESS = ("procedural", "folder")  # data sets that there is one of
+_CONFUSED = 4  # other classes listed in a row
+_NAMELESS = ("procedural", "folder")  # their data.name is not used
 
 
 @dataclass(frozen=True)
 class Table:
-    """Words in rows.
+    """A table of text.
 
     Args:
-        title: what is in it.
+        title: above the table.
         columns: headings.
-        rows: a word a column.
-        text: headings of columns that are read and not compared, beside the first.
+        rows: a cell a column.
+        text: headings of the columns of text, beside the first; the others hold figures.
     """
 
     title: str
@@ -33,12 +33,12 @@ class Table:
     text: tuple[str, ...] = ()
 
     def is_text(self, column: str) -> bool:
-        """Whether a column is set flush left."""
+        """Whether a column is aligned to the left."""
         return column == self.columns[0] or column in self.text
 
 
 def mean_and_std(values: Sequence[float | None], digits: int = 4) -> str:
-    """Of the runs that have a value; a dash where none has."""
+    """Mean and standard deviation over the runs that have a value; a dash where none has."""
     found = [value for value in values if value is not None]
     if not found:
         return "-"
@@ -48,10 +48,10 @@ def mean_and_std(values: Sequence[float | None], digits: int = 4) -> str:
 
 
 def figures_table(reports: Sequence[RunReport], title: str) -> Table:
-    """A row for each way of choosing weights; means and deviations where there are several runs."""
+    """A row a way of choosing weights, mean and standard deviation where there are several runs."""
     recipe, farthest_of = reports[0].recipe, reports[0].farthest_of
     if farthest_of is not None:
-        title += f", farthest of {farthest_of or 'all'} points"
+        title += f", FPS from {farthest_of or 'all'} points"
     headings = figure_columns(recipe.task, recipe.eval.votes, recipe.eval.tta_copies)
     rows = []
     for same in zip(*(report.reports for report in reports), strict=True):
@@ -71,7 +71,7 @@ def run_table(report: RunReport, run: str | Path) -> Table:
 
 
 def weights_table(found: WeightsReport) -> Table:
-    """The figures of weights on a data set of any classes that they know."""
+    """The figures of weights on a data set with any of their classes."""
     report = found.report
     if isinstance(report, SegmentationReport):
         headings = figure_columns("segmentation", votes=1)
@@ -96,14 +96,16 @@ def seeds_table(reports: Sequence[RunReport]) -> Table:
 
 
 def class_table(reports: Sequence[ClassificationReport]) -> Table:
-    """A row for each class of the data; what it is confused with is counted over all runs."""
+    """A row for each class of the data; confusions are counted over all runs."""
     rows = []
     names = list(reports[0].class_accuracy)
     for index, name in enumerate(names):
         if name not in reports[0].data_classes:
             continue
-        taken = [sum(report.confusion[index][to] for report in reports) for to in range(len(names))]
-        mistakes = [(count, -to) for to, count in enumerate(taken) if count and to != index]
+        counts = [
+            sum(report.confusion[index][to] for report in reports) for to in range(len(names))
+        ]
+        mistakes = [(count, -to) for to, count in enumerate(counts) if count and to != index]
         shown = ", ".join(
             f"{names[-to]} {count}" for count, to in sorted(mistakes, reverse=True)[:_CONFUSED]
         )
@@ -120,9 +122,9 @@ def class_table(reports: Sequence[ClassificationReport]) -> Table:
         )
     return Table(
         f"{reports[0].selection}, by class",
-        ("class", "shapes", "accuracy (recall)", "precision", "taken for instead"),
+        ("class", "shapes", "accuracy (recall)", "precision", "confused with"),
         rows,
-        text=("taken for instead",),
+        text=("confused with",),
     )
 
 
@@ -135,19 +137,21 @@ def category_table(reports: Sequence[SegmentationReport]) -> Table:
     return Table(f"{reports[0].selection}, by category", ("category", "IoU"), rows)
 
 
-def part_table(reports: Sequence[SegmentationReport], answers: Sequence[PartAnswers]) -> Table:
+def part_table(
+    reports: Sequence[SegmentationReport], predictions: Sequence[PartPredictions]
+) -> Table:
     """A row a category that occurs, with its parts.
 
     The IoU of a part is the mean over the shapes of its category, as that of the category is the
     mean of its parts.
     """
     rows = []
-    for category, name in enumerate(answers[0].spec.category_names):
-        by_run = [run.of_category(category) for run in answers]
+    for category, name in enumerate(predictions[0].spec.category_names):
+        by_run = [run.of_category(category) for run in predictions]
         if not by_run[0]:
             continue
         parts = []
-        for place, part in enumerate(part_names(answers[0], category)):
+        for place, part in enumerate(part_names(predictions[0], category)):
             means = [mean(shape.part_iou[place] for shape in shapes) for shapes in by_run]
             words = f"{part} {mean_and_std(means, 3)}"
             parts.append(words.replace(" ", "\N{NO-BREAK SPACE}"))  # lines end between parts
@@ -161,19 +165,19 @@ def part_table(reports: Sequence[SegmentationReport], answers: Sequence[PartAnsw
     )
 
 
-def part_names(answers: PartAnswers, category: int) -> list[str]:
+def part_names(predictions: PartPredictions, category: int) -> list[str]:
     """The names of a category's parts, without the category in front."""
-    spec = answers.spec
+    spec = predictions.spec
     return [spec.class_names[part].split("/", 1)[-1] for part in spec.parts[category]]
 
 
 def data_name(recipe: Recipe) -> str:
-    """What a figure's data set is called."""
+    """The name of the data set."""
     return recipe.data.dataset if recipe.data.dataset in _NAMELESS else recipe.data.name
 
 
 def cost_line(report: RunReport) -> str:
-    """How long a run was trained, and what its network costs."""
+    """Length of the training and cost of the network."""
     return (
         f"{report.epochs_done} of {report.recipe.trainer.epochs} epochs, seed "
         f"{report.recipe.trainer.seed}; {report.parameters:,} parameters, "
@@ -184,7 +188,7 @@ def cost_line(report: RunReport) -> str:
 
 
 def calibration_line(report: RunReport) -> str:
-    """What the probabilities of the weights reported first are worth."""
+    """The calibration of the weights reported first."""
     found = report.reports[0].calibration
     calibrated = "not calibrated, --calibrate does that"
     if found.ece_calibrated is not None:
@@ -216,6 +220,6 @@ def figure_columns(task: str, votes: int, tta_copies: int = 0) -> dict[str, str]
 
 
 def _precision(confusion: list[list[int]], index: int) -> float | None:
-    """The share of what was given a class's name that belongs to it; None where nothing was."""
-    named = sum(row[index] for row in confusion)
-    return confusion[index][index] / named if named else None
+    """The fraction of the predictions of a class that are correct; None without predictions."""
+    predicted = sum(row[index] for row in confusion)
+    return confusion[index][index] / predicted if predicted else None

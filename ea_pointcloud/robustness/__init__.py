@@ -1,4 +1,4 @@
-"""How a classifier fares with clouds that are noisy, sparse, hidden, bent, or of other objects."""
+"""Corruptions of clouds and the accuracy of classifiers under them."""
 
 from ea_pointcloud.robustness.corruptions import (
     BENCHMARKS,

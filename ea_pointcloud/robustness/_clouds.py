@@ -1,4 +1,4 @@
-"""What the corruptions share: clouds with a mask, random draws, picking points, bounding boxes."""
+"""Helpers of the corruptions: masked clouds, random draws, selection of points, bounding boxes."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Clouds(NamedTuple):
         return self.mask.sum(1)
 
     def moved(self, xyz: Tensor) -> "Clouds":
-        """The same points elsewhere."""
+        """The same points with other coordinates."""
         return Clouds(xyz, self.mask)
 
     def kept(self, keep: Tensor) -> "Clouds":
@@ -36,11 +36,11 @@ class Clouds(NamedTuple):
         )
 
     def scaled_count(self, count: float) -> Tensor:
-        """(B,) as many points of each cloud as ``count`` is of the 1,024 published ones."""
+        """(B,) ``count`` scaled from the 1,024 published points to the points of each cloud."""
         return (self.lengths * count / PUBLISHED_POINTS).round().long()
 
     def compact(self) -> "Clouds":
-        """Real points first in their order, no more padding than the largest cloud needs, zeros."""
+        """Real points first in their order, then zeros up to the size of the largest cloud."""
         order = self.mask.byte().argsort(dim=1, descending=True, stable=True)
         order = order[:, : int(self.lengths.max())]
         mask = self.mask.gather(1, order)
@@ -53,8 +53,8 @@ class Draws:
     So a generator on the CPU gives the same corruption on every device.
 
     Args:
-        like: on the device and in the dtype that is wanted.
-        generator: torch's own of that device without it.
+        like: a tensor of the device and dtype of the results.
+        generator: by default torch's own of that device.
     """
 
     def __init__(self, like: Tensor, generator: torch.Generator | None) -> None:
@@ -87,14 +87,14 @@ class Draws:
         return torch.minimum((self.uniform(*shape) * limit).long(), limit - 1)
 
     def rank(self, among: Tensor) -> Tensor:
-        """(B, N) int64, places 0, 1, ... in a random order of the points that ``among`` marks."""
+        """(B, N) int64, ranks 0, 1, ... in a random order of the points that ``among`` marks."""
         key = self.uniform(*among.shape).masked_fill(~among, 2.0)
         return key.argsort(dim=1).argsort(dim=1).masked_fill(~among, among.shape[1])
 
     def point(self, clouds: Clouds) -> Tensor:
         """(B, 1, 3) a real point of each cloud."""
-        place = self.rank(clouds.mask).argmin(1, keepdim=True)
-        return gather_points(clouds.xyz, place)
+        idx = self.rank(clouds.mask).argmin(1, keepdim=True)
+        return gather_points(clouds.xyz, idx)
 
 
 def nearest_to(clouds: Clouds, point: Tensor, count: Tensor) -> Tensor:

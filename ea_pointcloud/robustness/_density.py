@@ -1,4 +1,4 @@
-"""Corruptions that take points away, or leave them denser in some places than in others."""
+"""Corruptions that remove points, or change the density."""
 
 import torch
 from torch.nn import functional as F
@@ -48,8 +48,8 @@ def density_inc(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
 
 def dropout_global(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet-C ``dropout_global``: 25 % to 75 % of the points are lost."""
-    share = (0.75, 0.625, 0.5, 0.375, 0.25)[severity - 1]
-    count = (clouds.lengths * share).long().clamp_min(1)
+    kept = (0.75, 0.625, 0.5, 0.375, 0.25)[severity - 1]
+    count = (clouds.lengths * kept).long().clamp_min(1)
     return clouds.kept(draws.rank(clouds.mask) < count[:, None])
 
 

@@ -1,4 +1,4 @@
-"""Corruptions that shake points or add some that do not belong to the object."""
+"""Corruptions that add noise to points, or outliers to the object."""
 
 import torch
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""Corruptions that move every point: turns, shears, stretches and smooth distortions."""
+"""Corruptions that move every point: rotation, shear, scale and smooth distortion."""
 
 import math
 from functools import lru_cache
@@ -13,40 +13,40 @@ _RBF_RADIUS = 0.5  # of the splines
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
-def turn_by_all(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
+def rotation(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet40-C ``rotation``: about x, y, z in turn, by the severity's angle and either sign."""
     degrees = (2.5, 5, 7.5, 10, 15)[severity - 1]
     batch = len(clouds.xyz)
     size = draws.uniform(batch, 3, low=degrees - 2.5, high=degrees + 2.5).deg2rad()
-    turns = _turns(size * draws.sign(batch, 3))
-    return clouds.moved(clouds.xyz @ turns[0] @ turns[1] @ turns[2])
+    rotations = _rotations(size * draws.sign(batch, 3))
+    return clouds.moved(clouds.xyz @ rotations[0] @ rotations[1] @ rotations[2])
 
 
 def rotate(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet-C ``rotate``: about z, y, x in turn, each by up to 6 degrees times the severity."""
     limit = math.radians(6 * severity)
-    turns = _turns(draws.uniform(len(clouds.xyz), 3, low=-limit, high=limit))
-    return clouds.moved(clouds.xyz @ turns[2] @ turns[1] @ turns[0])
+    rotations = _rotations(draws.uniform(len(clouds.xyz), 3, low=-limit, high=limit))
+    return clouds.moved(clouds.xyz @ rotations[2] @ rotations[1] @ rotations[0])
 
 
 def shear(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
-    """ModelNet40-C ``shear``: x and z get a share of each of the other two, y stays."""
+    """ModelNet40-C ``shear``: a part of each of the other two is added to x and z, y stays."""
     size = 0.05 * severity
     batch = len(clouds.xyz)
-    share = draws.uniform(batch, 4, low=size - 0.05, high=size + 0.05) * draws.sign(batch, 4)
+    factor = draws.uniform(batch, 4, low=size - 0.05, high=size + 0.05) * draws.sign(batch, 4)
     x, y, z = clouds.xyz.unbind(-1)
-    a, b, c, d = share[..., None].unbind(1)  # (B, 1) each
+    a, b, c, d = factor[..., None].unbind(1)  # (B, 1) each
     return clouds.moved(torch.stack([x + a * y + b * z, y, z + c * x + d * y], dim=-1))
 
 
-def stretch(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
+def scale(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet-C ``scale``: each axis by its own factor from U(1 / s, s)."""
     most = (1.6, 1.7, 1.8, 1.9, 2.0)[severity - 1]
     factor = draws.uniform(len(clouds.xyz), 1, 3, low=1 / most, high=most)
     return clouds.moved(clouds.xyz * factor)
 
 
-def free_form(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
+def distortion(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet40-C ``distortion``: free-form deformation by a lattice of 5 x 5 x 5 points.
 
     Each is moved along each axis by up to 0.1 times the severity of the cube's edge, which is 2.
@@ -65,12 +65,12 @@ def free_form(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     return clouds.moved(clouds.xyz + weight @ shift)
 
 
-def bend(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
+def distortion_rbf(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet40-C ``distortion_rbf``: multiquadric splines through moved control points."""
     return _splines(clouds, severity, draws, inverse=False)
 
 
-def bend_inverse(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
+def distortion_rbf_inv(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
     """ModelNet40-C ``distortion_rbf_inv``: the same with inverse multiquadric splines."""
     return _splines(clouds, severity, draws, inverse=True)
 
@@ -79,9 +79,11 @@ def _splines(clouds: Clouds, severity: int, draws: Draws, *, inverse: bool) -> C
     """Each of 5 x 5 x 5 control points moves by 0.025 times the severity; splines follow it."""
     xyz = clouds.xyz
     shape = (len(xyz), _GRID**3)
-    turn = draws.uniform(*shape, low=-math.pi, high=math.pi)
-    tilt = draws.uniform(*shape, low=-math.pi, high=math.pi)
-    direction = torch.stack([turn.cos() * tilt.sin(), turn.sin() * tilt.sin(), tilt.cos()], dim=-1)
+    azimuth = draws.uniform(*shape, low=-math.pi, high=math.pi)
+    polar = draws.uniform(*shape, low=-math.pi, high=math.pi)
+    direction = torch.stack(
+        [azimuth.cos() * polar.sin(), azimuth.sin() * polar.sin(), polar.cos()], dim=-1
+    )
     control, solution = _spline_system(inverse)
     moved = 0.025 * severity * direction.double()
     weight = (solution.to(xyz.device) @ moved).to(xyz.dtype)  # (B, 129, 3)
@@ -111,15 +113,15 @@ def _basis(distance: Tensor, inverse: bool) -> Tensor:
     return 1 / root if inverse else root
 
 
-def _turns(angle: Tensor) -> list[Tensor]:
+def _rotations(angle: Tensor) -> list[Tensor]:
     """(B, 3, 3) about x, about y and about z, for rows of points; ``angle`` (B, 3) in radians."""
     cos, sin = angle.cos(), angle.sin()
-    turns = []
+    rotations = []
     for axis in range(3):
         first, second = (axis + 1) % 3, (axis + 2) % 3
-        turn = torch.zeros(len(angle), 3, 3, device=angle.device, dtype=angle.dtype)
-        turn[:, axis, axis] = 1
-        turn[:, first, first] = turn[:, second, second] = cos[:, axis]
-        turn[:, first, second], turn[:, second, first] = sin[:, axis], -sin[:, axis]
-        turns.append(turn)
-    return turns
+        matrix = torch.zeros(len(angle), 3, 3, device=angle.device, dtype=angle.dtype)
+        matrix[:, axis, axis] = 1
+        matrix[:, first, first] = matrix[:, second, second] = cos[:, axis]
+        matrix[:, first, second], matrix[:, second, first] = sin[:, axis], -sin[:, axis]
+        rotations.append(matrix)
+    return rotations

@@ -32,15 +32,15 @@ Frame = Literal["box", "sphere", "as it is"]
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way of spoiling clouds.
+    """One corruption of clouds.
 
     Args:
         apply: from clouds, a severity and random numbers to clouds.
-        group: what kind it is.
-        frame: what follows: the bounding box fills the cube from -1 to 1, the cloud fills the unit
-            sphere, or nothing.
-        oversampling: how many times the points of other corruptions it is given; of these, at most
-            one in so many is left.
+        group: its kind.
+        frame: normalisation afterwards: the bounding box fills the cube from -1 to 1, the cloud
+            fills the unit sphere, or none.
+        oversampling: it takes this multiple of the points of other corruptions, and leaves at most
+            one in ``oversampling``.
         graded: whether a higher severity is worse; otherwise it is another viewpoint.
     """
 
@@ -63,16 +63,18 @@ MODELNET40_C: Mapping[str, Corruption] = MappingProxyType(
         "impulse": Corruption(_noise.impulse, "noise", "box"),
         "upsampling": Corruption(_noise.upsampling, "noise", "box"),
         "background": Corruption(_noise.background, "noise", "box"),
-        "rotation": Corruption(_transformations.turn_by_all, "transformation", "box"),
+        "rotation": Corruption(_transformations.rotation, "transformation", "box"),
         "shear": Corruption(_transformations.shear, "transformation", "box"),
-        "distortion": Corruption(_transformations.free_form, "transformation", "box"),
-        "distortion_rbf": Corruption(_transformations.bend, "transformation", "box"),
-        "distortion_rbf_inv": Corruption(_transformations.bend_inverse, "transformation", "box"),
+        "distortion": Corruption(_transformations.distortion, "transformation", "box"),
+        "distortion_rbf": Corruption(_transformations.distortion_rbf, "transformation", "box"),
+        "distortion_rbf_inv": Corruption(
+            _transformations.distortion_rbf_inv, "transformation", "box"
+        ),
     }
 )
 MODELNET_C: Mapping[str, Corruption] = MappingProxyType(
     {
-        "scale": Corruption(_transformations.stretch, "transformation", "sphere"),
+        "scale": Corruption(_transformations.scale, "transformation", "sphere"),
         "jitter": Corruption(_noise.jitter, "noise"),
         "rotate": Corruption(_transformations.rotate, "transformation"),
         "dropout_global": Corruption(_density.dropout_global, "density"),
@@ -95,20 +97,20 @@ def corrupt(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Spoil clouds in one of the ways of :data:`MODELNET40_C` or :data:`MODELNET_C`.
+    """Apply a corruption of :data:`MODELNET40_C` or :data:`MODELNET_C` to clouds.
 
-    On the device of ``xyz``, but ``occlusion`` and ``lidar``, which decide on the CPU what is
-    hidden. Clouds do not influence one another, nor does padding; the random numbers of a batch
-    are drawn together, so the same seed gives a cloud another outcome in another batch.
+    On the device of ``xyz``, except for ``occlusion`` and ``lidar``, which find hidden points on
+    the CPU. Clouds do not influence one another, nor does padding; the random numbers of a batch
+    are drawn together, so a cloud's result depends on its batch.
 
     Args:
         xyz: (B, N, 3), in the unit sphere, y up; not altered.
         name: of the corruption.
-        severity: 1 to 5; 0 changes nothing. Of ``occlusion`` and ``lidar`` it is the side that the
-            sensor stands on and not how bad it is.
-        mask: (B, N) bool, True = real point; all are without it.
-        generator: of all draws, on any device; one on the CPU gives the same on every device.
-            torch's own without it.
+        severity: 1 to 5; 0 changes nothing. For ``occlusion`` and ``lidar`` it is the viewpoint
+            of the sensor instead.
+        mask: (B, N) bool, True = real point; None: all are.
+        generator: of all draws, on any device; one on the CPU gives the same on every device. By
+            default torch's own.
 
     Returns:
         xyz: (B, M, 3), each cloud's real points first, then zeros; M as in the largest cloud.

@@ -1,4 +1,4 @@
-"""How a trained classifier is asked about spoiled clouds: without training, without labels."""
+"""Options of inference on corrupted clouds: rotations, outlier removal, batch-norm adaptation."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,20 +13,19 @@ from ea_pointcloud.inference.adapt_bn import adapt_batch_norm
 from ea_pointcloud.inference.classify import turned_probs
 from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import Classifier
-
-Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
+from ea_pointcloud.robustness.corrupted_sets import Batch
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How a classifier is asked.
+    """Options of inference.
 
     Args:
-        tta_rotations: turns about the up axis whose probabilities are averaged, >= 1.
-        remove_outliers: leave out statistical outliers, see
+        tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
+        remove_outliers: remove statistical outliers, see
             :func:`~ea_pointcloud.inference.preprocess.inliers`.
         adaptation: weight of the statistics of the clouds at hand in the batch normalisations,
-            see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; None without.
+            see :func:`~ea_pointcloud.inference.adapt_bn.adapt_batch_norm`; None for none.
     """
 
     tta_rotations: int = 1
@@ -40,15 +39,15 @@ class InferenceOptions:
             check_share("adaptation", self.adaptation)
 
     def __str__(self) -> str:
-        """What is out of the ordinary, in words; nothing where all is as usual."""
+        """The options that differ from the defaults, in words."""
         words = []
         if self.remove_outliers:
             words.append("without statistical outliers")
         if self.adaptation is not None:
-            share = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
-            words.append(f"with batch-norm adaptation{share}")
+            weight = "" if self.adaptation == 1 else f" of weight {self.adaptation:g}"
+            words.append(f"with batch-norm adaptation{weight}")
         if self.tta_rotations > 1:
-            words.append(f"averaged over {self.tta_rotations} tta_rotations")
+            words.append(f"averaged over {self.tta_rotations} rotations")
         return ", ".join(words)
 
 
@@ -56,14 +55,14 @@ class InferenceOptions:
 def predict(
     model: Classifier, batches: Iterable[Batch], options: InferenceOptions
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ask a classifier about clouds, each centred and scaled to the unit sphere.
+    """Classify clouds, each centred and scaled to the unit sphere.
 
-    An adaptation is to all of these clouds together.
+    Batch normalisation is adapted to all of these clouds together.
 
     Args:
         model: in evaluation mode, on the device to use; not altered.
         batches: of clouds, on any device.
-        options: how to ask.
+        options: of inference.
 
     Yields:
         pred (B,) and label (B,) of each batch, on the CPU.

@@ -1,7 +1,7 @@
-"""Corruptions that show an object from one side only: seen by a camera, or swept by a LiDAR.
+"""Partial views of an object: by a camera (occlusion) or a LiDAR.
 
-Of points alone, which of them hide behind others is decided by hidden-point removal; of a mesh, by
-casting rays. The published sets were made from the meshes.
+Hidden points of a cloud are found by hidden-point removal, those of a mesh by ray casting. The
+published sets were made from the meshes.
 """
 
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Distance from the origin in the cube from -1 to 1, and lowest and highest elevation in degrees.
 _CAMERA = (3.0, 30.0, 60.0)
 _LIDAR = (5.0, 22.5, 22.5)
-_LIDAR_SHARE = 0.75  # of the points that stay, of as many as of other corruptions
+_LIDAR_RATIO = 0.75  # points left by lidar over points left by occlusion
 _BEAM = math.radians(1)  # between two beams of the LiDAR
 _WIDTH, _HEIGHT, _FOCAL = 1080, 720, 365.0  # of the camera, in pixels
 # Of the sphere that hidden-point removal mirrors points at, over the distance of the farthest one:
@@ -30,7 +30,7 @@ _FLIP = 25.0
 
 
 def occlusion(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
-    """ModelNet40-C ``occlusion`` of the points: what a camera sees of them, at most half."""
+    """ModelNet40-C ``occlusion`` of points: those visible to a camera, at most half."""
     clouds = normalize_box(clouds)
     camera = _viewpoints(len(clouds.xyz), severity, draws, _CAMERA)
     seen = clouds.kept(visible_points(clouds.xyz, camera, clouds.mask))
@@ -39,19 +39,19 @@ def occlusion(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
 
 
 def lidar(clouds: Clouds, severity: int, draws: Draws) -> Clouds:
-    """ModelNet40-C ``lidar`` of the points: what beams a degree apart hit, at most 3/8 of them."""
+    """ModelNet40-C ``lidar`` of points: those hit by beams a degree apart, at most 3/8."""
     clouds = normalize_box(clouds)
     sensor = _viewpoints(len(clouds.xyz), severity, draws, _LIDAR)
     swept = _swept(clouds.kept(visible_points(clouds.xyz, sensor, clouds.mask)), sensor)
-    most = (clouds.lengths // 2 * _LIDAR_SHARE).long().clamp_min(1)
+    most = (clouds.lengths // 2 * _LIDAR_RATIO).long().clamp_min(1)
     return swept.kept(draws.rank(swept.mask) < most[:, None])
 
 
 def visible_points(xyz: Tensor, camera: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Which points of each cloud are seen from its camera, by hidden-point removal.
+    """Find the points of each cloud that are visible from its camera, by hidden-point removal.
 
-    Runs on the CPU, cloud by cloud: about 10 ms for 1,024 points. Points that have no hull, such as
-    three or those of a line, hide nothing.
+    Runs on the CPU, cloud by cloud: about 10 ms for 1,024 points. Points without a hull, such as
+    three or those of a line, are all visible.
 
     Args:
         xyz: (B, N, 3), any unit.
@@ -71,14 +71,14 @@ def visible_points(xyz: Tensor, camera: Tensor, mask: Tensor | None = None) -> T
     for row, points, eye, own in zip(
         seen, xyz.double().cpu().numpy(), camera.double().cpu().numpy(), real, strict=True
     ):
-        places = np.flatnonzero(own)
-        farthest = float(np.linalg.norm(points[places] - eye, axis=1).max())
-        cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points[places]))
+        idx = np.flatnonzero(own)
+        farthest = float(np.linalg.norm(points[idx] - eye, axis=1).max())
+        cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points[idx]))
         try:
             _, found = cloud.hidden_point_removal(eye, _FLIP * farthest)
         except RuntimeError:  # fewer than four points, or all in a line: they have no hull
-            found = range(len(places))
-        row[places[np.asarray(found, dtype=int)]] = True
+            found = range(len(idx))
+        row[idx[np.asarray(found, dtype=int)]] = True
     return torch.from_numpy(seen).to(xyz.device)
 
 
@@ -91,16 +91,16 @@ def scan_mesh(
     num_points: int = 1024,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """ModelNet40-C ``occlusion`` or ``lidar`` of a mesh: where the rays of the sensor end.
+    """ModelNet40-C ``occlusion`` or ``lidar`` of a mesh: the points hit by rays of the sensor.
 
     Args:
         vertices: (V, 3), y up, any unit.
         faces: (F, 3) int64.
         name: ``"occlusion"`` or ``"lidar"``.
-        severity: 1 to 5, the side that the sensor stands on and not how bad it is.
-        num_points: as many are drawn of ``"occlusion"``, 3/4 of that of ``"lidar"``; points that
-            few rays hit are drawn again.
-        generator: of the viewpoint and the draw; torch's own without it.
+        severity: 1 to 5, the viewpoint of the sensor.
+        num_points: of ``"occlusion"``; ``"lidar"`` has 3/4 of that. Points are repeated where
+            fewer rays hit the mesh.
+        generator: of the viewpoint and the draw; by default torch's own.
 
     Returns:
         (num_points, 3) in the dtype of ``vertices``, in the cube from -1 to 1.
@@ -120,7 +120,7 @@ def scan_mesh(
         raise ValueError("no ray hits the mesh; is it thinner than a pixel, or without faces?")
     found = Clouds(hits, torch.ones(hits.shape[:2], dtype=torch.bool, device=hits.device))
     if name == "lidar":
-        found, num_points = _swept(found, camera).compact(), int(num_points * _LIDAR_SHARE)
+        found, num_points = _swept(found, camera).compact(), int(num_points * _LIDAR_RATIO)
     rank = draws.rank(found.mask)[0].argsort()
     order = rank[torch.arange(num_points, device=rank.device) % len(rank)]
     chosen = Clouds(found.xyz[:, order], found.mask[:, order])
@@ -128,7 +128,7 @@ def scan_mesh(
 
 
 def _hits(vertices: Tensor, faces: Tensor, camera: Tensor) -> "NDArray[np.float32]":
-    """(n, 3) where the rays of a pinhole camera that looks at the origin first meet the mesh."""
+    """(n, 3) first hits of the mesh by the rays of a pinhole camera that looks at the origin."""
     import open3d
 
     array = open3d.core.Tensor.from_numpy
@@ -154,14 +154,14 @@ def _hits(vertices: Tensor, faces: Tensor, camera: Tensor) -> "NDArray[np.float3
 def _viewpoints(
     batch: int, severity: int, draws: Draws, sensor: tuple[float, float, float]
 ) -> Tensor:
-    """(B, 3) places around the y axis: a fifth of the circle for each severity."""
+    """(B, 3) positions around the y axis: a fifth of the circle for each severity."""
     distance, lowest, highest = sensor
-    turn = 2 * math.pi * severity / 5
-    azimuth = draws.uniform(batch, low=turn - math.pi / 5, high=turn + math.pi / 5)
+    middle = 2 * math.pi * severity / 5
+    azimuth = draws.uniform(batch, low=middle - math.pi / 5, high=middle + math.pi / 5)
     elevation = draws.uniform(batch, low=math.radians(lowest), high=math.radians(highest))
     flat = elevation.cos()
-    place = torch.stack([flat * azimuth.sin(), elevation.sin(), flat * azimuth.cos()], dim=-1)
-    return distance * place
+    direction = torch.stack([flat * azimuth.sin(), elevation.sin(), flat * azimuth.cos()], dim=-1)
+    return distance * direction
 
 
 def _swept(clouds: Clouds, sensor: Tensor) -> Clouds:
@@ -170,9 +170,9 @@ def _swept(clouds: Clouds, sensor: Tensor) -> Clouds:
     distance = offset.norm(dim=-1)
     angle = torch.acos((offset[..., 1] / distance).clamp(-1, 1))  # from the y axis
     first = angle.masked_fill(~clouds.mask, torch.inf).amin(1, keepdim=True)
-    place = (angle - first) / _BEAM
-    beam = place.floor()
-    hit = ((place - beam) >= 0.25) & ((place - beam) < 0.75)
+    number = (angle - first) / _BEAM
+    beam = number.floor()
+    hit = ((number - beam) >= 0.25) & ((number - beam) < 0.75)
     # The highest point alone is always on the edge between two beams.
     hit |= ~hit.any(1, keepdim=True)
     snapped = first + (beam + 0.5) * _BEAM

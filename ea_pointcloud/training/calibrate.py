@@ -1,4 +1,4 @@
-"""Calibrating trained weights: what their probabilities are worth, and which clouds are unusual."""
+"""Calibration of trained weights on val: a temperature and an out-of-distribution detector."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,9 +73,9 @@ def calibrate_weights(
 def calibrate_classifier(
     model: Classifier, val: Dataset[dict[str, Tensor]], train: Dataset[dict[str, Tensor]]
 ) -> Calibration:
-    """Fit a classifier's temperature on val clouds, and what is familiar on those of training.
+    """Fit a temperature to val clouds, and an out-of-distribution detector to training clouds.
 
-    Clouds are prepared as the :class:`~ea_pointcloud.Predictor` prepares them.
+    Clouds are preprocessed as by the :class:`~ea_pointcloud.Predictor`.
 
     Args:
         model: in evaluation mode; not altered.

@@ -13,17 +13,20 @@ from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import keep_freed_memory
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
 from ea_pointcloud.models import Classifier, load_model
-from ea_pointcloud.robustness.corruptions import BENCHMARKS
-from ea_pointcloud.robustness.evaluation import (
-    USUAL,
-    CorruptionReport,
-    Generated,
-    Published,
-    Source,
-    evaluate_corruptions,
+from ea_pointcloud.robustness.corrupted_sets import (
+    CorruptedSet,
+    GeneratedSet,
+    PublishedSet,
     spread,
 )
-from ea_pointcloud.robustness.measures import DGCNN, Reference
+from ea_pointcloud.robustness.corruptions import BENCHMARKS
+from ea_pointcloud.robustness.evaluation import (
+    DEFAULT,
+    DGCNN,
+    CorruptionReport,
+    Reference,
+    evaluate_corruptions,
+)
 from ea_pointcloud.robustness.options import InferenceOptions
 from ea_pointcloud.training.data import Shapes, batches, open_split
 from ea_pointcloud.training.labels import match_labels
@@ -52,7 +55,7 @@ def evaluate_run_corruptions(
     *,
     reference: Path | None = None,
     limit: int | None = None,
-    options: InferenceOptions = USUAL,
+    options: InferenceOptions = DEFAULT,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[CorruptionReport]:
     """Measure the first-reported weights of a run under corruptions of its data.
@@ -87,7 +90,7 @@ def evaluate_run_corruptions(
     reports = []
     for benchmark in names:
         reason = _reason(recipe, split, xyz.shape[1])
-        generated = Generated(benchmark, xyz, label, recipe.data.num_points, mask, reason)
+        generated = GeneratedSet(benchmark, xyz, label, recipe.data.num_points, mask, reason)
         source = _source(generated, recipe, split, model, limit)
         found = None
         if reference is not None:
@@ -132,7 +135,7 @@ def _data_name(dataset: str, name: str) -> str:
     return name if dataset == "modelnet" else dataset
 
 
-def _reference(figures: dict[str, Any], path: Path, source: Source) -> Reference:
+def _reference(figures: dict[str, Any], path: Path, source: CorruptedSet) -> Reference:
     """The figures of another network on the clouds of ``source``."""
     report = figures.get(source.title)
     if report is None or report["shapes"] != source.shapes:
@@ -146,8 +149,8 @@ def _reference(figures: dict[str, Any], path: Path, source: Source) -> Reference
 
 
 def _source(
-    generated: Generated, recipe: Recipe, split: str, model: Classifier, limit: int | None
-) -> Source:
+    generated: GeneratedSet, recipe: Recipe, split: str, model: Classifier, limit: int | None
+) -> CorruptedSet:
     """The published files where they count, else what is generated."""
     folder = find_corrupted(recipe.data.root, generated.benchmark)
     if folder is None:
@@ -164,7 +167,7 @@ def _source(
         # In the axes of the clouds that the network was trained on.
         mirrored=False if model.data_spec.mirroring == "kept" else "auto",
     )
-    return Published(
+    return PublishedSet(
         generated.benchmark, files, model.data_spec.class_names, limit, uncorrupted=generated
     )
 

@@ -1,4 +1,4 @@
-"""The writing in a picture: titles, legends and colour bars, sized so that all of it fits."""
+"""The text in a picture: titles, legends and colour bars, sized so that all of it fits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,92 +7,91 @@ from typing import Any
 
 import numpy as np
 
-from ea_pointcloud.viz._paint import Entry, Painted, Scale
+from ea_pointcloud.viz.coloring import ColorBar, ColoredCloud, LegendEntry
 from ea_pointcloud.viz.colors import SCALAR_COLORS, UNKNOWN
 
 _SMALLEST_LINE, _LARGEST_LINE = 13, 26  # pixels
-_TALLEST = 0.4  # share of the picture that a legend may take
+_TALLEST = 0.4  # of the picture's height
 _ELLIPSIS = "…"
 
 
 @dataclass(frozen=True)
-class Strip:
+class LegendBox:
     """The lower part of a picture: a title, then the rows of a legend, or a colour bar.
 
     Args:
         line: height of a row in pixels.
-        title: none where it is empty.
+        title: empty for none.
         rows: of legend entries.
-        scale: of the colour bar.
+        bar: the colour bar.
     """
 
     line: int
     title: str
-    rows: tuple[tuple[Entry, ...], ...]
-    scale: Scale | None
+    rows: tuple[tuple[LegendEntry, ...], ...]
+    bar: ColorBar | None
 
     @property
     def height(self) -> int:
         """In pixels."""
-        lines = bool(self.title) + len(self.rows) + (self.scale is not None)
+        lines = bool(self.title) + len(self.rows) + (self.bar is not None)
         return self.line * lines + (self.line // 2 if lines else 0)
 
 
-def plan(painted: Painted, title: str, size: tuple[int, int], *, legend: bool) -> Strip:
-    """Find the largest writing with which all of it fits; past that, drop the last entries."""
+def layout(colored: ColoredCloud, title: str, size: tuple[int, int], *, legend: bool) -> LegendBox:
+    """Find the largest text with which all of it fits; past that, drop the last entries."""
     width, height = size
-    entries = painted.legend if legend else ()
-    scale = painted.scale if legend else None
+    entries = colored.legend if legend else ()
+    bar = colored.bar if legend else None
     largest = int(np.clip(min(size) // 18, _SMALLEST_LINE, _LARGEST_LINE))
-    strip = Strip(largest, title, (), scale)
+    box = LegendBox(largest, title, (), bar)
     for line in range(largest, _SMALLEST_LINE - 1, -1):
-        strip = Strip(line, title, _flow(entries, width, line), scale)
-        if strip.height <= _TALLEST * height:
-            return strip
-    fitting = int(_TALLEST * height / strip.line - 0.5) - bool(title) - (scale is not None)
-    kept = sum(map(len, strip.rows[:fitting]))
-    rows = strip.rows[:fitting]
+        box = LegendBox(line, title, _flow(entries, width, line), bar)
+        if box.height <= _TALLEST * height:
+            return box
+    fitting = int(_TALLEST * height / box.line - 0.5) - bool(title) - (bar is not None)
+    kept = sum(map(len, box.rows[:fitting]))
+    rows = box.rows[:fitting]
     while kept > 0:
-        more = Entry(f"and {len(entries) - kept} more", UNKNOWN)
-        rows = _flow([*entries[:kept], more], width, strip.line)
+        more = LegendEntry(f"and {len(entries) - kept} more", UNKNOWN)
+        rows = _flow([*entries[:kept], more], width, box.line)
         if len(rows) <= fitting:
             break
         kept -= 1
-    return Strip(strip.line, title, rows, scale)
+    return LegendBox(box.line, title, rows, bar)
 
 
-def draw_strip(pen: Any, strip: Strip, left: int, top: int, width: int, ink: str) -> None:
+def draw_legend(pen: Any, box: LegendBox, top: int, width: int, ink: str) -> None:
     """Draw onto a Pillow ``ImageDraw``, each row in the middle of ``width`` pixels."""
-    line, font = strip.line, _font(strip.line)
-    if strip.title:
-        text = _shorten(strip.title, font, width - line)
-        pen.text((left + width / 2, top + line / 2), text, ink, font, anchor="mm")
+    line, font = box.line, _font(box.line)
+    if box.title:
+        text = _shorten(box.title, font, width - line)
+        pen.text((width / 2, top + line / 2), text, ink, font, anchor="mm")
         top += line
-    for row in strip.rows:
-        place = left + (width - sum(_entry_width(entry, font, line) for entry in row)) / 2
+    for row in box.rows:
+        left = (width - sum(_entry_width(entry, font, line) for entry in row)) / 2
         for entry in row:
-            box = (place, top + 0.2 * line, place + 0.6 * line, top + 0.8 * line)
-            pen.rectangle(box, fill=entry.color)
+            swatch = (left, top + 0.2 * line, left + 0.6 * line, top + 0.8 * line)
+            pen.rectangle(swatch, fill=entry.color)
             text = _shorten(entry.text, font, width - 2 * line)
-            pen.text((place + 0.85 * line, top + line / 2), text, ink, font, anchor="lm")
-            place += _entry_width(entry, font, line)
+            pen.text((left + 0.85 * line, top + line / 2), text, ink, font, anchor="lm")
+            left += _entry_width(entry, font, line)
         top += line
-    if strip.scale is not None:
-        _draw_bar(pen, strip.scale, font, (left, top, width, line), ink)
+    if box.bar is not None:
+        _draw_bar(pen, box.bar, top, width, line, ink)
 
 
-def _draw_bar(pen: Any, scale: Scale, font: Any, box: tuple[int, int, int, int], ink: str) -> None:
-    left, top, width, line = box
-    before, after = f"{scale.title}  {scale.low:.3g}", f"{scale.high:.3g}"
-    gap = line / 2
+def _draw_bar(pen: Any, bar: ColorBar, top: int, width: int, line: int, ink: str) -> None:
+    font, gap = _font(line), line / 2
+    before, after = f"{bar.title}  {bar.low:.3g}", f"{bar.high:.3g}"
     length = max(line, min(width / 2, width - font.getlength(before + after) - 4 * gap))
-    start = left + (width - length - font.getlength(before) - font.getlength(after) - 2 * gap) / 2
+    start = (width - length - font.getlength(before) - font.getlength(after) - 2 * gap) / 2
     pen.text((start, top + line / 2), before, ink, font, anchor="lm")
     start += font.getlength(before) + gap
     steps = np.linspace(0, 1, len(SCALAR_COLORS))
     for column in range(round(length)):
-        share = column / max(1, round(length) - 1)
-        color = tuple(round(np.interp(share, steps, channel)) for channel in SCALAR_COLORS.T)
+        fraction = column / max(1, round(length) - 1)
+        color = tuple(round(np.interp(fraction, steps, channel)) for channel in SCALAR_COLORS.T)
         pen.line((start + column, top + 0.25 * line, start + column, top + 0.75 * line), color)
     pen.text((start + length + gap, top + line / 2), after, ink, font, anchor="lm")
 
@@ -104,14 +103,16 @@ def _font(line: int) -> Any:
     return ImageFont.load_default(size=0.72 * line)
 
 
-def _entry_width(entry: Entry, font: Any, line: int) -> float:
+def _entry_width(entry: LegendEntry, font: Any, line: int) -> float:
     return font.getlength(entry.text) + 1.7 * line
 
 
-def _flow(entries: Sequence[Entry], width: int, line: int) -> tuple[tuple[Entry, ...], ...]:
+def _flow(
+    entries: Sequence[LegendEntry], width: int, line: int
+) -> tuple[tuple[LegendEntry, ...], ...]:
     """Break entries into rows of at most ``width`` pixels."""
     font = _font(line)
-    rows: list[list[Entry]] = []
+    rows: list[list[LegendEntry]] = []
     room = 0.0
     for entry in entries:
         needed = _entry_width(entry, font, line)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz._software import OVERSAMPLING, eye_dome, shrink
+from ea_pointcloud.viz.style import Camera
 
 _PROBE = """
 import open3d

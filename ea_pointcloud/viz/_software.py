@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_pointcloud.viz._camera import Camera
+from ea_pointcloud.viz.style import Camera
 
 # Drawn larger and averaged, which smooths the edges.
 OVERSAMPLING = 2
-# A point is deepest at its rim by this share of its radius: neighbours then meet halfway
+# A point is deepest at its rim by this fraction of its radius: neighbours then meet halfway
 # between their centres instead of the nearer one covering the other.
 _RIM = 0.5
 _DIRECTIONS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
@@ -29,7 +29,7 @@ def draw(
     Args:
         xyz: (N, 3) points, the object's middle at the origin.
         colors: (N, 3) red, green, blue in 0..1.
-        camera: where from.
+        camera: viewpoint.
         size: width and height of the picture in pixels.
         point_size: diameter of a point in pixels.
         background: red, green, blue in 0..255.
@@ -38,17 +38,17 @@ def draw(
         (height, width, 3) uint8.
     """
     width, height = (OVERSAMPLING * edge for edge in size)
-    place, depth = camera.project(xyz, width, height)
+    centers, depth = camera.project(xyz, width, height)
     radius = OVERSAMPLING * point_size / 2
     pixel = camera.distance / camera.focal(width, height)  # the object's unit that one pixel covers
-    index, depth = _splat(place, depth, width, height, radius, pixel)
+    index, depth = _splat(centers, depth, width, height, radius, pixel)
     paint = np.concatenate([colors * 255, [background]]).astype(np.float32)[index]
     paint *= eye_dome(depth, pixel, max(1, round(radius)))[..., None]
     return shrink(paint)
 
 
 def _splat(
-    place: NDArray[np.float64],
+    centers: NDArray[np.float64],
     depth: NDArray[np.float64],
     width: int,
     height: int,
@@ -58,23 +58,23 @@ def _splat(
     """The point that is seen in each pixel, -1 for none, and its depth, infinite for none."""
     reach = int(np.ceil(radius - 0.5))
     margin = reach + 1
-    column, row = (np.floor(place) + margin).astype(np.int64).T
+    column, row = (np.floor(centers) + margin).astype(np.int64).T
     wide, high = width + 2 * margin, height + 2 * margin
-    number = np.flatnonzero(
+    inside = np.flatnonzero(
         (column >= reach) & (column < wide - reach) & (row >= reach) & (row < high - reach)
     )
-    base, near = (row * wide + column)[number], depth[number].astype(np.float32)
+    base, near = (row * wide + column)[inside], depth[inside].astype(np.float32)
     # Depth above, index below: the minimum is the nearest point, and of equals the first.
     nothing = np.int64(np.float32(np.inf).view(np.int32)) << 32
     buffer = np.full(high * wide, nothing)
     for down in range(-reach, reach + 1):
         for right in range(-reach, reach + 1):
-            share = (down * down + right * right) / (radius * radius)
-            if share > 1 and (down or right):
+            sq_radius = (down * down + right * right) / (radius * radius)
+            if sq_radius > 1 and (down or right):
                 continue
-            behind = near + np.float32(_RIM * share * radius * pixel)
+            behind = near + np.float32(_RIM * sq_radius * radius * pixel)
             key = behind.view(np.int32).astype(np.int64) << 32
-            key |= number
+            key |= inside
             np.minimum.at(buffer, base + (down * wide + right), key)
     buffer = buffer.reshape(high, wide)[margin:-margin, margin:-margin]
     seen = (buffer >> 32).astype(np.int32).view(np.float32)

@@ -1,4 +1,4 @@
-"""Pictures of what a network looks at: slots on shapes, and the use of slots by class."""
+"""Pictures of attention: memory slots and saliency on shapes, and the use of slots by class."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_pointcloud._checks import check_count
-from ea_pointcloud.viz._camera import Camera
 from ea_pointcloud.viz.colors import scalar_colors
 from ea_pointcloud.viz.interactive import MAX_POINTS, figure
-from ea_pointcloud.viz.pictures import Background, render, save_picture
+from ea_pointcloud.viz.pictures import render, save_picture
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from typing_extensions import Unpack
+
+    from ea_pointcloud.viz.style import ViewOptions
 
 
 def scalar_grid(
@@ -26,28 +28,30 @@ def scalar_grid(
     titles: Sequence[str],
     path: str | Path | None = None,
     *,
+    quantities: Sequence[str] | None = None,
+    percentile: float = 100.0,
     up: str = "y",
-    background: Background = "white",
-    point_size: float | None = None,
-    camera: Camera | None = None,
     size: int = 260,
+    **view: Unpack[ViewOptions],
 ) -> NDArray[np.uint8]:
-    """Draw a row of views for each cloud, one for each of its scalars: slots, or saliency.
+    """Draw a row of pictures for each cloud, one for each of its scalars: slots, or saliency.
 
-    All views of a column share one scale, which holds 0 and all values of all clouds. So one row
-    shows the slots of a shape, and one column the same slot across shapes.
+    All pictures of a column share one scale from 0 to the largest value of all clouds (from the
+    smallest where that is negative): a row shows the slots of a shape, a column one slot across
+    shapes.
 
     Args:
         clouds: (N_i, 3) points in any unit.
         values: (N_i, K) scalars of the points of each cloud.
-        columns: what each scalar is.
+        columns: names of the scalars.
         titles: one a cloud.
         path: PNG file to write as well; replaced where it exists.
+        quantities: of the columns, beside their colour bars.
+        percentile: of the values at which a scale ends, so that few outliers do not darken the
+            rest; 100 for the largest value.
         up: the axis that is up in all of them.
-        background: ``"white"`` or ``"dark"``.
-        point_size: diameter of a point in pixels; chosen to close a surface without it.
-        camera: where from; from the front, the right and above without it.
-        size: edge of one view in pixels, title and colour bar included.
+        size: edge of one picture in pixels, title and colour bar included.
+        view: background, point size and camera, see :class:`~ea_pointcloud.viz.Style`.
 
     Returns:
         (H, W, 3) uint8.
@@ -56,24 +60,23 @@ def scalar_grid(
         ValueError: if there is no cloud or column, or the shapes do not agree.
     """
     _check_scalars(clouds, values, columns, titles)
-    limits = scalar_scales(values)
+    limits = scalar_scales(values, percentile)
     rows = []
     for xyz, scalars, title in zip(clouds, values, titles, strict=True):
-        views = [
+        pictures = [
             render(
                 xyz,
-                color_by=scalars[:, place],
-                limits=limits[place],
+                color_by=scalars[:, index],
+                limits=limits[index],
+                quantity=quantities[index] if quantities else "value",
                 title=f"{title}: {column}" if title else column,
                 up=up,
-                background=background,
-                point_size=point_size,
-                camera=camera,
                 size=size,
+                **view,
             )
-            for place, column in enumerate(columns)
+            for index, column in enumerate(columns)
         ]
-        rows.append(np.concatenate(views, axis=1))
+        rows.append(np.concatenate(pictures, axis=1))
     picture = np.concatenate(rows)
     if path is not None:
         save_picture(Path(path), [picture])
@@ -85,48 +88,45 @@ def scalar_figure(
     values: NDArray[np.floating],
     columns: Sequence[str],
     *,
+    quantities: Sequence[str] | None = None,
+    percentile: float = 100.0,
     up: str = "y",
-    background: Background = "white",
-    point_size: float | None = None,
-    camera: Camera | None = None,
     title: str = "",
     max_points: int = MAX_POINTS,
+    **view: Unpack[ViewOptions],
 ) -> Figure:
-    """Make a plotly figure of a cloud that a menu colours by one of its scalars at a time.
-
-    Of more than ``max_points`` points as many are drawn, chosen at random and always the same.
+    """Make a plotly figure of a cloud with a menu of the scalars to colour it by.
 
     Args:
         cloud: (N, 3) points in any unit.
         values: (N, K) scalars of the points.
-        columns: what each scalar is.
+        columns: names of the scalars.
+        quantities: see :func:`scalar_grid`.
+        percentile: see :func:`scalar_grid`.
         up: the axis that is up.
-        background: ``"white"`` or ``"dark"``.
-        point_size: diameter of a point in pixels; by the number of points without it.
-        camera: where from at first.
         title: above the cloud.
-        max_points: that are drawn, >= 1.
+        max_points: see :func:`ea_pointcloud.viz.figure`.
+        view: background, point size and camera, see :class:`~ea_pointcloud.viz.Style`.
 
     Raises:
         ImportError: if plotly is missing; says what to install.
         ValueError: if there is no column or the shapes do not agree.
     """
     _check_scalars([cloud], [values], columns, [title])
-    limits = scalar_scales([values])
+    limits = scalar_scales([values], percentile)
     made, buttons = None, []
-    for place, column in enumerate(columns):
+    for index, column in enumerate(columns):
         one = figure(
             cloud,
-            color_by=values[:, place],
-            limits=limits[place],
+            color_by=values[:, index],
+            limits=limits[index],
+            quantity=quantities[index] if quantities else "value",
             up=up,
-            background=background,
-            point_size=point_size,
-            camera=camera,
             title=f"{title}: {column}" if title else column,
             max_points=max_points,
+            **view,
         )
-        shown = {"visible": [other == place for other in range(len(columns))]}
+        shown = {"visible": [other == index for other in range(len(columns))]}
         heading = {"title.text": one["layout.title.text"]}
         buttons.append({"label": column, "method": "update", "args": [shown, heading]})
         if made is None:
@@ -141,12 +141,14 @@ def scalar_figure(
     return made
 
 
-def scalar_scales(values: Sequence[NDArray[np.floating]]) -> list[tuple[float, float]]:
-    """For each of K columns of (N_i, K) arrays the least and greatest finite value, and 0."""
+def scalar_scales(
+    values: Sequence[NDArray[np.floating]], percentile: float = 100.0
+) -> list[tuple[float, float]]:
+    """Limits for each of K columns of (N_i, K) arrays: percentiles of the finite values, and 0."""
     joined = np.concatenate([np.asarray(each, np.float64) for each in values])
     finite = np.where(np.isfinite(joined), joined, 0.0)
-    low, high = finite.min(0, initial=0.0), finite.max(0, initial=0.0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    low, high = np.percentile(finite, [100 - percentile, percentile], axis=0)
+    return list(zip(low.clip(max=0).tolist(), high.clip(min=0).tolist(), strict=True))
 
 
 def usage_heatmap(
@@ -202,18 +204,18 @@ def usage_heatmap(
     sheet.paste(Image.fromarray(block), (left, line))
     for row, name in enumerate(rows):
         _text(sheet, left - line / 3, line + (row + 0.5) * cell, name, line, anchor="rm")
-    for place, slot in enumerate(order.tolist()):
+    for column, slot in enumerate(order.tolist()):
         for digit, character in enumerate(str(slot)):
             middle = line + len(block) + (digit + 0.5) * line * 2 / 3
-            _text(sheet, left + (place + 0.5) * cell, middle, character, line * 5 // 6)
+            _text(sheet, left + (column + 0.5) * cell, middle, character, line * 5 // 6)
 
     below = line + len(block) + digits + line // 2
     _text(sheet, left - line / 3, below + line / 2, "fair shares", line, anchor="rm")
     steps = Image.fromarray(_bytes(scalar_colors(np.linspace(*limits, bar), limits))[None])
     sheet.paste(steps.resize((bar, line // 2)), (left, below + line // 4))
     for mark in (limits[0], 0.0, limits[1]):
-        place = left + bar * (mark - limits[0]) / (limits[1] - limits[0])
-        _text(sheet, place, below + 1.3 * line, f"{2**mark:.2g}", line)
+        middle = left + bar * (mark - limits[0]) / (limits[1] - limits[0])
+        _text(sheet, middle, below + 1.3 * line, f"{2**mark:.2g}", line)
     picture = np.asarray(sheet)
     if path is not None:
         save_picture(Path(path), [picture])

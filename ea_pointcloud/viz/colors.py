@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 from numpy.typing import NDArray
 
-# Dark violet over green to yellow (viridis at nine places): readable without colour vision.
+# Dark violet over green to yellow (viridis at nine values): readable without colour vision.
 SCALAR_COLORS = np.array(
     [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129],
      [92, 200, 99], [170, 220, 50], [253, 231, 37]]
@@ -49,9 +49,9 @@ def scalar_colors(
     """
     finite = np.isfinite(values)
     low, high = limits or scalar_limits(values)
-    share = np.where(finite, (values - low) / ((high - low) or 1.0), 0.0)
+    fraction = np.where(finite, (values - low) / ((high - low) or 1.0), 0.0)
     steps = np.linspace(0, 1, len(SCALAR_COLORS))
-    colors = np.stack([np.interp(share, steps, channel) for channel in SCALAR_COLORS.T], axis=1)
+    colors = np.stack([np.interp(fraction, steps, channel) for channel in SCALAR_COLORS.T], axis=1)
     return np.where(finite[:, None], colors, UNKNOWN) / 255
 
 
@@ -66,7 +66,7 @@ def part_colors(labels: NDArray[np.integer]) -> NDArray[np.float32]:
 
     Args:
         labels: (N,) integers of any number of parts; those below 0, points without a part, are
-            grey. The first 50 are told apart with any kind of colour blindness.
+            grey. The first 50 can be distinguished with any kind of colour blindness.
 
     Returns:
         (N, 3) float32 red, green, blue in 0..1, whole 255ths, so that files of bytes hold them.
@@ -79,9 +79,9 @@ def part_colors(labels: NDArray[np.integer]) -> NDArray[np.float32]:
         raise ValueError(
             f"labels must be integers of shape (N,), got {labels.dtype} of shape {labels.shape}"
         )
-    present, place = np.unique(labels, return_inverse=True)
+    present, index = np.unique(labels, return_inverse=True)
     palette = np.array([_part_color(int(label)) for label in present]).reshape(-1, 3)
-    return (palette[place] / 255).astype(np.float32)
+    return (palette[index] / 255).astype(np.float32)
 
 
 def error_colors(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -1,29 +1,32 @@
-"""Pictures of clouds without a window: one, several side by side, or turning."""
+"""Pictures of clouds without a window: one, several side by side, or a turntable."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ea_pointcloud._checks import check_choice, check_count, check_positive
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.viz import _open3d, _software
-from ea_pointcloud.viz._camera import Camera
-from ea_pointcloud.viz._legend import Strip, draw_strip, plan
-from ea_pointcloud.viz._paint import CloudLike, Labels, Painted, paint
+from ea_pointcloud.viz._legend import LegendBox, draw_legend, layout
+from ea_pointcloud.viz.coloring import CloudLike, ColoredCloud, color_cloud
+from ea_pointcloud.viz.style import BACKGROUNDS, Camera, Labels, Style
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ea_pointcloud.viz.style import StyleOptions, ViewOptions
 
 BACKENDS = ("auto", "software", "open3d")
 Backend = Literal["auto", "software", "open3d"]
-Background = Literal["white", "dark"]
-# Colour of the paper, and of what is written on it.
-BACKGROUNDS: dict[str, tuple[tuple[int, int, int], str]] = {
-    "white": ((255, 255, 255), "black"),
-    "dark": ((24, 26, 30), "white"),
-}
 _SMALLEST = 16  # pixels
 _GRID = 64  # cells along an edge, to see how much of a picture a cloud fills
 # Diameter of a point in mean distances of the points in the picture: few gaps are left.
@@ -35,63 +38,31 @@ def render(
     cloud: CloudLike,
     path: str | Path | None = None,
     *,
-    labels: Labels | None = None,
-    truth: NDArray[np.integer] | None = None,
-    color_by: str | ArrayLike = "auto",
-    names: Sequence[str] | None = None,
-    limits: tuple[float, float] | None = None,
-    up: str = "y",
-    background: Background = "white",
-    point_size: float | None = None,
     size: int | tuple[int, int] = 640,
-    camera: Camera | None = None,
-    title: str = "",
-    legend: bool = True,
     backend: Backend = "auto",
+    **style: Unpack[StyleOptions],
 ) -> NDArray[np.uint8]:
     """Draw one cloud, lit so that its shape is seen, with the meaning of its colours below.
 
     Args:
         cloud: (N, 3) points in any unit, a :class:`~ea_pointcloud.Cloud`, or a file.
         path: PNG file to write as well; replaced where it exists.
-        labels: (N,) integers, or what :meth:`Predictor.segment` returned; those of the cloud
-            without it. Below 0 is no label.
-        truth: (N,) true labels; points where it is below 0 are neither right nor wrong.
-        color_by: ``"labels"``; ``"error"`` (right or wrong, needs ``truth``); ``"confidence"`` of
-            the labels; ``"height"`` in the unit of the cloud; ``"normals"`` (red to the right,
-            green up, blue to the front; found from the neighbours where there are none);
-            ``"colors"`` of the cloud; (N,) numbers, drawn with a colour bar; (N, 3) red, green,
-            blue in 0..1 or uint8; ``"auto"``: the first of error, labels, colors and height that
-            there is something for.
-        names: of the labels 0, 1, 2, ...
-        limits: the numbers of the darkest and the brightest colour; those of the cloud without it,
-            0 and 1 for confidence.
-        up: the axis that is up: ``"x"``, ``"y"`` or ``"z"``.
-        background: ``"white"`` or ``"dark"``.
-        point_size: diameter of a point in pixels; chosen to close a surface without it.
-        size: of the picture in pixels, an edge or (width, height), >= 16, writing included.
-        camera: where from; from the right, above and +z (with y up) without it.
-        title: written below the cloud.
-        legend: whether the meaning of the colours is written below the cloud.
+        size: of the picture in pixels, an edge or (width, height), >= 16, text included.
         backend: ``"software"`` needs no driver or display and gives the same bytes everywhere;
             ``"open3d"`` draws square points by Vulkan; ``"auto"`` is ``"software"``, which
             was also the faster one wherever Open3D had no GPU.
+        style: labels, colours, camera and so on: the fields of :class:`Style`.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        ImportError: if what is asked for needs Open3D and it is missing; says what to install.
+        ImportError: if Open3D is needed and missing; says what to install.
         OSError: if a file cannot be read or written, or Open3D cannot draw here.
         ValueError: if a shape or an option is wrong, or the cloud lacks what colours it.
     """
-    width, height = _edges(size)
-    painted = paint(
-        cloud, labels=labels, truth=truth, color_by=color_by, names=names, up=up, limits=limits
-    )
-    strip = plan(painted, title, (width, height), legend=legend)
-    drawer = _Drawer(painted, background, point_size, backend, (width, height - strip.height))
-    picture = _with_strip(drawer(camera or Camera()), strip, background)
+    chosen = Style(**style)
+    picture = _Drawing.of(cloud, chosen, size, backend)(chosen.camera)
     if path is not None:
         save_picture(Path(path), [picture])
     return picture
@@ -108,13 +79,10 @@ def compare(
     names: Sequence[str] | None = None,
     limits: tuple[float, float] | None = None,
     up: str | Sequence[str] = "y",
-    background: Background = "white",
-    point_size: float | None = None,
     size: int | tuple[int, int] = 360,
-    camera: Camera | None = None,
-    legend: bool = True,
     columns: int = 4,
     backend: Backend = "auto",
+    **view: Unpack[ViewOptions],
 ) -> NDArray[np.uint8]:
     """Draw several clouds side by side, below each its title and what its colours mean.
 
@@ -125,16 +93,13 @@ def compare(
         labels: one entry a cloud.
         truth: one entry a cloud.
         color_by: one word for all, or an entry a cloud.
-        names: see :func:`render`; for all clouds.
-        limits: see :func:`render`; give them where numbers are to be compared between clouds.
-        up: see :func:`render`; one axis for all, or an entry a cloud.
-        background: see :func:`render`.
-        point_size: see :func:`render`.
+        names: of the labels of all clouds.
+        limits: of the colours of all clouds; give them where numbers are to be compared.
+        up: one axis for all, or an entry a cloud.
         size: of one tile in pixels, its title and legend included.
-        camera: see :func:`render`; for all clouds.
-        legend: see :func:`render`.
         columns: most tiles in a row.
         backend: see :func:`render`.
+        view: the other fields of :class:`Style`, for all clouds.
 
     Returns:
         (H, W, 3) uint8.
@@ -151,42 +116,29 @@ def compare(
             f"there must be one title a cloud and at least one cloud, got {count} clouds and "
             f"{len(titles)} titles"
         )
-    colorings = [color_by] * count if isinstance(color_by, str) else list(color_by)
-    all_labels, all_truth = list(labels or [None] * count), list(truth or [None] * count)
-    ups = [up] * count if isinstance(up, str) else list(up)
-    for name, given in (
-        ("labels", all_labels),
-        ("truth", all_truth),
-        ("color_by", colorings),
-        ("up", ups),
-    ):
+    entries: dict[str, list[Any]] = {
+        "labels": list(labels or [None] * count),
+        "truth": list(truth or [None] * count),
+        "color_by": [color_by] * count if isinstance(color_by, str) else list(color_by),
+        "up": [up] * count if isinstance(up, str) else list(up),
+        "title": list(titles),
+    }
+    for name, given in entries.items():
         if len(given) != count:
             raise ValueError(f"{name} must have an entry a cloud, {count}, got {len(given)}")
     check_count("columns", columns)
     width, height = _edges(size)
-    all_painted = [
-        paint(
-            clouds[index],
-            labels=all_labels[index],
-            truth=all_truth[index],
-            color_by=colorings[index],
-            names=names,
-            up=ups[index],
-            limits=limits,
-        )
-        for index in range(count)
-    ]
-    strips = [
-        plan(painted, title, (width, height), legend=legend)
-        for painted, title in zip(all_painted, titles, strict=True)
-    ]
-    above = height - max(strip.height for strip in strips)
+    drawings = []
+    for cloud, *own in zip(clouds, *entries.values(), strict=True):
+        options: dict[str, Any] = dict(zip(entries, own, strict=True))
+        style = Style(**options, names=names, limits=limits, **view)
+        drawings.append(_Drawing.of(cloud, style, size, backend))
+    above = min(drawing.height for drawing in drawings)
     columns = min(columns, count)
-    sheet = _paper(columns * width, -(-count // columns) * height, background)
-    for index, (painted, strip) in enumerate(zip(all_painted, strips, strict=True)):
-        drawer = _Drawer(painted, background, point_size, backend, (width, above))
+    sheet = _blank(columns * width, -(-count // columns) * height, drawings[0].style)
+    for index, drawing in enumerate(drawings):
         top, left = index // columns * height, index % columns * width
-        tile = _with_strip(drawer(camera or Camera()), strip, background)
+        tile = replace(drawing, height=above)(drawing.style.camera)
         sheet[top : top + len(tile), left : left + width] = tile
     if path is not None:
         save_picture(Path(path), [sheet])
@@ -197,42 +149,22 @@ def turntable(
     cloud: CloudLike,
     path: str | Path,
     *,
-    labels: Labels | None = None,
-    truth: NDArray[np.integer] | None = None,
-    color_by: str | ArrayLike = "auto",
-    names: Sequence[str] | None = None,
-    limits: tuple[float, float] | None = None,
-    up: str = "y",
-    background: Background = "white",
-    point_size: float | None = None,
     size: int | tuple[int, int] = 360,
-    camera: Camera | None = None,
-    title: str = "",
-    legend: bool = True,
     frames: int = 36,
     seconds: float = 4.0,
     backend: Backend = "auto",
+    **style: Unpack[StyleOptions],
 ) -> None:
-    """Write a moving picture of a cloud that turns once around its up axis, again and again.
+    """Write an animation of a cloud that turns once around its up axis, in a loop.
 
     Args:
-        cloud: see :func:`render`, also for the arguments that are not named here.
+        cloud: see :func:`render`.
         path: a ``.gif``, or a ``.png`` (animated, all colours, larger); replaced where it exists.
-        labels: see :func:`render`.
-        truth: see :func:`render`.
-        color_by: see :func:`render`.
-        names: see :func:`render`.
-        limits: see :func:`render`.
-        up: see :func:`render`.
-        background: see :func:`render`.
-        point_size: see :func:`render`.
         size: see :func:`render`.
-        camera: of the first frame.
-        title: see :func:`render`.
-        legend: see :func:`render`.
         frames: pictures in a turn, 2 to 1000.
         seconds: that a turn takes.
         backend: see :func:`render`.
+        style: the fields of :class:`Style`.
 
     Raises:
         ImportError: see :func:`render`.
@@ -241,24 +173,31 @@ def turntable(
     """
     path = Path(path)
     if path.suffix.lower() not in (".gif", ".png"):
-        raise ValueError(f"a moving picture must be a .gif or .png file, got {path}")
+        raise ValueError(f"an animation must be a .gif or .png file, got {path}")
     check_count("frames", frames, 2)
     if frames > _MOST_FRAMES:
         raise ValueError(f"frames must be at most {_MOST_FRAMES}, got {frames}")
     check_positive("seconds", seconds)
-    width, height = _edges(size)
-    painted = paint(
-        cloud, labels=labels, truth=truth, color_by=color_by, names=names, up=up, limits=limits
-    )
-    strip = plan(painted, title, (width, height), legend=legend)
-    drawer = _Drawer(painted, background, point_size, backend, (width, height - strip.height))
-    first = camera or Camera()
-    pictures = []
-    for frame in range(frames):
-        azimuth = first.azimuth + 360 * frame / frames
-        turned = Camera(azimuth, first.elevation, first.zoom)
-        pictures.append(_with_strip(drawer(turned), strip, background))
+    chosen = Style(**style)
+    drawing, first = _Drawing.of(cloud, chosen, size, backend), chosen.camera
+    pictures = [
+        drawing(Camera(first.azimuth + 360 * frame / frames, first.elevation, first.zoom))
+        for frame in range(frames)
+    ]
     save_picture(path, pictures, 1000 * seconds / frames)
+
+
+def save_picture(path: Path, pictures: Sequence[NDArray[np.uint8]], duration: float = 0) -> None:
+    """Write one picture (H, W, 3), or several as an animation, each shown ``duration`` ms."""
+    from PIL import Image
+
+    images = [Image.fromarray(picture) for picture in pictures]
+    content = BytesIO()
+    moving: dict[str, Any] = {}
+    if len(images) > 1:
+        moving = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
+    images[0].save(content, format="GIF" if path.suffix.lower() == ".gif" else "PNG", **moving)
+    write_whole(path, content.getvalue())
 
 
 def describe_drawing() -> str:
@@ -267,39 +206,56 @@ def describe_drawing() -> str:
     return f"software renderer (the same bytes everywhere); backend='open3d': {open3d}"
 
 
-class _Drawer:
-    """Draws one cloud from any side, with points of one size."""
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """A cloud of ``width`` x ``height`` pixels above its legend, to be drawn from any side."""
 
-    def __init__(
-        self,
-        painted: Painted,
-        background: Background,
-        point_size: float | None,
-        backend: Backend,
-        size: tuple[int, int],
-    ) -> None:
-        check_choice("background", background, BACKGROUNDS)
+    colored: ColoredCloud
+    style: Style
+    legend: LegendBox
+    width: int
+    height: int
+    backend: Backend
+
+    @classmethod
+    def of(
+        cls, cloud: CloudLike, style: Style, size: int | tuple[int, int], backend: Backend
+    ) -> _Drawing:
+        """A drawing that fills ``size``, legend included."""
         check_choice("backend", backend, BACKENDS)
-        if point_size is not None:
-            check_positive("point_size", point_size)
-        self.xyz = painted.unit_sphere()
-        self.colors = painted.colors
-        self.paper = BACKGROUNDS[background][0]
-        self.size = size
-        self.point_size = point_size or _closing_size(self.xyz, size)
-        self.draw: Callable[..., NDArray[np.uint8]] = (
-            _open3d.draw if backend == "open3d" else _software.draw
-        )
+        width, height = _edges(size)
+        colored = color_cloud(cloud, style)
+        legend = layout(colored, style.title, (width, height), legend=style.legend)
+        return cls(colored, style, legend, width, height - legend.height, backend)
+
+    @cached_property
+    def xyz(self) -> NDArray[np.float64]:
+        return self.colored.unit_sphere()
+
+    @cached_property
+    def point_size(self) -> float:
+        return self.style.point_size or _closing_size(self.xyz, (self.width, self.height))
 
     def __call__(self, camera: Camera) -> NDArray[np.uint8]:
-        return self.draw(self.xyz, self.colors, camera, self.size, self.point_size, self.paper)
+        draw = _open3d.draw if self.backend == "open3d" else _software.draw
+        paper, ink = BACKGROUNDS[self.style.background]
+        size = (self.width, self.height)
+        picture = draw(self.xyz, self.colored.colors, camera, size, self.point_size, paper)
+        if not self.legend.height:
+            return picture
+        from PIL import Image, ImageDraw
+
+        sheet = Image.fromarray(_blank(self.width, self.height + self.legend.height, self.style))
+        sheet.paste(Image.fromarray(picture), (0, 0))
+        draw_legend(ImageDraw.Draw(sheet), self.legend, self.height, self.width, ink)
+        return np.asarray(sheet)
 
 
 def _closing_size(xyz: NDArray[np.float64], size: tuple[int, int]) -> float:
     """Diameter in pixels with which the points close the part of the picture that they fill."""
     edge = min(size)
-    place, _ = Camera().project(xyz, _GRID, _GRID)
-    column, row = place.astype(np.int64).T
+    pixel, _ = Camera().project(xyz, _GRID, _GRID)
+    column, row = pixel.astype(np.int64).T
     cells = np.count_nonzero(np.bincount(row * _GRID + column))
     filled = cells * (edge / _GRID) ** 2
     # Half of the points are on the far side.
@@ -313,33 +269,5 @@ def _edges(size: int | tuple[int, int]) -> tuple[int, int]:
     return width, height
 
 
-def _paper(width: int, height: int, background: Background) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), BACKGROUNDS[background][0], np.uint8)
-
-
-def _with_strip(
-    picture: NDArray[np.uint8], strip: Strip, background: Background
-) -> NDArray[np.uint8]:
-    """The picture with the strip of writing below it."""
-    from PIL import Image, ImageDraw
-
-    if not strip.height:
-        return picture
-    height, width = picture.shape[:2]
-    sheet = Image.fromarray(_paper(width, height + strip.height, background))
-    sheet.paste(Image.fromarray(picture), (0, 0))
-    draw_strip(ImageDraw.Draw(sheet), strip, 0, height, width, BACKGROUNDS[background][1])
-    return np.asarray(sheet)
-
-
-def save_picture(path: Path, pictures: Sequence[NDArray[np.uint8]], duration: float = 0) -> None:
-    """Write one picture (H, W, 3), or several as a moving one, each shown ``duration`` ms."""
-    from PIL import Image
-
-    images = [Image.fromarray(picture) for picture in pictures]
-    content = BytesIO()
-    moving: dict[str, Any] = {}
-    if len(images) > 1:
-        moving = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
-    images[0].save(content, format="GIF" if path.suffix.lower() == ".gif" else "PNG", **moving)
-    write_whole(path, content.getvalue())
+def _blank(width: int, height: int, style: Style) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), BACKGROUNDS[style.background][0], np.uint8)

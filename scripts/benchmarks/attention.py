@@ -1,4 +1,4 @@
-"""External attention beside its published form, what a compiler makes of it, and self-attention."""
+"""External attention beside its published form, its compiled form, and self-attention."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,6 @@ from torch.nn import functional as F
 
 from ea_pointcloud.ops import _backend, _reference, external_attention
 from scripts.benchmarks.growth import CHANNELS, CHUNK, GOAL, SIZES, measure_growth
-from scripts.benchmarks.measure import (
-    Contestant,
-    call_mb,
-    copy_bandwidth,
-    current_device,
-    describe_error,
-    race_rows,
-)
 from scripts.benchmarks.report import (
     SEED,
     TIMES,
@@ -31,14 +23,22 @@ from scripts.benchmarks.report import (
     text_table,
     title,
 )
+from scripts.benchmarks.timing import (
+    Contestant,
+    call_mb,
+    copy_bandwidth,
+    current_device,
+    describe_error,
+    race_rows,
+)
 
 SLOTS = 64
 POINTS = (1_000, 10_000, 100_000, 1_000_000)
 WIDTHS = (64, 128, 256, 512)
-_BATCH_POINTS = {"cuda": 100_000, "cpu": 4_000}  # at least so many points a batch
+_BATCH_POINTS = {"cuda": 100_000, "cpu": 4_000}  # points of a batch, at least
 _MOST_VALUES = {"cuda": 6e8, "cpu": 7e7}  # of the features; a training step takes many times that
 _QUICK_VALUES = 7e5
-# Products of self-attention, which are quadratic in the points: beyond so many it takes minutes.
+# Products of self-attention, which are quadratic in the points: beyond these it takes minutes.
 _MOST_PRODUCTS = {"cuda": 3e13, "cpu": 3e10}
 # The compiler takes up to a minute a case and pass: the widest and largest tell no more.
 _COMPILED_WIDTHS = (64, 256)

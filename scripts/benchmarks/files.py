@@ -36,11 +36,11 @@ def benchmark_files(
     files: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Classify small binary PLY files of procedural shapes, in turns with the network alone.
+    """Classify small binary PLY files of procedural shapes, alternately with the network alone.
 
     The network alone gets the same batches, loaded ahead. The other rate is of the whole way with
     all it costs, the start of the workers included. Weights are untrained, which takes the same
-    time. ``only`` names classifiers; without it the smallest. Raises ValueError for others.
+    time. ``only`` names classifiers, by default the smallest. Raises ValueError for others.
     """
     classifiers = list_models("classification")
     for name in only:

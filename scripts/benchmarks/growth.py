@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.nn import ExternalAttention
-from scripts.benchmarks.measure import current_device, in_own_process, peak_mb, reset_peak
+from scripts.benchmarks.timing import current_device, in_own_process, peak_mb, reset_peak
 
 CHANNELS = 64
 CHUNK = 8192  # points; those of 64 channels stay in a processor's cache
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 GOAL = 10.5  # times as much for ten times the points
-_SWEEPS = 7  # through all sizes, so that a noisy minute of the machine does not hit one alone
-_SECONDS = 3.0  # of calls whose mean is taken, the same for all sizes
+_SWEEPS = 7  # through all sizes, so that a noisy minute of the machine does not affect one alone
+_SECONDS = 3.0  # of calls that are averaged, the same for all sizes
 
 
 def measure_growth(
@@ -26,13 +26,13 @@ def measure_growth(
     Args:
         device: where to compute.
         sizes: points, each ten times the one before.
-        dynamic: of the attention whose slots read the cloud.
-        quick: one short sweep, for a look.
+        dynamic: measure dynamic external attention.
+        quick: one short sweep.
 
     Returns:
-        rows: a size each: ``attention``, ``num_points``, ``ms`` (of the processor where that
-        computes, which others do not disturb), ``peak_mb`` of the features and everything the block
-        takes beside them (None where the system does not tell), ``time_ratio`` and
+        rows: a size each: ``attention``, ``num_points``, ``ms`` (of CPU time on
+        a CPU, which other processes do not affect), ``peak_mb`` of the features and everything the
+        block allocates (None where the system does not report it), ``time_ratio`` and
         ``memory_ratio`` to the size before, ``met``.
         failed: size -> error.
     """
@@ -74,7 +74,7 @@ def chunked_block(block: ExternalAttention, features: Tensor, chunk: int) -> Non
 def measure(
     device_name: str, num_points: int, seconds: float, dynamic: bool = False
 ) -> dict[str, Any]:
-    """Mean time of at least ``seconds`` of calls, and the most memory, of one size."""
+    """Mean time of a call over at least ``seconds``, and peak memory, of one size."""
     device = torch.device(device_name)
     with current_device(device):
         torch.manual_seed(0)
@@ -82,12 +82,12 @@ def measure(
         chunked_block(block, torch.randn(1, 2 * CHUNK, CHANNELS, device=device), CHUNK)  # warms up
         before = reset_peak(device)
         features = torch.randn(1, num_points, CHANNELS, device=device)
-        calls, taken, started = 0, 0.0, _clock(device)
-        while taken < seconds:
+        calls, elapsed, started = 0, 0.0, _clock(device)
+        while elapsed < seconds:
             chunked_block(block, features, CHUNK)
-            calls, taken = calls + 1, _clock(device) - started
+            calls, elapsed = calls + 1, _clock(device) - started
         most = peak_mb(device, before)
-    return {"num_points": num_points, "ms": 1e3 * taken / calls, "peak_mb": most}
+    return {"num_points": num_points, "ms": 1e3 * elapsed / calls, "peak_mb": most}
 
 
 def _ratio(value: float | None, before: float | None) -> float | None:

@@ -16,10 +16,10 @@ from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
 from ea_pointcloud.models import EAClassifier, count_macs, create_model, list_models
 from scripts.benchmarks.cases import surface_clouds
-from scripts.benchmarks.measure import Contestant, current_device, race_rows
 from scripts.benchmarks.peers_networks import make_peers
 from scripts.benchmarks.plain_network import PlainClassifier
 from scripts.benchmarks.report import SEED, TIMES, new_report, text_table, title
+from scripts.benchmarks.timing import Contestant, current_device, race_rows
 
 NUM_POINTS, NUM_CLASSES = 1024, 40
 TRAIN_CLOUDS, TEST_CLOUDS = 9_843, 2_468  # ModelNet40's
@@ -42,7 +42,7 @@ def benchmark_infer(
 ) -> dict[str, Any]:
     """Time a forward pass as the Predictor runs it, on clouds of 1,024 points.
 
-    ``only`` names classifiers; without it ``ea_classifier_base``. Raises ValueError for others.
+    ``only`` names classifiers, by default ``ea_classifier_base``. Raises ValueError for others.
     """
     report = _report("infer", device, only, quick, goal=GOAL)
 
@@ -81,7 +81,7 @@ def benchmark_train(
     """Time a training step: forward, loss, backward, clipping, and AdamW, of clouds in memory.
 
     An epoch of ModelNet40's sizes is run whole on a GPU; on a CPU it is a step times the steps of
-    an epoch. ``only`` names classifiers; without it ``ea_classifier_base``. Raises ValueError for
+    an epoch. ``only`` names classifiers, by default ``ea_classifier_base``. Raises ValueError for
     others.
     """
     batch = 4 if quick else BATCH

@@ -16,16 +16,6 @@ from ea_pointcloud.ops import (
     knn,
 )
 from scripts.benchmarks.cases import Case, Inputs, make_inputs, operator_cases, select
-from scripts.benchmarks.measure import (
-    Contestant,
-    Timing,
-    call_mb,
-    copy_bandwidth,
-    current_device,
-    describe_error,
-    race_rows,
-    replay_ms,
-)
 from scripts.benchmarks.peers import Peer, gather_backward, peer_contestants
 from scripts.benchmarks.report import (
     TIMES,
@@ -37,6 +27,16 @@ from scripts.benchmarks.report import (
     text_table,
     title,
 )
+from scripts.benchmarks.timing import (
+    Contestant,
+    Timing,
+    call_mb,
+    copy_bandwidth,
+    current_device,
+    describe_error,
+    race_rows,
+    replay_ms,
+)
 
 # --quick leaves out the cases that take minutes.
 _QUICK_DISTANCES = 2e8
@@ -45,7 +45,7 @@ IMPLEMENTATIONS = {"cuda": ("_triton", "_reference"), "cpu": ("_cpu", "_referenc
 # The plain implementation forms every distance: beyond this many it takes minutes.
 _REFERENCE_DISTANCES = {"cuda": 2e11, "cpu": 5e8}
 
-# Goals on an H100. Case -> the most milliseconds a call may take, the host's share included.
+# Goals on an H100. Case -> the most milliseconds a call may take, the host's time included.
 MILLISECONDS = {
     "fps 32x1024->512": 0.20,
     "fps 1x100000->10000": 20.0,
@@ -54,7 +54,7 @@ MILLISECONDS = {
     "ball 32x(512 of 1024) k=32 r=0.1": 0.06,
     "ball 32x(512 of 1024) k=32 r=0.2": 0.06,
 }
-# Case -> the least share of a plain copy's bandwidth.
+# Case -> the least fraction of a plain copy's bandwidth.
 BANDWIDTH = {
     "gather 32x(512 of 1024) k=32 C=64 float32": 0.8,
     "gather 32x(512 of 1024) k=32 C=64 bfloat16": 0.8,
@@ -71,7 +71,7 @@ def benchmark_ops(
 ) -> dict[str, Any]:
     """Time every implementation of the operators and every peer that is installed.
 
-    The contestants of a case run in turns within one process, so their ratios hold even where the
+    The contestants of a case run alternately in one process, so their ratios hold even where the
     machine is noisy; compare milliseconds of different runs with care.
 
     ``only`` keeps the cases whose name contains one of its words; ``cases`` replaces
@@ -106,9 +106,11 @@ def check_goals(report: dict[str, Any]) -> list[dict[str, Any]]:
         if limit := MILLISECONDS.get(case["name"]):
             value = row["median_ms"]
             goals.append((case["name"], f"<= {limit:g} ms", value, value <= limit))
-        if share := BANDWIDTH.get(case["name"]):
+        if fraction := BANDWIDTH.get(case["name"]):
             value = row["floor_ms"] / row["median_ms"]
-            goals.append((case["name"], f">= {share:.0%} of the bandwidth", value, value >= share))
+            goals.append(
+                (case["name"], f">= {fraction:.0%} of the bandwidth", value, value >= fraction)
+            )
     return [dict(zip(("case", "goal", "value", "met"), goal, strict=True)) for goal in goals]
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from scripts.benchmarks.cases import Case, Inputs
-from scripts.benchmarks.measure import Contestant, describe_error
 from scripts.benchmarks.peers_cupy import classic_fps
 from scripts.benchmarks.plain_network import farthest_points
+from scripts.benchmarks.timing import Contestant, describe_error
 
 Variants = dict[str, Callable[[], Any]]
 
@@ -53,7 +53,7 @@ def peer_contestants(
             variants = peer.variants(case, inputs, import_module(peer.module))
         except ModuleNotFoundError as error:
             skipped[peer.name] = f"{error.name} is not installed"
-        # A foreign library may fail in its own way on import; the others go on without it.
+        # A foreign library may raise anything on import; the others continue.
         except Exception as error:
             skipped[peer.name] = describe_error(error)
         else:

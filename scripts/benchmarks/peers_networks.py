@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scripts.benchmarks.measure import describe_error
+from scripts.benchmarks.timing import describe_error
 
 
 def make_peers(num_classes: int) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -39,7 +39,7 @@ class _PointNet2(nn.Module):
         super().__init__()
         from torch_geometric.nn import MLP, PointNetConv
 
-        self.levels = ((0.5, 0.2), (0.25, 0.4))  # share of the points kept, radius
+        self.levels = ((0.5, 0.2), (0.25, 0.4))  # ratio of the points kept, radius
         self.convolutions = nn.ModuleList(
             PointNetConv(MLP(widths), add_self_loops=False)
             for widths in ([3, 64, 64, 128], [128 + 3, 128, 128, 256])
@@ -53,8 +53,8 @@ class _PointNet2(nn.Module):
 
         position, cloud = _flat(xyz)
         features: Any = None
-        for (share, reach), convolution in zip(self.levels, self.convolutions, strict=True):
-            idx = fps(position, cloud, ratio=share)
+        for (ratio, reach), convolution in zip(self.levels, self.convolutions, strict=True):
+            idx = fps(position, cloud, ratio=ratio)
             row, col = radius(
                 position, position[idx], reach, cloud, cloud[idx], max_num_neighbors=64
             )

@@ -178,8 +178,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 def disturbance(machine: dict[str, Any]) -> str:
     """A warning about figures taken while others were using the processor, or nothing.
 
-    Threads that wait for each other lose far more than their share when a core is taken away, so
-    that even ratios shift.
+    Threads that wait for each other lose far more than the core that is missing, so that even
+    ratios shift.
     """
     load, cores = machine["load_average"], machine["cores"]
     if load is None or cores is None or load < cores / 2:

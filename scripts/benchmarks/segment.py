@@ -9,8 +9,8 @@ import torch
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import available_memory
 from scripts.benchmarks.cases import surface_clouds
-from scripts.benchmarks.measure import in_own_process, peak_mb, reset_peak
 from scripts.benchmarks.report import SEED, new_report, text_table, title
+from scripts.benchmarks.timing import in_own_process, peak_mb, reset_peak
 
 KINDS = ("external", "self")
 POINTS = (10_000, 100_000, 1_000_000)

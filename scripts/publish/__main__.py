@@ -4,7 +4,7 @@
     python -m scripts.publish runs/a ea-base-modelnet40 --output hub --limit-mb 50
 
 The name is NETWORK-SIZE-DATA. The weights are those that were selected on val, or the last of a run
-that was trained on val too. `models/pretrained.py` says which are taken where nobody names any.
+that was trained on val too. `models/pretrained.py` names the default ones.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--figures",
         type=Path,
-        help="what 'ea-pointcloud evaluate RUN ... --json' printed; measured now without it",
+        help="what 'ea-pointcloud evaluate RUN ... --json' printed; by default measured now",
     )
     parser.add_argument("--output", type=Path, default=SHIPPED_FOLDER, help="folder to put them in")
     parser.add_argument("--data-root", help="folder of data sets, if it is no longer the run's")

@@ -1,4 +1,4 @@
-"""The card of a folder of weights: what they are, what they can do, and how that was measured."""
+"""The model card of a folder of weights, from its JSON files."""
 
 import json
 from collections.abc import Sequence
@@ -51,11 +51,11 @@ def card_text(folder: str | Path) -> str:
     Args:
         folder: with ``config.json`` and ``figures.json``.
     """
-    config, told = (
+    config, figures = (
         json.loads((Path(folder) / name).read_text(encoding="utf-8"))
         for name in (CONFIG_FILE, FIGURES_FILE)
     )
-    measured = told["evaluation"]
+    measured = figures["evaluation"]
     recipe = measured[0]["recipe"]
     template = _TEMPLATE.read_text(encoding="utf-8")
     environment = Environment(
@@ -66,7 +66,7 @@ def card_text(folder: str | Path) -> str:
         keep_trailing_newline=True,
     )
     return environment.from_string(template).render(
-        told=told,
+        figures=figures,
         config=config,
         recipe=recipe,
         first=measured[0],
@@ -83,8 +83,8 @@ def _table(measured: Sequence[dict[str, Any]]) -> list[list[str]]:
     headings = _HEADINGS[recipe["task"]]
     votes = recipe["eval"]["votes"]
     rows = [["weights chosen by", "seed", *(head.format(votes=votes) for head in headings)]]
-    for place, report in enumerate(measured[0]["reports"]):
-        same = [one["reports"][place] for one in measured]
+    for index, report in enumerate(measured[0]["reports"]):
+        same = [one["reports"][index] for one in measured]
         figures = [[one[field] for one in same] for field in headings.values()]
         for number, one in enumerate(measured):
             values = (mean_and_std([each[number]]) for each in figures)

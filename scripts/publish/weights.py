@@ -79,7 +79,7 @@ def publish_weights(
         folder: where to; its name is that of the weights.
         device: where to compute.
         figures: what ``ea-pointcloud evaluate RUN ... --json`` printed of this run, and perhaps of
-            others that differ in their seed; measured on the test split now without it.
+            others that differ in their seed; by default they are measured now on the test split.
         data_root: where the data lies, if no longer where the run found it.
         note: a sentence on the data for the card.
         limit: bytes that the folder may have.
@@ -108,7 +108,7 @@ def publish_weights(
     try:
         model.save_pretrained(staging, dtype=torch.float16)
         rounding = _compare(model, load_model(str(staging)), recipe, device)
-        told = {
+        content = {
             "name": folder.name,
             "note": note,
             "training": _training(run, recipe),
@@ -116,7 +116,7 @@ def publish_weights(
             "rounding": asdict(rounding),
             "sha256": hashlib.sha256((staging / WEIGHTS_FILE).read_bytes()).hexdigest(),
         }
-        text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(staging / FIGURES_FILE, text + "\n")
         write_whole(staging / CARD_FILE, card_text(staging))
         size = sum(path.stat().st_size for path in staging.iterdir())
@@ -238,12 +238,12 @@ def _read_figures(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
     return own + [one for one in measured if one is not own[0]]
 
 
-def _same_run(told: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether figures were told of a run: settings that are newer than the figures do not count."""
+def _same_run(settings: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether figures are of a run; settings that are newer than the figures do not count."""
     own = json.loads(json.dumps(asdict(recipe)))
     return all(
         own[section].get(key) == value
-        for section, entries in told.items()
+        for section, entries in settings.items()
         if isinstance(entries, dict)
         for key, value in entries.items()
         if f"{section}.{key}" not in MAY_CHANGE
@@ -252,10 +252,10 @@ def _same_run(told: dict[str, Any], recipe: Recipe) -> bool:
 
 def _without_places(measured: dict[str, Any]) -> dict[str, Any]:
     """Figures without where their data, and the weights that training began with, lay."""
-    told = measured["recipe"]
-    data = {**told["data"], "root": None}
-    model = {**told["model"], "init": _portable(told["model"]["init"])}
-    return {**measured, "recipe": {**told, "data": data, "model": model}}
+    settings = measured["recipe"]
+    data = {**settings["data"], "root": None}
+    model = {**settings["model"], "init": _portable(settings["model"]["init"])}
+    return {**measured, "recipe": {**settings, "data": data, "model": model}}
 
 
 def _portable(init: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Which runs a table of results needs, and training those of them that are not there yet."""
+"""The runs of a table of results, and training of those that are missing."""
 
 import hashlib
 import re
@@ -41,7 +41,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As it was asked for."""
+        """The recipe and its own overrides."""
         return ":".join([self.recipe, *self.own])
 
     def load(self, seed: int) -> Recipe:
@@ -106,7 +106,7 @@ class PlannedRun:
 
 
 def parse_variants(words: Sequence[str]) -> list[Variant]:
-    """Read what a table's rows are asked for with.
+    """Parse the rows of a table.
 
     Args:
         words: ``RECIPE`` or ``RECIPE:key=value:key=value`` for a row, and ``key=value`` for all of
@@ -140,7 +140,7 @@ def plan(variants: Sequence[Variant], seeds: int, runs: str | Path) -> list[Plan
     Raises:
         FileNotFoundError: if there is no such recipe.
         ValueError: if a recipe is impossible, figures of the rows could not stand in one column, a
-            run folder holds another recipe, or a recipe asks for several processes.
+            run folder holds another recipe, or a recipe needs several processes.
         FileExistsError: if a run folder is something else.
     """
     check_at_least("seeds", seeds, 1)

@@ -107,26 +107,26 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split) -> float:
-    """Share of right answers."""
+    """Overall accuracy."""
     model.eval()
-    answers = [model(*split.clouds(rows)).argmax(-1) for rows in split.batches()]
-    return float((torch.cat(answers) == split.label).float().mean())
+    preds = [model(*split.clouds(rows)).argmax(-1) for rows in split.batches()]
+    return float((torch.cat(preds) == split.label).float().mean())
 
 
 @torch.no_grad()
 def attention_ms(report: Replacement, num_tokens: int) -> tuple[float, float]:
-    """Median milliseconds of an attention at ``num_tokens`` tokens before and after, in turns."""
+    """Median milliseconds of an attention at ``num_tokens`` tokens, before and after."""
     swap = report.swaps[0]
     x = torch.randn(1, num_tokens, CHANNELS, generator=torch.Generator().manual_seed(0))
     modules = (swap.original.eval(), swap.replacement.eval())
-    taken: tuple[list[float], list[float]] = ([], [])
-    for turn in range(ROUNDS + 1):
-        for module, times in zip(modules, taken, strict=True):
+    measured: tuple[list[float], list[float]] = ([], [])
+    for number in range(ROUNDS + 1):
+        for module, times in zip(modules, measured, strict=True):
             started = time.perf_counter()
             module(x, x, x, need_weights=False)
-            if turn:  # the first warms up
+            if number:  # the first warms up
                 times.append(1e3 * (time.perf_counter() - started))
-    return median(taken[0]), median(taken[1])
+    return median(measured[0]), median(measured[1])
 
 
 def say(line: str) -> None:

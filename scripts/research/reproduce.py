@@ -63,14 +63,14 @@ def reproduce(arguments: list[str] | None = None) -> None:
     rows: dict[str, list[RunFigures]] = {one.variant.name: [] for one in planned}
     text = ""
     for number, one in enumerate(planned):
-        place = f"{number + 1} of {len(planned)}, {one.run}"
+        progress = f"{number + 1} of {len(planned)}, {one.run}"
         if options.evaluate_only and not one.is_complete:
-            say(f"{place}: not trained to its end, left out")
+            say(f"{progress}: not trained to its end, left out")
             continue
         if not one.is_complete:
-            say(f"{place}: training")
+            say(f"{progress}: training")
             one.complete()
-        say(f"{place}: evaluating")
+        say(f"{progress}: evaluating")
         rows[one.variant.name].append(measure(one, options.output, device))
         text = write_protocol(
             options.output, [runs for runs in rows.values() if runs], options.seeds, made_by

@@ -1,8 +1,4 @@
-"""The protocol's table: what every run of it was measured as, over the seeds, as JSON and Markdown.
-
-Not here: which runs there are and how they are trained, see
-:mod:`scripts.research.plan`.
-"""
+"""The protocol's table: figures of every run and over the seeds, as JSON and Markdown."""
 
 import hashlib
 import json
@@ -31,7 +27,7 @@ class RunFigures:
     """What the table keeps of one run.
 
     Args:
-        name: of the row, as it was asked for.
+        name: of the row.
         seed: of the training.
         run: the run folder.
         command: trains this run.
@@ -99,7 +95,7 @@ def measure(planned: PlannedRun, out: str | Path, device: torch.device) -> RunFi
         if set(values) == {field.name for field in fields(RunFigures)} and all(
             values[name] == value for name, value in wanted.items()
         ):
-            # The same run may be asked for in other words.
+            # The same run may be another row of this table.
             row = {"name": planned.variant.name, "run": str(planned.run)}
             return RunFigures(**{**values, **row, "command": planned.command})
     root = planned.recipe.data.root

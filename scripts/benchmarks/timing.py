@@ -1,4 +1,4 @@
-"""Times and memory of calls, measured in turns on one device or each in a process of its own."""
+"""Time and memory of calls, measured alternately on one device or each in its own process."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ class Timing:
 def race(
     contestants: list[Contestant], device: torch.device, *, rounds: int, seconds: float
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Time the contestants in turns, so that a noisy minute of the machine hits all of them.
+    """Time the contestants alternately, so that a noisy minute of the machine affects all of them.
 
     Calls are made unmeasured first, which pays for compilation; fast calls are repeated until a
     batch takes 0.05 s. After ``seconds`` in measured batches a contestant gets no further round.
@@ -63,7 +63,7 @@ def race(
     for contestant in contestants:
         try:
             label, estimate, result = _fastest(contestant, device, patience=seconds)
-        # A library of somebody else may raise anything; the others go on without it.
+        # A foreign library may raise anything; the others continue.
         except Exception as error:
             failures[contestant.name] = describe_error(error)
             continue
@@ -72,16 +72,16 @@ def race(
     samples: dict[str, list[float]] = {contestant.name: [] for contestant, _, _ in starters}
     for _ in range(rounds):
         for contestant, label, calls in starters:
-            taken = samples[contestant.name]
-            if taken and sum(taken) * calls >= seconds:
+            own = samples[contestant.name]
+            if own and sum(own) * calls >= seconds:
                 continue
             with contestant.inside():
-                taken.append(_batch(contestant.variants[label], calls, device) / calls)
+                own.append(_batch(contestant.variants[label], calls, device) / calls)
     timings = {}
     for contestant, label, calls in starters:
-        taken = [1e3 * sample for sample in samples[contestant.name]]
+        times = [1e3 * sample for sample in samples[contestant.name]]
         timings[contestant.name] = Timing(
-            median(taken), min(taken), max(taken), len(taken), calls, label,
+            median(times), min(times), max(times), len(times), calls, label,
             results[contestant.name],
         )  # fmt: skip
     return timings, failures
@@ -115,7 +115,7 @@ def race_rows(
 
 
 def replay_ms(contestant: Contestant, label: str, device: torch.device, calls: int) -> float:
-    """Milliseconds a call when a CUDA graph replays it: the GPU's share, without the host's."""
+    """Milliseconds a call when a CUDA graph replays it: the GPU's time, without the host's."""
     call = contestant.variants[label]
     with contestant.inside():
         side = torch.cuda.Stream(device)
@@ -131,7 +131,7 @@ def replay_ms(contestant: Contestant, label: str, device: torch.device, calls: i
 
 
 def call_mb(contestant: Contestant, label: str, device: torch.device) -> float | None:
-    """What one call takes at most on the GPU beyond its arguments, results included, in 1e6 B."""
+    """Peak GPU memory of a call beyond its arguments, results included, in 1e6 B."""
     with contestant.inside():
         before = reset_peak(device)
         result = contestant.variants[label]()
@@ -152,7 +152,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def reset_peak(device: torch.device) -> int | None:
-    """Bytes in use now, from where the peak counts; None where the system does not tell."""
+    """Start to record the peak; bytes in use now, None where the system does not report them."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

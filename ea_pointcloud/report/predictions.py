@@ -1,4 +1,4 @@
-"""What networks answered, cloud by cloud: kept while they are evaluated, and the worst of it."""
+"""Predictions of an evaluation, cloud by cloud, and the examples of them that a page shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.tasks import Batch
 
-_CANDIDATES = 3  # classes named beside a mistake
+_TOPK = 3  # classes listed below a mistake
 
 
-class ClassAnswers:
-    """The answers of one classifier; an :class:`~ea_pointcloud.training.measure.Hook`.
+class ClassPredictions:
+    """The predictions of a classifier; an :class:`~ea_pointcloud.training.measure.Hook`.
 
     Attributes:
         spec: of the network.
@@ -57,14 +57,14 @@ class ClassAnswers:
 
 @dataclass(frozen=True, eq=False)
 class PartShape:
-    """What a segmenter made of one shape; only points with a label are kept.
+    """The prediction of a segmenter for one shape; only points with a label are kept.
 
     Args:
         xyz: (n, 3) float32.
         truth: (n,) part ids.
         pred: (n,) part ids.
-        category: its place in the category names.
-        part_iou: by the parts of the category.
+        category: index in the category names.
+        part_iou: of each part of the category.
         iou: their mean.
     """
 
@@ -76,8 +76,8 @@ class PartShape:
     iou: float
 
 
-class PartAnswers:
-    """The answers of one segmenter; an :class:`~ea_pointcloud.training.measure.Hook`.
+class PartPredictions:
+    """The predictions of a segmenter; an :class:`~ea_pointcloud.training.measure.Hook`.
 
     Attributes:
         spec: of the network.
@@ -114,60 +114,25 @@ class PartAnswers:
         return [shape for shape in self.shapes if shape and shape.category == category]
 
 
-Answers = ClassAnswers | PartAnswers
+Predictions = ClassPredictions | PartPredictions
 
 
-def answers_for(recipe: Recipe) -> Answers:
-    """What keeps the answers of a run of ``recipe``."""
-    return PartAnswers() if recipe.task == "segmentation" else ClassAnswers()
+def predictions_for(recipe: Recipe) -> Predictions:
+    """An empty record for the predictions of a run of ``recipe``."""
+    return PartPredictions() if recipe.task == "segmentation" else ClassPredictions()
 
 
 @dataclass(frozen=True, eq=False)
 class ClassExample:
-    """A cloud of a class, with the prediction.
+    """A cloud with the prediction of one of the runs.
 
     Args:
-        index: its place in the split.
-        xyz: (n, 3) float32.
-        truth: its class.
-        pred: the most probable class.
-        prob: its probability.
-    """
-
-    index: int
-    xyz: NDArray[np.float32]
-    truth: str
-    pred: str
-    prob: float
-
-
-def first_of_each_class(answers: ClassAnswers) -> list[ClassExample]:
-    """The first cloud of each class that occurs: chosen by its place, whatever the prediction."""
-    names, probs = answers.spec.class_names, answers.probs
-    labels, first = np.unique(answers.label, return_index=True)
-    return [
-        ClassExample(
-            index=index,
-            xyz=answers.clouds[index],
-            truth=names[label],
-            pred=names[int(probs[index].argmax())],
-            prob=float(probs[index].max()),
-        )
-        for label, index in zip(labels.tolist(), first.tolist(), strict=True)
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class Mistake:
-    """A cloud with the wrong name.
-
-    Args:
-        index: its place in the split.
+        index: of the cloud in the split.
         xyz: (n, 3) float32.
         truth: its class.
         top: the most probable classes with their probabilities.
-        run: the run that was the most sure of a wrong class, by its place.
-        wrong_runs: how many runs name it wrong.
+        run: index of the run.
+        wrong_runs: the number of runs that misclassify it.
     """
 
     index: int
@@ -177,39 +142,57 @@ class Mistake:
     run: int
     wrong_runs: int
 
+    @property
+    def pred(self) -> str:
+        """The most probable class."""
+        return self.top[0][0]
 
-def worst_mistakes(answers: Sequence[ClassAnswers], count: int) -> list[Mistake]:
+    @property
+    def prob(self) -> float:
+        """Its probability."""
+        return self.top[0][1]
+
+
+def first_of_each_class(predictions: ClassPredictions) -> list[ClassExample]:
+    """The first cloud of each class in the split, whatever the prediction."""
+    _, first = np.unique(predictions.label, return_index=True)
+    return [_class_example([predictions], index, 0) for index in first.tolist()]
+
+
+def worst_mistakes(predictions: Sequence[ClassPredictions], count: int) -> list[ClassExample]:
     """The clouds for which a wrong class had the highest probability, in any of the runs."""
-    names, label = answers[0].spec.class_names, answers[0].label
-    probs = np.stack([run.probs for run in answers])  # (R, clouds, C)
-    wrong = probs.argmax(-1) != label
-    sure = np.where(wrong, probs.max(-1), 0.0)
-    order = np.argsort(-sure.max(0), kind="stable")[: min(count, int(wrong.any(0).sum()))]
-    mistakes = []
-    for index in order.tolist():
-        run = int(sure[:, index].argmax())
-        best = np.argsort(-probs[run, index], kind="stable")[:_CANDIDATES]
-        mistakes.append(
-            Mistake(
-                index=index,
-                xyz=answers[0].clouds[index],
-                truth=names[label[index]],
-                top=tuple((names[place], float(probs[run, index, place])) for place in best),
-                run=run,
-                wrong_runs=int(wrong[:, index].sum()),
-            )
-        )
-    return mistakes
+    probs = np.stack([run.probs for run in predictions])  # (R, clouds, C)
+    wrong = probs.argmax(-1) != predictions[0].label
+    confidence = np.where(wrong, probs.max(-1), 0.0)
+    order = np.argsort(-confidence.max(0), kind="stable")[: min(count, int(wrong.any(0).sum()))]
+    return [
+        _class_example(predictions, index, int(confidence[:, index].argmax()))
+        for index in order.tolist()
+    ]
+
+
+def _class_example(predictions: Sequence[ClassPredictions], index: int, run: int) -> ClassExample:
+    names, truth = predictions[run].spec.class_names, int(predictions[run].label[index])
+    probs = predictions[run].probs[index]
+    best = np.argsort(-probs, kind="stable")[:_TOPK]
+    return ClassExample(
+        index=index,
+        xyz=predictions[run].clouds[index],
+        truth=names[truth],
+        top=tuple((names[label], float(probs[label])) for label in best),
+        run=run,
+        wrong_runs=sum(int(each.probs[index].argmax()) != truth for each in predictions),
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
-    """A shape to show of a category.
+class PartExample:
+    """A shape of a category with its prediction.
 
     Args:
         title: ``"worst"`` or ``"median"``, numbered where there are several.
-        index: its place in the split.
-        shape: what the first run made of it.
+        index: of the shape in the split.
+        shape: with the prediction of the first run.
         iou: mean over the runs.
     """
 
@@ -219,23 +202,25 @@ class Example:
     iou: float
 
 
-def examples(answers: Sequence[PartAnswers], category: int, worst: int) -> list[Example]:
+def examples(
+    predictions: Sequence[PartPredictions], category: int, worst: int
+) -> list[PartExample]:
     """The worst shapes of a category by the mean IoU of the runs, then the one in the middle."""
     ious = {
         index: mean(other.iou for other in same if other is not None)
-        for index, same in enumerate(zip(*(run.shapes for run in answers), strict=True))
+        for index, same in enumerate(zip(*(run.shapes for run in predictions), strict=True))
         if same[0] is not None and same[0].category == category
     }
     order = sorted(ious, key=ious.__getitem__)
     chosen = {
-        index: "worst" if worst == 1 else f"worst {place + 1}"
-        for place, index in enumerate(order[:worst])
+        index: "worst" if worst == 1 else f"worst {number}"
+        for number, index in enumerate(order[:worst], 1)
     }
     if order:
         chosen.setdefault(order[len(order) // 2], "median")
-    shapes = answers[0].shapes
+    shapes = predictions[0].shapes
     return [
-        Example(title, index, shape, ious[index])
+        PartExample(title, index, shape, ious[index])
         for index, title in chosen.items()
         if (shape := shapes[index]) is not None
     ]
