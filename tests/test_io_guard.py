@@ -62,9 +62,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("crash", r"reading it crashed \(SIGSEGV\) or took more than 1.0 GiB; the file is damaged"),
         ("leave", r"reading it crashed \(exit status 3\) or took more than 1.0 GiB; the file"),
-        ("hang", r"reading it took more than 1 s; the file is damaged or too large, copy it again"),
+        ("hang", r"reading it took more than 1 s; the file is damaged or too large, compare it"),
         ("memory", r"takes more than 1.0 GiB; damaged or too large, split it"),
-        ("panic", r"damaged \(BaseException: a panic in Rust\); copy it again"),
+        ("panic", r"damaged \(a panic in Rust\); compare it with"),
         ("talk", r"damaged or not an HDF5 file \(nothing in it\); compare it with"),
     ],
 )

@@ -108,7 +108,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         reading = Reading(stored_points, drop_invalid)
         clouds, bad = read_clouds(self.folder, every, reading, num_workers=num_workers)
         if bad and not skip_bad:
-            raise CloudFileError(_bad_files(self.folder, bad, len(every)))
+            raise CloudFileError.of_files(_bad_files(self.folder, bad, len(every)))
         samples = self._samples(listing, bad)
         self.class_names = listing.class_names
         self.files = tuple(path for path, _ in samples)

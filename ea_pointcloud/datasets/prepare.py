@@ -101,7 +101,7 @@ def prepare_folder(
         work.place.mkdir(exist_ok=True)
         bad = work.sample(workers, progress)
         if bad and not skip_bad:
-            raise CloudFileError(_bad_files(folder, bad))
+            raise CloudFileError.of_files(_bad_files(folder, bad))
         manifest = work.finish(source or folder.resolve().name)
         replace_folder(work.place, target)
     return manifest

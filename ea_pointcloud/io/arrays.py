@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
@@ -206,7 +206,7 @@ def _per_point(
 class _Array:
     """An array of an npy file or of a member of an archive, read when it is indexed."""
 
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
     shape: tuple[int, ...]
     dtype: np.dtype
     is_fortran: bool
@@ -214,10 +214,9 @@ class _Array:
 
     def __getitem__(self, index: tuple[()] | int, /) -> np.ndarray:
         shape, start = self.shape, self.start
-        alone = index != () and not self.is_fortran  # only this cloud is read
-        if alone:
+        if isinstance(index, int) and not self.is_fortran:  # only this cloud is read
             shape = shape[1:]
-            start += int(index) * math.prod(shape) * self.dtype.itemsize
+            start += index * math.prod(shape) * self.dtype.itemsize
         size = math.prod(shape) * self.dtype.itemsize
         with self.open() as file:
             file.seek(start)
@@ -226,10 +225,10 @@ class _Array:
             raise EOFError(f"it ends after {len(content)} of {size} bytes")
         values = np.frombuffer(content, self.dtype)
         values = values.reshape(shape, order="F" if self.is_fortran else "C")
-        return values if alone else values[index]
+        return values if shape != self.shape else values[index]
 
 
-def _array(open_file: Callable[[], BinaryIO], size: int) -> _Array:
+def _array(open_file: Callable[[], IO[bytes]], size: int) -> _Array:
     """Read the header of an array and compare what it declares with the ``size`` of its file."""
     with open_file() as file:
         version = npy.read_magic(file)

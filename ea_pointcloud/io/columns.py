@@ -104,7 +104,7 @@ def points_from_columns(
         bits = np.ascontiguousarray(bits).view(np.uint32)
         parts["colors"] = np.stack([bits >> 16, bits >> 8, bits], 1).astype(np.uint8)
     extras = {_extra_name(name): columns[name] for name in known.values()}
-    return Points(**parts, extras=extras, notes=notes)
+    return Points(parts.pop("xyz"), extras=extras, notes=notes)._replace(**parts)
 
 
 def _extra_name(name: str) -> str:

@@ -26,10 +26,20 @@ class CloudFileError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        message = escaped(message)
-        if len(message) > LONGEST_MESSAGE:  # the name is in front, the remedy at the end
-            message = f"{message[:180]} ... {message[5 + 180 - LONGEST_MESSAGE :]}"
-        super().__init__(message)
+        super().__init__(_shortened(escaped(message)))
+
+    @classmethod
+    def of_files(cls, message: str) -> "CloudFileError":
+        """The error of several files, with a line each."""
+        error = cls("")
+        error.args = ("\n".join(_shortened(escaped(line)) for line in message.split("\n")),)
+        return error
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return f"{message[:180]} ... {message[185 - LONGEST_MESSAGE :]}"  # name in front, remedy last
 
 
 def escaped(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ea_pointcloud.io.common import CloudFileError, Mesh, Options, Points
+from ea_pointcloud.io.common import DAMAGED, CloudFileError, Mesh, Options, Points
 from ea_pointcloud.io.gltf import read_gltf
 from ea_pointcloud.io.hdf5 import read_hdf5
 from ea_pointcloud.io.las import read_las
@@ -63,7 +63,7 @@ def _read(
     except MemoryError:
         return f"takes more than {memory / 2**30:.1f} GiB; damaged or too large, split it", {}
     except BaseException as error:  # a panic in Rust is no Exception
-        return f"damaged ({type(error).__name__}: {error}); copy it again", {}
+        return f"damaged ({str(error)[:100] or 'its reader failed'}); {DAMAGED}", {}
 
 
 def _reply(replies: BinaryIO, error: str | None, arrays: dict[str, np.ndarray]) -> None:

@@ -62,12 +62,12 @@ def _wrong_diagonal(points: np.ndarray) -> np.ndarray:
     _, b, c, d = np.moveaxis(points, 1, 0)
     normals = np.cross(c, d - b)
     halves = [np.einsum("rc,rc->r", np.cross(*pair), normals) for pair in ((b, c), (c, d))]
-    return _is_negative(np.stack(halves, 1)).any(1)
+    return np.any(_is_negative(np.stack(halves, 1)), axis=1)
 
 
 def _is_negative(turns: np.ndarray) -> np.ndarray:
     """Whether turns go against the area; 1e-9 is the rounding of a straight corner."""
-    return turns < -1e-9 * np.abs(turns).max(1, keepdims=True)
+    return np.less(turns, -1e-9 * np.abs(turns).max(1, keepdims=True))
 
 
 def _fan(polygons: np.ndarray) -> np.ndarray:
