@@ -138,8 +138,8 @@ class _Process:
             fault = _fault(child.wait(), limits)
             self.stop()
             raise CloudFileError(
-                f"{path.name}: {fault}; the file is damaged or too large, compare it with the original or save "
-                "it as .ply"
+                f"{path.name}: {fault}; the file is damaged or too large, compare it with the "
+                "original or save it as .ply"
             ) from error
         except BaseException:  # an interrupt leaves a reply in the pipe that no one waits for
             self.stop()
