@@ -1,5 +1,6 @@
 """Argument checks shared by the package; the wording of the errors lives here and nowhere else."""
 
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 
@@ -11,9 +12,12 @@ def values_readable(tensor: Tensor) -> bool:
     """Whether a check may look at the values of ``tensor``.
 
     Reading a device tensor would stall its stream, and a traced one has no values; there the
-    caller vouches for them.
+    caller vouches for them. ``EA_POINTCLOUD_CHECK_VALUES=1`` in the environment has device tensors
+    read too: an index out of range would silently read another cloud there.
     """
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" or os.environ.get("EA_POINTCLOUD_CHECK_VALUES") == "1"
 
 
 def check_xyz(name: str, xyz: Tensor, letters: str = "(B, N, 3)") -> None:

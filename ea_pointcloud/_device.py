@@ -3,16 +3,31 @@
 import ctypes
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Let ``torch.compile`` call ``function`` while it traces, and keep the result.
+
+    It is :func:`torch.compiler.assume_constant_result`, which would import the compiler now.
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """``"auto"`` is CUDA where there is a usable GPU, else the CPU; anything else is taken as is.
+    """``"auto"`` is CUDA where there is a usable GPU, else the CPU; others have to be available.
+
+    On ``"mps"`` everything runs in plain PyTorch, so ``"auto"`` never chooses it.
 
     Raises:
-        ValueError: if the device is unknown or not there.
+        ValueError: if the device is unknown or not available.
     """
     check_device_name("device", str(device))
     if str(device) == "auto":
@@ -20,16 +35,18 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     resolved = torch.device(device)
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device {str(device)!r} was asked for, but {torch.cuda.device_count()} GPUs are "
-            "usable; take 'cpu' or 'auto'"
+            f"device {str(device)!r} is not available: PyTorch finds {torch.cuda.device_count()} "
+            "CUDA GPUs; use 'cpu' or 'auto'"
         )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not available on this machine; use 'cpu' or 'auto'")
     return resolved
 
 
 def check_device_name(name: str, device: str) -> None:
-    """Raise unless ``device`` reads like one; whether it is there is not asked."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ValueError(f"{name} must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    """Raise unless ``device`` is the name of one, available or not."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"{name} must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', got {device!r}")
 
 
 def generator_for(device: torch.device, *seeds: int) -> torch.Generator:
@@ -60,7 +77,7 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def tf32_allowed() -> bool:
     """Whether the user lets float32 matrix products on a GPU take the tensor cores."""
     settings = torch.backends.cuda.matmul
@@ -89,7 +106,7 @@ def keep_freed_memory() -> None:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take there; None where the system does not say.
+    """Bytes that this process may still allocate; None where the system does not report it.
 
     On the CPU the least of what the machine has free, what its control group leaves (containers,
     batch systems), and the process's own limits.

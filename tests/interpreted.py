@@ -16,6 +16,7 @@ PARTS = (  # files, the longest cut in two, and how many tests at least are run 
     ("test_triton_neighbors.py", "test", 15),
     ("test_triton_gather.py", "test", 10),
     ("test_triton_attention.py", "test", 11),
+    ("test_triton_layouts.py", "test", 38),
 )
 LEFT_OUT = (
     # The interpreter takes milliseconds an instruction. Two kinds of clouds of the largest size are

@@ -8,6 +8,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ CLOUDS = (
 
 
 @contextmanager
-def running(run: tuple[_backend.Implementation, str]) -> Iterator[str]:
+def running(run: tuple[ModuleType, str]) -> Iterator[str]:
     """Run the operators on one implementation; yields the device to put tensors on."""
     implementation, device = run
     if device == "cuda" and not torch.cuda.is_available():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.ops import _backend, _reference, farthest_point_sample
+from ea_pointcloud.ops import _backend, _reference, _self_check, farthest_point_sample
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,8 @@ def test_the_environment_can_ask_for_plain_pytorch(monkeypatch: pytest.MonkeyPat
 
 def test_the_environment_cannot_ask_for_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EA_POINTCLOUD_OPS", "fast")
-    with pytest.raises(ValueError, match="EA_POINTCLOUD_OPS must be one of 'auto', 'reference', g"):
+    message = "EA_POINTCLOUD_OPS must be one of 'auto', 'reference', 'unchecked', got 'fast'"
+    with pytest.raises(ValueError, match=message):
         _backend.implementation("cpu")
 
 
@@ -60,10 +61,10 @@ def test_gpus_that_triton_does_not_serve(
     monkeypatch: pytest.MonkeyPatch, hip: str | None, capability: tuple[int, int], words: str
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     with pytest.warns(UserWarning, match=words):
-        assert _backend.implementation("cuda") is _reference
-    assert _backend.describe("cuda") == f"plain PyTorch: {words}"
+        assert _backend.implementation("cuda:0") is _reference
+    assert _backend.describe("cuda:0") == f"plain PyTorch: {words}"
 
 
 def test_triton_runs_on_nvidia_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,25 +72,35 @@ def test_triton_runs_on_nvidia_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from ea_pointcloud.ops import _triton
 
     monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    launched = []
-    monkeypatch.setattr(_backend, "_launch", launched.append)
-    assert _backend.implementation("cuda") is _triton
-    assert launched == [_triton]
-    assert _backend.describe("cuda") == "Triton kernels"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    checked = []
+    monkeypatch.setattr(_self_check, "remembered", lambda *found: checked.append(found) or [])
+    for index in (0, 1):  # each GPU is checked, once
+        for _ in range(2):
+            assert _backend.implementation(f"cuda:{index}") is _triton
+        assert _backend.describe(f"cuda:{index}") == "Triton kernels"
+    expected = [("ea_pointcloud.ops._triton", torch.device("cuda", index)) for index in (0, 1)]
+    assert checked == expected
+
+
+def test_the_environment_can_leave_the_check_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setenv("EA_POINTCLOUD_OPS", "unchecked")
+    monkeypatch.setattr(_self_check, "remembered", None)
+    assert _backend.describe("cuda:0") == "Triton kernels"
 
 
 def test_triton_that_cannot_launch_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-
-    def fail(module: object) -> None:
-        raise RuntimeError("Failed to find C compiler")
-
+    why = "failed with RuntimeError: Failed to find C compiler"
+    verdicts = [_self_check.Verdict(name, why) for name in _self_check.OPERATORS]
     monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(_backend, "_launch", fail)
-    with pytest.warns(UserWarning, match=r"Triton does not run \(Failed to find C compiler\)"):
-        assert _backend.implementation("cuda") is _reference
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(_self_check, "remembered", lambda *_: verdicts)
+    with pytest.warns(UserWarning, match="no Triton kernel runs .the first failed .* C compiler"):
+        assert _backend.implementation("cuda:0") is _reference
 
 
 def test_use_implementation_overrides_and_restores() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from ea_pointcloud.cli import _options, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
+from ea_pointcloud.ops import _backend
+from ea_pointcloud.ops._self_check import Verdict
 from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
 from tests.test_training import PARTS, QUICK
 
@@ -83,6 +86,28 @@ def test_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert "modelnet40" in facts["recipes"]
     assert call(monkeypatch, "info") == 0
     assert "ea_classifier_base" in capsys.readouterr().out
+
+
+def test_info_compares_the_operators_with_plain_pytorch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = [
+        Verdict("knn", "", True, 2.0, 25.0),
+        Verdict("gather", "", own=False),
+        Verdict("scatter", "failed with RuntimeError: no"),
+    ]
+    monkeypatch.setattr(_backend, "compare", lambda _: verdicts)
+    assert call(monkeypatch, "info", "--check", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["operators"]
+    assert [row["operator"] for row in rows] == ["knn", "gather", "scatter"]
+    assert call(monkeypatch, "info", "--check") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"knn +.*kernel +.*yes +.*2\.00 +.*12\.5", printed)
+    assert re.search(r"gather +.*plain PyTorch", printed)
+    assert re.search(r"scatter +.*plain PyTorch +.*failed with RuntimeError: no", printed)
+    monkeypatch.setattr(_backend, "compare", lambda _: [])
+    assert call(monkeypatch, "info", "--check") == 0
+    assert "Nothing to compare: the operators on cpu are plain" in capsys.readouterr().out
 
 
 def test_evaluate(

@@ -190,7 +190,7 @@ def test_chunks_do_not_show(elements: int, monkeypatch: pytest.MonkeyPatch) -> N
         *_reference.knn(query, points, 9, lengths),
         *_reference.ball_query(query, points, 0.3, 9, lengths),
     ]
-    monkeypatch.setattr(_reference, "_CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(_reference.points, "_CHUNK_ELEMENTS", elements)
     pieces = [
         *_reference.knn(query, points, 9, lengths),
         *_reference.ball_query(query, points, 0.3, 9, lengths),

@@ -269,12 +269,12 @@ def test_what_is_no_cloud(model: EAClassifier) -> None:
     ):
         Predictor.from_pretrained("nowhere")
     with pytest.raises(
-        ValueError, match="device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'g"
+        ValueError, match="device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', got 'g"
     ):
         Predictor(model, "gpu")
     if not torch.cuda.is_available():
         with pytest.raises(
-            ValueError, match="'cuda' was asked for, but 0 GPUs are usable; take 'cp"
+            ValueError, match="'cuda' is not available: PyTorch finds 0 CUDA GPUs; use 'cp"
         ):
             Predictor(model, "cuda")
 

@@ -1,17 +1,21 @@
 """``ea-pointcloud info``: versions, devices, operators, recipes, models, weights."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ea_pointcloud.cli import _options as opt
 from ea_pointcloud.cli._output import print_json, print_table
 
+if TYPE_CHECKING:
+    from ea_pointcloud.ops._self_check import Verdict
+
 NAME = "info"
 EXAMPLES = opt.examples(
     "ea-pointcloud info",
     "ea-pointcloud info --json",
     "ea-pointcloud info --warm-up",
+    "ea-pointcloud info --check",
 )
 
 
@@ -22,6 +26,13 @@ def run(
             "--warm-up",
             help="Also compile the CPU operators now, once for this machine, instead of in the "
             "first run that needs them.",
+        ),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Compare each operator with plain PyTorch on the best device, and time both.",
         ),
     ] = False,
     as_json: opt.AsJson = False,
@@ -54,7 +65,24 @@ def run(
         facts["operators on cuda"] = _backend.describe("cuda")
     if warm_up:
         _backend.warm_up("cpu")
+    verdicts = _backend.compare(device) if check else []
     if as_json:
-        print_json(facts)
-    else:
-        print_table(facts.items())
+        print_json(
+            {**facts, "operators": [each._asdict() for each in verdicts]} if check else facts
+        )
+        return
+    print_table(facts.items())
+    if check and not verdicts:
+        typer.echo(f"Nothing to compare: the operators on {device} are plain PyTorch.")
+    elif check:
+        columns = ("operator", "implementation", "equal?", "ms", "times plain PyTorch")
+        print_table(map(_row, verdicts), columns, right=columns[3:])
+
+
+def _row(verdict: "Verdict") -> tuple[str, ...]:
+    implementation = "kernel" if verdict.own and not verdict.why else "plain PyTorch"
+    equal = verdict.why or ("yes" if verdict.own else "")
+    if not verdict.ms or not verdict.plain_ms:
+        return verdict.operator, implementation, equal, "", ""
+    ratio = f"{verdict.plain_ms / verdict.ms:.1f}"
+    return verdict.operator, implementation, equal, f"{verdict.ms:.2f}", ratio

@@ -1,4 +1,4 @@
-"""Batch normalisation of point features, channels last, blind to padded points."""
+"""Batch normalisation of point features, channels last, that leaves padded points out."""
 
 from typing import Any
 
@@ -31,21 +31,26 @@ class PointBatchNorm(nn.BatchNorm1d):
         rows = features.flatten(0, -2)
         if mask is not None:
             check_mask(mask, features)
-        if self.training and self.synchronized:
-            return self._over_processes(rows, mask).view(features.shape)
-        count = len(rows) if mask is None or not self.training else int(mask.sum())
-        if not self.training or count == 1:
-            out = F.batch_norm(
-                rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        elif mask is None:
-            out = super().forward(rows)
-        else:
-            # Selecting the real rows makes a padded batch exactly its cropped clouds.
-            real = mask.flatten()
-            out = rows.new_zeros(rows.shape)
-            out[real] = super().forward(rows[real]).to(rows.dtype)
+        if not self.training:
+            return self._by_running(rows).view(features.shape)
+        # Masked sums wait for no GPU and compile whole; selecting rows is faster on a CPU.
+        selects = mask is None or (rows.device.type == "cpu" and not torch.compiler.is_compiling())
+        if self.synchronized or not selects:
+            return self._by_sums(rows, mask).view(features.shape)
+        if mask is None:
+            out = self._by_running(rows) if len(rows) == 1 else super().forward(rows)
+            return out.view(features.shape)
+        real = mask.flatten()
+        out = rows.new_zeros(rows.shape)
+        selected = rows[real]
+        normed = self._by_running(selected) if len(selected) == 1 else super().forward(selected)
+        out[real] = normed.to(rows.dtype)
         return out.view(features.shape)
+
+    def _by_running(self, rows: Tensor) -> Tensor:
+        return F.batch_norm(
+            rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
     def _scaled(self, features: Tensor) -> Tensor:
         """The running statistics without the reshapes, whose sizes an export cannot relate."""
@@ -54,32 +59,45 @@ class PointBatchNorm(nn.BatchNorm1d):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return features * scale + (self.bias - self.running_mean * scale)
 
-    def _over_processes(self, rows: Tensor, mask: Tensor | None) -> Tensor:
-        """Rows (n, C) normalised with the mean and variance of the real rows of all processes."""
+    def _by_sums(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """Rows (n, C) normalised with the mean and variance of the real ones, 0 for the others.
+
+        Of all processes where the norms are synchronized.
+        """
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
+        add = _SumOverProcesses.apply if self.synchronized else lambda tensor: tensor
         values = rows.float()
-        if mask is None:
-            count = values.new_tensor([len(rows)])
+        padding = None if mask is None else ~mask.flatten()[:, None]
+        if padding is None:
+            count = values.new_full((1,), len(rows))
         else:
-            real = mask.flatten()[:, None]
-            values, count = values.masked_fill(~real, 0), real.sum(0).float()
-        total = _SumOverProcesses.apply(torch.cat([values.sum(0), count]))
+            values = values.masked_fill(padding, 0)
+            count = (~padding).sum(0).float()
+        total = add(torch.cat([values.sum(0), count]))
         count = total[-1]
-        mean = total[:-1] / count
+        mean = total[:-1] / count.clamp_min(1)
         # The squares follow the mean in a sum of their own: taken together they would cancel.
         centred = values - mean
-        squares = centred.square() if mask is None else (centred * real).square()
-        variance = _SumOverProcesses.apply(squares.sum(0)) / count
+        squares = centred.square()
+        if padding is not None:
+            squares = squares.masked_fill(padding, 0)
+        variance = add(squares.sum(0)) / count.clamp_min(1)
+        several = count > 1
+        # A single row has no variance: it gets the running statistics, and does not change them.
+        used_mean = torch.where(several, mean, self.running_mean)
+        used_variance = torch.where(several, variance, self.running_var)
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        out = centred * (variance + self.eps).rsqrt() * self.weight + self.bias
-        if mask is not None:
-            out = out * real
+            unbiased = variance * count / (count - 1).clamp_min(1)
+            momentum = torch.where(several, self.momentum, 0.0)
+            self.num_batches_tracked.add_(several)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(unbiased, momentum)
+        out = (values - used_mean) * (used_variance + self.eps).rsqrt() * self.weight + self.bias
+        if padding is not None:
+            out = out.masked_fill(padding, 0)
         return out.to(rows.dtype)
 
 
@@ -103,8 +121,8 @@ def synchronize_norms(model: nn.Module) -> int:
     """Let the batch normalisations of a network see the batches of all processes in training.
 
     Each then costs two small sums over the processes forward and two backward. PyTorch's
-    ``SyncBatchNorm`` does not know padded points. A process group must exist from the first
-    training step on; without one call nothing changes, and evaluation never communicates.
+    ``SyncBatchNorm`` has no mask. A process group must exist from the first
+    training step on. Before this call no norm is synchronized, and evaluation never communicates.
 
     Returns:
         How many there are.
@@ -121,7 +139,7 @@ class LinearNorm(nn.Sequential):
     Args:
         in_channels: channels read.
         out_channels: channels written.
-        activation: module applied last; ReLU without it.
+        activation: module applied last; ReLU if omitted.
         bias: whether the linear layer has one (redundant before the normalisation, but published
             networks have it in places).
 

@@ -1,282 +1,239 @@
 """The operators as torch operators ``ea_pointcloud::*``, so that tracing sees one node for each.
 
-``torch.compile`` neither breaks its graph at them nor looks inside; CUDA graphs capture them. A
-kernel registered for all devices hands over to the implementation that ``_backend`` chose. No
+``torch.compile`` neither breaks its graph at them nor looks inside; CUDA graphs capture them. No
 autocast rule is registered: the public functions widen coordinates to float32 before they call.
 
 ``torch.library.define`` costs about 10 us a call, the ``custom_op`` decorator about 40.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ea_pointcloud.ops import _backend
 
-_SCHEMAS = (
-    "farthest_point_sample(Tensor xyz, SymInt num_samples, Tensor? lengths, Tensor start)"
-    " -> Tensor",
-    "knn(Tensor query, Tensor points, SymInt k, Tensor? lengths) -> (Tensor, Tensor)",
-    "ball_query(Tensor query, Tensor points, float radius, SymInt k, Tensor? lengths)"
-    " -> (Tensor, Tensor)",
-    "gather(Tensor features, Tensor idx, Tensor? offset) -> Tensor",
-    "interpolate(Tensor features, Tensor idx, Tensor weight) -> Tensor",
-    "scatter(Tensor values, Tensor idx, SymInt num_points, Tensor? weight) -> Tensor",
-    "max_pool(Tensor features) -> (Tensor, Tensor)",
-    "max_unpool(Tensor values, Tensor winner, SymInt num_neighbors) -> Tensor",
-    "gather_max(Tensor features, Tensor idx) -> (Tensor, Tensor)",
-    "scatter_max(Tensor values, Tensor winner, SymInt num_points) -> Tensor",
-    "attend(Tensor features, Tensor key_memory, Tensor value_memory, Tensor? key_bias,"
-    " Tensor? mask, Tensor? slot_lse) -> (Tensor, Tensor)",
-    "attend_backward(Tensor grad, Tensor features, Tensor key_memory, Tensor value_memory,"
-    " Tensor? key_bias, Tensor? mask, Tensor total, bool coupled, bool to_total)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-
-# Lives as long as the process: dropping it would unregister the operators.
-_LIBRARY = torch.library.Library("ea_pointcloud", "DEF")
+Gradients = tuple[Tensor | None, ...]
 
 
-def _register(schema: str) -> None:
-    name = schema.partition("(")[0]
+class _Operator(NamedTuple):
+    """What is registered of an operator; its meaning is documented in ``_reference``.
 
-    def run(*arguments: Any) -> Any:
-        chosen = _backend.implementation(arguments[0].device.type)
-        return getattr(chosen, name)(*arguments)
+    Attributes:
+        schema: its arguments without their parentheses, and its results.
+        fake: arguments -> empty results, for their shapes and dtypes while tracing.
+        saved: (inputs, output) -> what ``backward`` reads: tensors, and one plain value.
+        backward: context and the gradient of the first result -> those of the arguments. Second
+            results carry none.
+    """
 
-    _LIBRARY.define(schema)
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-
-
-for _schema in _SCHEMAS:
-    _register(_schema)
-
-
-# --- shapes and dtypes, for tracing
-
-
-@torch.library.register_fake("ea_pointcloud::farthest_point_sample", lib=_LIBRARY)
-def _(xyz: Tensor, num_samples: int, lengths: Tensor | None, start: Tensor) -> Tensor:
-    return xyz.new_empty(xyz.shape[0], num_samples, dtype=torch.long)
+    arguments: str
+    results: str
+    fake: Callable[..., Any]
+    saved: Callable[[Any, Any], tuple[tuple[Tensor | None, ...], Any]] | None = None
+    backward: Callable[[Any, Tensor], Gradients] | None = None
 
 
-@torch.library.register_fake("ea_pointcloud::knn", lib=_LIBRARY)
-def _(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    shape = (*query.shape[:2], k)
-    return query.new_empty(shape), query.new_empty(shape, dtype=torch.long)
-
-
-@torch.library.register_fake("ea_pointcloud::ball_query", lib=_LIBRARY)
-def _(
-    query: Tensor, points: Tensor, radius: float, k: int, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    idx = query.new_empty((*query.shape[:2], k), dtype=torch.long)
-    return idx, query.new_empty(query.shape[:2], dtype=torch.long)
-
-
-@torch.library.register_fake("ea_pointcloud::gather", lib=_LIBRARY)
-def _(features: Tensor, idx: Tensor, offset: Tensor | None) -> Tensor:
-    return features.new_empty(*idx.shape, features.shape[-1])
-
-
-@torch.library.register_fake("ea_pointcloud::interpolate", lib=_LIBRARY)
-def _(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
-    return features.new_empty(*idx.shape[:2], features.shape[-1])
-
-
-@torch.library.register_fake("ea_pointcloud::scatter", lib=_LIBRARY)
-def _(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None) -> Tensor:
-    return values.new_empty(values.shape[0], num_points, values.shape[-1])
-
-
-@torch.library.register_fake("ea_pointcloud::max_pool", lib=_LIBRARY)
-def _(features: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (*features.shape[:2], features.shape[-1])
-    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
-
-
-@torch.library.register_fake("ea_pointcloud::max_unpool", lib=_LIBRARY)
-def _(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
-    return values.new_empty(*values.shape[:2], num_neighbors, values.shape[-1])
-
-
-@torch.library.register_fake("ea_pointcloud::gather_max", lib=_LIBRARY)
-def _(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (*idx.shape[:2], features.shape[-1])
-    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
-
-
-@torch.library.register_fake("ea_pointcloud::scatter_max", lib=_LIBRARY)
-def _(values: Tensor, winner: Tensor, num_points: int) -> Tensor:
-    return values.new_empty(values.shape[0], num_points, values.shape[-1])
-
-
-@torch.library.register_fake("ea_pointcloud::attend", lib=_LIBRARY)
-def _(
-    features: Tensor,
-    key_memory: Tensor,
-    value_memory: Tensor,
-    key_bias: Tensor | None,
-    mask: Tensor | None,
-    slot_lse: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    batch, _, heads, _ = features.shape
-    total = features.new_empty((batch, heads, key_memory.shape[0]), dtype=torch.float32)
-    return features.new_empty(features.shape), total
-
-
-@torch.library.register_fake("ea_pointcloud::attend_backward", lib=_LIBRARY)
-def _(
-    grad: Tensor,
-    features: Tensor,
-    key_memory: Tensor,
-    value_memory: Tensor,
-    key_bias: Tensor | None,
-    mask: Tensor | None,
-    total: Tensor,
-    coupled: bool,
-    to_total: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        features.new_empty(features.shape),
-        key_memory.new_empty(key_memory.shape),
-        value_memory.new_empty(value_memory.shape),
-        key_memory.new_empty(key_memory.shape[:1]),
-        total.new_empty(total.shape),
-    )
-
-
-# --- derivatives: gather and interpolate are linear, and scatter is their transpose
-
-
-def _gather_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, idx, _ = inputs
-    ctx.save_for_backward(idx)
-    ctx.num_points = features.shape[1]
-
-
-def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gather_backward(ctx: Any, grad: Tensor) -> Gradients:
     (idx,) = ctx.saved_tensors  # (B, S, K)
     to_features, _, to_offset = ctx.needs_input_grad
     batch, channels = grad.shape[0], grad.shape[-1]
     features = None
     if to_features:
         rows = grad.reshape(batch, -1, channels)  # (B, S * K, C)
-        features = torch.ops.ea_pointcloud.scatter(
-            rows, idx.reshape(batch, -1, 1), ctx.num_points, None
-        )
+        idx = idx.reshape(batch, -1, 1)
+        features = torch.ops.ea_pointcloud.scatter(rows, idx, ctx.value, None)
     return features, None, grad.sum(2) if to_offset else None
 
 
-def _interpolate_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, idx, weight = inputs
-    ctx.save_for_backward(idx, weight)
-    ctx.num_points = features.shape[1]
-
-
-def _interpolate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _interpolate_backward(ctx: Any, grad: Tensor) -> Gradients:
     idx, weight = ctx.saved_tensors
-    return torch.ops.ea_pointcloud.scatter(grad, idx, ctx.num_points, weight), None, None
+    return torch.ops.ea_pointcloud.scatter(grad, idx, ctx.value, weight), None, None
 
 
-def _scatter_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, idx, _, weight = inputs
-    ctx.save_for_backward(idx, weight)
-
-
-def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _scatter_backward(ctx: Any, grad: Tensor) -> Gradients:
     idx, weight = ctx.saved_tensors
     if weight is None:
         return torch.ops.ea_pointcloud.gather(grad, idx, None).sum(2), None, None, None
     return torch.ops.ea_pointcloud.interpolate(grad, idx, weight), None, None, None
 
 
-def _max_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.num_neighbors = inputs[0].shape[2]
-    ctx.mark_non_differentiable(output[1])
+def _max_pool_backward(ctx: Any, grad: Tensor) -> Gradients:
+    return (torch.ops.ea_pointcloud.max_unpool(grad, *ctx.saved_tensors, ctx.value),)
 
 
-def _max_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
-    (winner,) = ctx.saved_tensors
-    return torch.ops.ea_pointcloud.max_unpool(grad, winner, ctx.num_neighbors)
-
-
-def _max_unpool_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-
-
-def _max_unpool_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _max_unpool_backward(ctx: Any, grad: Tensor) -> Gradients:
     (winner,) = ctx.saved_tensors
     return grad.gather(2, winner.long()[:, :, None])[:, :, 0], None, None
 
 
-def _gather_max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.num_points = inputs[0].shape[1]
-    ctx.mark_non_differentiable(output[1])
+def _gather_max_backward(ctx: Any, grad: Tensor) -> Gradients:
+    return torch.ops.ea_pointcloud.scatter_max(grad, *ctx.saved_tensors, ctx.value), None
 
 
-def _gather_max_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
-    (winner,) = ctx.saved_tensors
-    return torch.ops.ea_pointcloud.scatter_max(grad, winner, ctx.num_points), None
-
-
-def _scatter_max_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-
-
-def _scatter_max_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _scatter_max_backward(ctx: Any, grad: Tensor) -> Gradients:
     (winner,) = ctx.saved_tensors
     return grad.gather(1, winner.long()), None, None
 
 
-def _attend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *saved, slot_lse = inputs
-    ctx.save_for_backward(*saved, output[1])
-    ctx.coupled = slot_lse is None
-    ctx.mark_non_differentiable(output[1])
-
-
-def _attend_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    _, _, _, to_bias, _, to_total = ctx.needs_input_grad
-    gradients = torch.ops.ea_pointcloud.attend_backward(
-        grad, *ctx.saved_tensors, ctx.coupled, to_total
+def _attend_backward(ctx: Any, grad: Tensor) -> Gradients:
+    _, _, _, to_bias, _, to_lse = ctx.needs_input_grad
+    features, key_memory, value_memory, key_bias, slot_lse = (
+        torch.ops.ea_pointcloud.attend_backward(grad, *ctx.saved_tensors, ctx.value, to_lse)
     )
-    features, key_memory, value_memory, key_bias, total = gradients
-    return (
-        features,
-        key_memory,
-        value_memory,
-        key_bias if to_bias else None,
-        None,
-        total if to_total else None,
-    )
+    key_bias, slot_lse = key_bias if to_bias else None, slot_lse if to_lse else None
+    return features, key_memory, value_memory, key_bias, None, slot_lse
 
 
-def _no_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    pass
-
-
-def _no_second_derivative(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+def _no_second_derivative(ctx: Any, grad: Tensor) -> Gradients:
     raise RuntimeError(
-        "external attention's kernels have no second derivative; plain PyTorch has one, which "
-        "EA_POINTCLOUD_OPS=reference in the environment asks for"
+        "external attention's kernels have no second derivative; plain PyTorch has one: set "
+        "EA_POINTCLOUD_OPS=reference in the environment"
     )
 
 
-for _name, _backward, _setup in (
-    ("gather", _gather_backward, _gather_setup),
-    ("interpolate", _interpolate_backward, _interpolate_setup),
-    ("scatter", _scatter_backward, _scatter_setup),
-    ("max_pool", _max_pool_backward, _max_pool_setup),
-    ("max_unpool", _max_unpool_backward, _max_unpool_setup),
-    ("gather_max", _gather_max_backward, _gather_max_setup),
-    ("scatter_max", _scatter_max_backward, _scatter_max_setup),
-    ("attend", _attend_backward, _attend_setup),
-    ("attend_backward", _no_second_derivative, _no_setup),
-):
-    torch.library.register_autograd(
-        f"ea_pointcloud::{_name}", _backward, setup_context=_setup, lib=_LIBRARY
+def _fake_knn(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> Any:
+    shape = (*query.shape[:2], k)
+    return query.new_empty(shape), query.new_empty(shape, dtype=torch.long)
+
+
+def _fake_ball(query: Tensor, points: Tensor, radius: float, k: int, lengths: Tensor | None) -> Any:
+    shape = query.shape[:2]
+    return (
+        query.new_empty((*shape, k), dtype=torch.long), query.new_empty(shape, dtype=torch.long)
+    )  # fmt: skip
+
+
+def _fake_max(centers: Tensor, features: Tensor) -> Any:
+    shape = (*centers.shape[:2], features.shape[-1])
+    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
+
+
+def _fake_attend(features: Tensor, key_memory: Tensor, *others: Any) -> Any:
+    batch, _, heads, _ = features.shape
+    total = features.new_empty((batch, heads, key_memory.shape[0]), dtype=torch.float32)
+    return features.new_empty(features.shape), total
+
+
+def _fake_attend_backward(
+    grad: Tensor, features: Tensor, key: Tensor, value: Tensor, key_bias: Any, mask: Any,
+    total: Tensor, coupled: bool, to_total: bool,
+) -> Any:  # fmt: skip
+    return (
+        *(each.new_empty(each.shape) for each in (features, key, value)),
+        key.new_empty(key.shape[:1]),
+        total.new_empty(total.shape),
     )
+
+
+_OPERATORS = {
+    "farthest_point_sample": _Operator(
+        "Tensor xyz, SymInt num_samples, Tensor? lengths, Tensor start",
+        "Tensor",
+        lambda xyz, size, lengths, start: xyz.new_empty(xyz.shape[0], size, dtype=torch.long),
+    ),
+    "knn": _Operator(
+        "Tensor query, Tensor points, SymInt k, Tensor? lengths", "(Tensor, Tensor)", _fake_knn
+    ),
+    "ball_query": _Operator(
+        "Tensor query, Tensor points, float radius, SymInt k, Tensor? lengths",
+        "(Tensor, Tensor)",
+        _fake_ball,
+    ),
+    "gather": _Operator(
+        "Tensor features, Tensor idx, Tensor? offset",
+        "Tensor",
+        lambda features, idx, offset: features.new_empty(*idx.shape, features.shape[-1]),
+        lambda inputs, _: ((inputs[1],), inputs[0].shape[1]),
+        _gather_backward,
+    ),
+    "interpolate": _Operator(
+        "Tensor features, Tensor idx, Tensor weight",
+        "Tensor",
+        lambda features, idx, weight: features.new_empty(*idx.shape[:2], features.shape[-1]),
+        lambda inputs, _: (inputs[1:], inputs[0].shape[1]),
+        _interpolate_backward,
+    ),
+    "scatter": _Operator(
+        "Tensor values, Tensor idx, SymInt num_points, Tensor? weight",
+        "Tensor",
+        lambda values, idx, size, weight: values.new_empty(values.shape[0], size, values.shape[-1]),
+        lambda inputs, _: ((inputs[1], inputs[3]), None),
+        _scatter_backward,
+    ),
+    "max_pool": _Operator(
+        "Tensor features",
+        "(Tensor, Tensor)",
+        lambda features: _fake_max(features, features),
+        lambda inputs, output: ((output[1],), inputs[0].shape[2]),
+        _max_pool_backward,
+    ),
+    "max_unpool": _Operator(
+        "Tensor values, Tensor winner, SymInt num_neighbors",
+        "Tensor",
+        lambda values, _, size: values.new_empty(*values.shape[:2], size, values.shape[-1]),
+        lambda inputs, _: ((inputs[1],), None),
+        _max_unpool_backward,
+    ),
+    "gather_max": _Operator(
+        "Tensor features, Tensor idx",
+        "(Tensor, Tensor)",
+        lambda features, idx: _fake_max(idx, features),
+        lambda inputs, output: ((output[1],), inputs[0].shape[1]),
+        _gather_max_backward,
+    ),
+    "scatter_max": _Operator(
+        "Tensor values, Tensor winner, SymInt num_points",
+        "Tensor",
+        lambda values, _, size: values.new_empty(values.shape[0], size, values.shape[-1]),
+        lambda inputs, _: ((inputs[1],), None),
+        _scatter_max_backward,
+    ),
+    "attend": _Operator(
+        "Tensor features, Tensor key_memory, Tensor value_memory, Tensor? key_bias, Tensor? mask,"
+        " Tensor? slot_lse",
+        "(Tensor, Tensor)",
+        _fake_attend,
+        lambda inputs, output: ((*inputs[:-1], output[1]), inputs[-1] is None),
+        _attend_backward,
+    ),
+    "attend_backward": _Operator(
+        "Tensor grad, Tensor features, Tensor key_memory, Tensor value_memory, Tensor? key_bias,"
+        " Tensor? mask, Tensor total, bool coupled, bool to_total",
+        "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+        _fake_attend_backward,
+        lambda inputs, output: ((), None),
+        _no_second_derivative,
+    ),
+}
+
+# Lives as long as the process: dropping it would unregister the operators.
+_LIBRARY = torch.library.Library("ea_pointcloud", "DEF")
+
+
+def _register(name: str, operator: _Operator) -> None:
+    def run(*arguments: Any) -> Any:
+        return _backend.call(name, arguments)
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        assert operator.saved is not None
+        tensors, ctx.value = operator.saved(inputs, output)
+        ctx.save_for_backward(*tensors)
+        if operator.results == "(Tensor, Tensor)":
+            ctx.mark_non_differentiable(output[1])
+
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> Gradients:
+        assert operator.backward is not None
+        return operator.backward(ctx, grad)
+
+    full_name = f"ea_pointcloud::{name}"
+    _LIBRARY.define(f"{name}({operator.arguments}) -> {operator.results}")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(full_name, operator.fake, lib=_LIBRARY)
+    if operator.backward is not None:
+        torch.library.register_autograd(full_name, backward, setup_context=setup, lib=_LIBRARY)
+
+
+for _name, _operator in _OPERATORS.items():
+    _register(_name, _operator)

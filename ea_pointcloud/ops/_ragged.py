@@ -1,4 +1,4 @@
-"""Clouds one after another in a flat tensor: checked, padded for the operators, and searched.
+"""Clouds concatenated in a flat tensor: checks, padding for the operators, and edges.
 
 The sizes of the clouds are kept on the CPU, where they decide the shapes of the padded batches.
 """
@@ -22,7 +22,7 @@ Search = Callable[[Tensor, Tensor, int, Tensor], tuple[Tensor, Tensor]]
 
 
 def flat_xyz(name: str, points: Tensor) -> Tensor:
-    """(N, 3) float32 of points (N, D), D <= 3, or (N,); zero columns change no distance."""
+    """(N, 3) float32 or float64 of (N, D), D <= 3, or (N,); zero columns change no distance."""
     if not isinstance(points, Tensor):
         raise TypeError(
             f"{name} must be a torch.Tensor, got {type(points).__name__}; use torch.as_tensor"
@@ -37,7 +37,8 @@ def flat_xyz(name: str, points: Tensor) -> Tensor:
         raise TypeError(
             f"{name} must be floating point, got {points.dtype}; convert with {name}.float()"
         )
-    return F.pad(columns.detach().float(), (0, 3 - columns.shape[1]))
+    wide = torch.promote_types(points.dtype, torch.float32)
+    return F.pad(columns.detach().to(wide), (0, 3 - columns.shape[1]))
 
 
 def cloud_sizes(name: str, batch: Tensor | None, xyz: Tensor, batch_size: int | None) -> Tensor:
@@ -96,9 +97,9 @@ def padded_rows(size: Tensor, group: Tensor, device: torch.device) -> Tensor:
     Indexing with -1 reads the last row, so the padding gathers safely.
     """
     start = (size.cumsum(0) - size)[group].to(device)
-    place = torch.arange(int(size[group].max()), device=device)
-    rows = start[:, None] + place
-    return rows.masked_fill_(place >= size[group].to(device)[:, None], -1)
+    column = torch.arange(int(size[group].max()), device=device)
+    rows = start[:, None] + column
+    return rows.masked_fill_(column >= size[group].to(device)[:, None], -1)
 
 
 def find_edges(
@@ -119,7 +120,7 @@ def find_edges(
         query_rows = padded_rows(size_query, group, device)  # (G, S)
         cloud, lengths = points[point_rows], size_points[group].to(device)
         most = cloud.shape[1] if limit is None else int(limit)
-        # One more than asked for makes up for the point itself, whether or not it is found.
+        # One more than wanted makes up for the point itself, whether or not it is found.
         k = min(most if loop else most + 1, cloud.shape[1])
         for rows in query_rows.split(max(1, _CHUNK_ELEMENTS // (len(group) * k)), dim=1):
             idx, count = search(query[rows], cloud, k, lengths)

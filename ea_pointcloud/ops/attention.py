@@ -20,7 +20,7 @@ _KERNEL_EXACT_CHANNELS = 128
 
 
 class SlotState(NamedTuple):
-    """What the slots of an external memory know of a cloud, or of a part of it.
+    """The sums over the points of a cloud, or of a part of it, for each slot of a memory.
 
     It is all that the attention of a point needs of the other points: with the state of the whole
     cloud, its points can be handled in parts. States of parts combine by :meth:`merge`.
@@ -28,7 +28,7 @@ class SlotState(NamedTuple):
     Args:
         lse: (B, 1, M), with heads (B, 1, H, M): the logsumexp of the logits over the points.
         content: (B, M, C), with heads (B, H, M, C): the mean of the features under the softmax of
-            the logits over the points; None where it was not asked for.
+            the logits over the points; None where it is not needed.
     """
 
     lse: Tensor
@@ -83,7 +83,7 @@ def external_attention(
         value_memory: (M, C).
         mask: (B, N) bool, True = real point; padded points get zeros and do not count.
         chunk: points handled at a time, which bounds the memory of inference to O(chunk * M)
-            beside input and output; all N without it. The result is that of the whole cloud.
+            beside input and output; all N if omitted. The result is that of the whole cloud.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
         key_bias: (M,) added to the logits; it cancels in the double normalisation.
         dynamic: let the slots read the cloud, with the double normalisation only.
@@ -94,7 +94,7 @@ def external_attention(
 
     Raises:
         ValueError: if the shapes do not agree, ``chunk`` < 1, ``norm`` is unknown, or ``dynamic``
-            is asked for without the double normalisation or with a state that has no content.
+            is used without the double normalisation or with a state that has no content.
 
     Reference:
         Guo et al., Beyond Self-attention: External Attention using Two Linear Layers for Visual
@@ -105,7 +105,7 @@ def external_attention(
     if dynamic and state is not None and state.content is None:
         raise ValueError("state must have content with dynamic=True; give slot_state() it too")
     in_kernels = not dynamic and not torch.compiler.is_exporting()
-    if in_kernels and _backend.has_attention(features.device.type):
+    if in_kernels and _backend.has_attention(features.device):
         lse = None if state is None else state.lse
         dtype = _common_dtype(features, key_memory, value_memory, key_bias)
         if dtype is not None and _kernels_serve(key_memory, dtype) and features.numel():
@@ -182,7 +182,7 @@ def slot_state(
         features: (B, N, C) or (B, N, H, C).
         key_memory: (M, C).
         mask: (B, N) bool, True = real point.
-        chunk: points handled at a time; all N without it.
+        chunk: points handled at a time; all N if omitted.
         key_bias: (M,) added to the logits.
         dynamic: gather the content of the slots too.
 
@@ -206,7 +206,7 @@ def slot_state(
 
 
 def _common_dtype(features: Tensor, *memories: Tensor | None) -> torch.dtype | None:
-    """What the products run in, or None where plain PyTorch is to say what does not fit."""
+    """What the products run in, or None where plain PyTorch has to report the mismatch."""
     dtypes = {tensor.dtype for tensor in (features, *memories) if tensor is not None}
     device = features.device.type
     if torch.is_autocast_enabled(device) and torch.float64 not in dtypes:

@@ -84,7 +84,7 @@ def interpolate_features(
         points: (B, N, 3) where they are known.
         features: (B, N, C).
         k: neighbours to mix, 1 <= k <= N.
-        lengths: (B,) valid points of each padded cloud of ``points``; all N without it.
+        lengths: (B,) valid points of each padded cloud of ``points``; all N if omitted.
 
     Returns:
         (B, S, C), ``sum_j w_j features[b, idx[b, s, j]]`` with ``w_j ~ 1 / sq_dist_j``, sum 1.

@@ -13,6 +13,7 @@ from ea_pointcloud._checks import (
     check_range,
 )
 from ea_pointcloud.ops import _backend
+from ea_pointcloud.ops._coordinates import to_float32
 
 
 def knn(
@@ -28,7 +29,7 @@ def knn(
         query: (B, S, 3) in the frame and unit of ``points``.
         points: (B, N, 3) points to search.
         k: neighbours per query, 1 <= k <= N.
-        lengths: (B,) valid points of each padded cloud of ``points``; all N without it.
+        lengths: (B,) valid points of each padded cloud of ``points``; all N if omitted.
 
     Returns:
         sq_dist: (B, S, K) float32 squared distances, ascending.
@@ -40,7 +41,8 @@ def knn(
     check_pair(query, points)
     check_lengths(lengths, points)
     check_range("k", k, 1, points.shape[1], "N")
-    return _backend.operators().knn(query.detach().float(), points.detach().float(), k, lengths)
+    points, query = to_float32(points, lengths, query)
+    return _backend.operators().knn(query, points, k, lengths)
 
 
 def ball_query(
@@ -58,7 +60,7 @@ def ball_query(
         points: (B, N, 3) points to search.
         radius: > 0, in the unit of the coordinates; the boundary belongs to the ball.
         k: slots per query, 1 <= k <= N.
-        lengths: (B,) valid points of each padded cloud of ``points``; all N without it.
+        lengths: (B,) valid points of each padded cloud of ``points``; all N if omitted.
 
     Returns:
         idx: (B, S, K) int64, ``points[b, idx[b, s, j]]`` is the j-th hit of ``query[b, s]``.
@@ -74,9 +76,8 @@ def ball_query(
     check_lengths(lengths, points)
     check_positive("radius", radius)
     check_range("k", k, 1, points.shape[1], "N")
-    return _backend.operators().ball_query(
-        query.detach().float(), points.detach().float(), radius, k, lengths
-    )
+    points, query = to_float32(points, lengths, query)
+    return _backend.operators().ball_query(query, points, radius, k, lengths)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ class PyramidLevel(NamedTuple):
 
     Attributes:
         xyz: (B, S, 3) centres.
-        center: (B, S) int64, where the centres stand among the points below.
+        center: (B, S) int64, their indices among the points below.
         neighbor: (B, S, K) int64, the points below nearest to each centre, nearest first.
     """
 
@@ -35,7 +35,7 @@ def build_pyramid(
     *,
     lengths: Tensor | None = None,
 ) -> tuple[PyramidLevel, ...]:
-    """Thin a cloud out again and again, and find what surrounds each centre.
+    """Sample a cloud level by level, and find the neighbours of each centre.
 
     The levels depend on the coordinates alone, so they can be computed ahead of the network: on a
     side stream, for the next batch while this one trains, outside autocast, or once for clouds
@@ -44,9 +44,9 @@ def build_pyramid(
 
     Args:
         xyz: (B, N, 3) points, any frame and unit.
-        num_samples: S of each level, in turn.
+        num_samples: S of each level.
         k: K of each level, or one for all; a level below with fewer points gives all it has.
-        lengths: (B,) valid points of each padded cloud of ``xyz``; all N without it.
+        lengths: (B,) valid points of each padded cloud of ``xyz``; all N if omitted.
 
     Returns:
         One level for each entry of ``num_samples``; ``xyz`` of a level is ``below[b, center]``.
@@ -67,8 +67,8 @@ def build_pyramid(
         center = farthest_point_sample(xyz, centers, lengths=lengths, start=start)
         center_xyz = gather_points(xyz, center)
         # Not min(), of which an export makes a number that is known only when the program runs.
-        there = neighbors if neighbors <= xyz.shape[1] else xyz.shape[1]
-        _, neighbor = knn(center_xyz, xyz, there, lengths=lengths)
+        most = neighbors if neighbors <= xyz.shape[1] else xyz.shape[1]
+        _, neighbor = knn(center_xyz, xyz, most, lengths=lengths)
         levels.append(PyramidLevel(center_xyz, center, neighbor))
         xyz, lengths = center_xyz, None  # centres are always real points
     return tuple(levels)

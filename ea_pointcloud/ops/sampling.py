@@ -12,6 +12,7 @@ from ea_pointcloud._checks import (
     values_readable,
 )
 from ea_pointcloud.ops import _backend
+from ea_pointcloud.ops._coordinates import to_float32, valid_points
 from ea_pointcloud.ops._reference import cycle_order
 
 
@@ -28,8 +29,8 @@ def farthest_point_sample(
     Args:
         xyz: (B, N, 3) points, any frame and unit.
         num_samples: S >= 1.
-        lengths: (B,) valid points of each padded cloud; all N without it.
-        start: index of the first pick, one for all clouds or (B,) integers; where it names padding
+        lengths: (B,) valid points of each padded cloud; all N if omitted.
+        start: index of the first pick, one for all clouds or (B,) integers; where that is padding
             or a non-finite point, the first valid point is taken.
 
     Returns:
@@ -62,28 +63,26 @@ def farthest_point_sample(
                 f"start must be between 0 and N-1={num_points - 1}, got {start.tolist()}"
             )
         start = start.long()
-    return _backend.operators().farthest_point_sample(
-        xyz.detach().float(), num_samples, lengths, start
-    )
+    (xyz,) = to_float32(xyz, lengths)
+    return _backend.operators().farthest_point_sample(xyz, num_samples, lengths, start)
 
 
 def outermost_point(xyz: Tensor, lengths: Tensor | None = None) -> Tensor:
     """The point of each cloud farthest from the origin: a start that no order of points changes.
 
     Args:
-        xyz: (B, N, 3) points; non-finite ones are passed over.
-        lengths: (B,) valid points of each padded cloud; all N without it.
+        xyz: (B, N, 3) points; non-finite ones are ignored.
+        lengths: (B,) valid points of each padded cloud; all N if omitted.
 
     Returns:
         idx: (B,) int64, the lowest index among equals.
     """
     check_xyz("xyz", xyz)
     check_lengths(lengths, xyz)
-    x, y, z = xyz.detach().float().unbind(-1)
+    xyz = xyz.detach().to(torch.promote_types(xyz.dtype, torch.float32))
+    x, y, z = xyz.unbind(-1)
     sq_norm = x * x + y * y + z * z  # a sum over an axis may take another order on each device
-    invalid = ~sq_norm.isfinite()
-    if lengths is not None:
-        invalid |= torch.arange(xyz.shape[1], device=xyz.device) >= lengths[:, None]
+    invalid = ~valid_points(sq_norm[..., None], lengths)
     return sq_norm.masked_fill(invalid, -1.0).argmax(1)
 
 
@@ -99,7 +98,7 @@ def random_point_sample(
     Args:
         xyz: (B, N, 3) points; only their number and device matter.
         num_samples: S >= 1.
-        lengths: (B,) valid points of each padded cloud; all N without it.
+        lengths: (B,) valid points of each padded cloud; all N if omitted.
         generator: source of randomness, on the device of ``xyz``.
 
     Returns:

@@ -9,9 +9,14 @@ import torch
 from ea_pointcloud.ops._cpu import _ball, _neighbors, _sampling
 from ea_pointcloud.ops._cpu._ball import ball_query
 from ea_pointcloud.ops._cpu._neighbors import knn
-from ea_pointcloud.ops._cpu._pooling import gather_max, max_pool, max_unpool, scatter_max
+from ea_pointcloud.ops._cpu._pooling import (
+    gather_max,
+    max_pool,
+    max_unpool,
+    scatter,
+    scatter_max,
+)
 from ea_pointcloud.ops._cpu._sampling import farthest_point_sample
-from ea_pointcloud.ops._cpu._scatter import scatter
 from ea_pointcloud.ops._reference import gather, interpolate
 
 __all__ = [

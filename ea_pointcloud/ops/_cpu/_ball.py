@@ -25,23 +25,23 @@ def ball_query(
     """See :func:`ea_pointcloud.ops.ball_query`."""
     with np.errstate(over="ignore", under="ignore"):
         limit = (np.float32(radius) * np.float32(radius)).view(np.int32)
-    seekers, _ = as_arrays(query, None)
-    batch, num_queries = seekers.shape[:2]
+    queries, _ = as_arrays(query, None)
+    batch, num_queries = queries.shape[:2]
     idx = np.empty((batch, num_queries, k), np.int64)
     count = np.empty((batch, num_queries), np.int64)
     if points.shape[1] < BOXES_FROM or num_queries < BOXES_FROM_QUERIES:
         clouds, sizes = as_arrays(points, lengths)
         rows = idx.reshape(-1, k), count.reshape(-1)
-        cuts = parts(batch * num_queries, points.shape[1])
-        run(_ball_rows, [(seekers, clouds, sizes, limit, i, j, *rows) for i, j in cuts])
+        ranges = parts(batch * num_queries, points.shape[1])
+        run(_ball_rows, [(queries, clouds, sizes, limit, i, j, *rows) for i, j in ranges])
     else:
-        pairs = zip(*two_boxes(query, points, lengths, 1), idx, count, seekers, strict=True)
+        pairs = zip(*two_boxes(query, points, lengths, 1), idx, count, queries, strict=True)
         jobs = []
-        for boxes, blocks, hits, counts, seeker in pairs:
+        for boxes, blocks, hits, counts, centers in pairs:
             for i, j in parts(len(blocks.first), 1 << 17):
                 jobs.append((boxes, blocks, limit, i, j, hits, counts))
             if blocks.count < num_queries:
-                _ball_lost(seeker, boxes.lowest, hits, counts)
+                _ball_invalid(centers, boxes.lowest, hits, counts)
         run(_ball_blocks, jobs)
     return torch.from_numpy(idx), torch.from_numpy(count)
 
@@ -53,22 +53,22 @@ def _ball_rows(query, points, lengths, limit, first_row, last_row, idx, count):
     leaves = (points.shape[1] + LEAF - 1) // LEAF
     planes = np.empty((3, leaves, LEAF), np.float32)
     index = np.empty((leaves, LEAF), np.int32)
-    near = np.empty((leaves, LEAF), np.int32)
+    sq_bits = np.empty((leaves, LEAF), np.int32)
     cloud = first_row // num_queries
     used = (pack(points[cloud], lengths[cloud], planes, index) + LEAF - 1) // LEAF
     for row in range(first_row, last_row):
         if row == (cloud + 1) * num_queries:
             cloud += 1
             used = (pack(points[cloud], lengths[cloud], planes, index) + LEAF - 1) // LEAF
-        seeker = row - cloud * num_queries
-        x, y, z = query[cloud, seeker, 0], query[cloud, seeker, 1], query[cloud, seeker, 2]
+        s = row - cloud * num_queries
+        x, y, z = query[cloud, s, 0], query[cloud, s, 1], query[cloud, s, 2]
         reach = limit
         if not is_finite(x, y, z):
             x, y, z, reach = INF, INF, INF, NONE
         found = 0
         for leaf in range(used):
-            measure(planes, leaf, x, y, z, near, leaf)
-            mask = within(near, leaf, reach)
+            measure(planes, leaf, x, y, z, sq_bits, leaf)
+            mask = within(sq_bits, leaf, reach)
             while mask != 0 and found < k:
                 idx[row, found] = index[leaf, lowest_bit(mask) & np.uint64(LEAF - 1)]
                 mask &= mask - np.uint64(1)
@@ -77,27 +77,27 @@ def _ball_rows(query, points, lengths, limit, first_row, last_row, idx, count):
                 break
         count[row] = found
         if found == 0:
-            idx[row, 0] = _first_nearest(near, index, used)
+            idx[row, 0] = _first_nearest(sq_bits, index, used)
         for j in range(max(1, found), k):
             idx[row, j] = idx[row, 0]
 
 
 @kernel
-def _first_nearest(near, index, leaves):
+def _first_nearest(sq_bits, index, leaves):
     """The first point of least distance; zero without points."""
     nearest = np.int32(ABOVE)
     for leaf in range(leaves):
         for n in range(LEAF):
-            nearest = min(nearest, near[leaf, n])
+            nearest = min(nearest, sq_bits[leaf, n])
     for leaf in range(leaves):
-        mask = within(near, leaf, nearest)
+        mask = within(sq_bits, leaf, nearest)
         if mask != 0:
             return index[leaf, lowest_bit(mask) & np.uint64(LEAF - 1)]
     return np.int32(0)
 
 
 @kernel
-def _ball_lost(query, lowest, idx, count):
+def _ball_invalid(query, lowest, idx, count):
     """Rows of queries (S, 3) that are not finite: empty, with the first valid point."""
     for row in range(len(query)):
         x, y, z = query[row, 0], query[row, 1], query[row, 2]
@@ -113,7 +113,7 @@ def _ball_blocks(boxes, blocks, limit, first_block, last_block, idx, count):
     bounds = np.empty((6, len(boxes.first)), np.float32)
     listed = np.empty(len(boxes.first), np.int32)
     gaps = np.empty(len(boxes.first), np.int32)
-    near = np.empty((2, LEAF), np.int32)
+    sq_bits = np.empty((2, LEAF), np.int32)
     minima = np.empty((1, LEAF), np.int32)
     k = idx.shape[1]
     keys = np.empty(3 * k + 8 * LEAF, np.int64)
@@ -128,7 +128,7 @@ def _ball_blocks(boxes, blocks, limit, first_block, last_block, idx, count):
                 break
             x, y = blocks.planes[0, block, n], blocks.planes[1, block, n]
             z = blocks.planes[2, block, n]
-            found = _hits(boxes, x, y, z, limit, k, bounds, listed, gaps, size, near, keys)
+            found = _hits(boxes, x, y, z, limit, k, bounds, listed, gaps, size, sq_bits, keys)
             count[row] = min(found, k)
             empty += found == 0
             sort_keys(keys, found, table, ordered, count[row])
@@ -146,14 +146,14 @@ def _ball_blocks(boxes, blocks, limit, first_block, last_block, idx, count):
                 continue
             x, y = blocks.planes[0, block, n], blocks.planes[1, block, n]
             z = blocks.planes[2, block, n]
-            found = search(boxes, x, y, z, 1, bounds, listed, gaps, size, near, minima, keys)
+            found = search(boxes, x, y, z, 1, bounds, listed, gaps, size, sq_bits, minima, keys)
             sort_keys(keys, found, table, ordered, min(found, 1))
             for j in range(k):
                 idx[row, j] = ordered[0] & 0xFFFFFFFF if found else 0
 
 
 @kernel
-def _hits(boxes, x, y, z, limit, k, bounds, listed, gaps, size, near, keys):
+def _hits(boxes, x, y, z, limit, k, bounds, listed, gaps, size, sq_bits, keys):
     """Collect the k lowest indices of a ball and few more, shifted to sort; returns how many."""
     for i in range(size):
         gaps[i] = box_gap(bounds, i, x, y, z)
@@ -163,8 +163,8 @@ def _hits(boxes, x, y, z, limit, k, bounds, listed, gaps, size, near, keys):
         leaf = np.int64(listed[i])
         if gaps[i] > limit or boxes.first[leaf] > last:
             continue
-        measure(boxes.planes, leaf, x, y, z, near, 0)
-        mask = within(near, 0, limit) & within(boxes.index, leaf, last)
+        measure(boxes.planes, leaf, x, y, z, sq_bits, 0)
+        mask = within(sq_bits, 0, limit) & within(boxes.index, leaf, last)
         while mask != 0:
             n = lowest_bit(mask) & np.uint64(LEAF - 1)
             mask &= mask - np.uint64(1)

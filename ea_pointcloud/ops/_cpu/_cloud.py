@@ -29,7 +29,7 @@ class Boxes(NamedTuple):
     """
 
     planes: NDArray[np.float32]  # (3, L, 64) x, y, z
-    index: NDArray[np.int32]  # (L, 64) place in the caller's cloud
+    index: NDArray[np.int32]  # (L, 64) index in the caller's cloud
     first: NDArray[np.int32]  # (L,) lowest index of each leaf
     leaves: NDArray[np.float32]  # (6, L) lowest x, highest x, lowest y, ...
     groups: NDArray[np.float32]  # (6, G)
@@ -57,8 +57,8 @@ def build(xyz: NDArray[np.float32], sizes: NDArray[np.int64], num_lowest: int) -
     # A large cloud is first cut into pieces, so that all threads have one to sort.
     while len(pieces) < 2 * num_threads() and min(map(len, pieces), default=0) > 4 * LEAF * GROUP:
         middles = run(_split, [(piece,) for piece in pieces])
-        cuts = zip(pieces, middles, strict=True)
-        pieces = [half for piece, at in cuts for half in (piece[:at], piece[at:])]
+        halves = zip(pieces, middles, strict=True)
+        pieces = [half for piece, at in halves for half in (piece[:at], piece[at:])]
     run(_sort, [(piece,) for piece in pieces])
     run(_fill, list(zip(records, clouds, strict=True)))
     return clouds
@@ -100,16 +100,16 @@ def is_finite(x, y, z):
 def pack(xyz, size, planes, index):
     """Copy the valid points of xyz (N, 3) to planes (3, L, 64) in order; returns their number."""
     x, y, z = planes[0].reshape(-1), planes[1].reshape(-1), planes[2].reshape(-1)
-    place = index.reshape(-1)
+    original = index.reshape(-1)
     count = 0
     for n in range(size):
         if is_finite(xyz[n, 0], xyz[n, 1], xyz[n, 2]):
             x[count], y[count], z[count] = xyz[n, 0], xyz[n, 1], xyz[n, 2]
-            place[count] = n
+            original[count] = n
             count += 1
-    for n in range(count, len(place)):
+    for n in range(count, len(original)):
         x[n], y[n], z[n] = NAN, NAN, NAN
-        place[n] = ABOVE
+        original[n] = ABOVE
     return count
 
 
@@ -147,7 +147,7 @@ def _select(records, axis, middle):
     low, high = 0, len(records)
     draw = np.int64(1)
     while high - low > 1:
-        # From anywhere: a scan's own order, there and back for one, would defeat fixed places.
+        # From anywhere: a scan's own order, there and back for one, would defeat fixed positions.
         draw = (draw * 1103515245 + 12345) & 0x7FFFFFFF
         a = records[low + draw % (high - low), axis]
         draw = (draw * 1103515245 + 12345) & 0x7FFFFFFF

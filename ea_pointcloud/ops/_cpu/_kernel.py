@@ -1,4 +1,4 @@
-"""How kernels are compiled: by numba at their first call, kept on disk, said once on stderr.
+"""Compiling kernels: by numba at their first call, cached on disk, with one notice on stderr.
 
 The parameters of a kernel carry no annotations; numba infers their types, and compiles once more
 for other ones.
@@ -49,7 +49,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Notice(event.Listener):
-    """Says once a process that kernels are being compiled, when that really happens."""
+    """One notice a process that kernels are being compiled, when that really happens."""
 
     said = False
 
@@ -64,13 +64,13 @@ class _Notice(event.Listener):
             )
 
     def on_end(self, event: event.Event) -> None:
-        """Nothing to say."""
+        """Nothing is printed."""
 
 
 event.register("numba:compile", _Notice())
 
 
-# --- instructions that numba has no words for
+# --- instructions that numba does not have
 
 
 def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The k nearest neighbours: small clouds are read whole, of large ones the boxes near a query."""
+"""The k nearest neighbours: small clouds are read whole, of large ones the boxes around a query."""
 
 import numpy as np
 import torch
@@ -27,23 +27,23 @@ BOXES_FROM_QUERIES = 1024
 
 def knn(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """See :func:`ea_pointcloud.ops.knn`."""
-    seekers, _ = as_arrays(query, None)
-    batch, num_queries = seekers.shape[:2]
+    queries, _ = as_arrays(query, None)
+    batch, num_queries = queries.shape[:2]
     sq_dist = np.empty((batch, num_queries, k), np.float32)
     idx = np.empty((batch, num_queries, k), np.int64)
     if points.shape[1] < BOXES_FROM or num_queries < BOXES_FROM_QUERIES:
         clouds, sizes = as_arrays(points, lengths)
         rows = sq_dist.reshape(-1, k), idx.reshape(-1, k)
-        cuts = parts(batch * num_queries, points.shape[1])
-        run(_knn_rows, [(seekers, clouds, sizes, i, j, *rows) for i, j in cuts])
+        ranges = parts(batch * num_queries, points.shape[1])
+        run(_knn_rows, [(queries, clouds, sizes, i, j, *rows) for i, j in ranges])
     else:
-        pairs = zip(*two_boxes(query, points, lengths, k), sq_dist, idx, seekers, strict=True)
+        pairs = zip(*two_boxes(query, points, lengths, k), sq_dist, idx, queries, strict=True)
         jobs = []
-        for boxes, blocks, near, names, seeker in pairs:
+        for boxes, blocks, distances, indices, centers in pairs:
             for i, j in parts(len(blocks.first), 1 << 17):
-                jobs.append((boxes, blocks, i, j, near, names))
+                jobs.append((boxes, blocks, i, j, distances, indices))
             if blocks.count < num_queries:
-                _knn_lost(seeker, boxes.lowest, near, names)
+                _knn_invalid(centers, boxes.lowest, distances, indices)
         run(_knn_blocks, jobs)
     return torch.from_numpy(sq_dist), torch.from_numpy(idx)
 
@@ -69,7 +69,7 @@ def _knn_rows(query, points, lengths, first_row, last_row, sq_dist, idx):
     leaves = (points.shape[1] + LEAF - 1) // LEAF
     planes = np.empty((3, leaves, LEAF), np.float32)
     index = np.empty((leaves, LEAF), np.int32)
-    near = np.empty((leaves, LEAF), np.int32)
+    sq_bits = np.empty((leaves, LEAF), np.int32)
     minima = np.empty((column_rows(k, leaves), LEAF), np.int32)
     keys = np.empty((leaves + 1) * LEAF, np.int64)
     table = np.empty((COUNTED // LEAF, LEAF), np.int32)
@@ -80,20 +80,20 @@ def _knn_rows(query, points, lengths, first_row, last_row, sq_dist, idx):
         if row == (cloud + 1) * num_queries:
             cloud += 1
             count = pack(points[cloud], lengths[cloud], planes, index)
-        seeker = row - cloud * num_queries
-        x, y, z = query[cloud, seeker, 0], query[cloud, seeker, 1], query[cloud, seeker, 2]
+        s = row - cloud * num_queries
+        x, y, z = query[cloud, s, 0], query[cloud, s, 1], query[cloud, s, 2]
         if not is_finite(x, y, z):
             x, y, z = INF, INF, INF
         used, wanted = (count + LEAF - 1) // LEAF, min(k, count)
         found = 0
         if count:
-            found = first_candidates(planes, index, 0, used, x, y, z, wanted, near, minima, keys)
+            found = first_candidates(planes, index, 0, used, x, y, z, wanted, sq_bits, minima, keys)
             found = shrink(keys, found, wanted)
         _write(keys, found, table, ordered, sq_dist, idx, row)
 
 
 @kernel
-def _knn_lost(query, lowest, sq_dist, idx):
+def _knn_invalid(query, lowest, sq_dist, idx):
     """Rows of queries (S, 3) that are not finite: all points are infinitely far from them."""
     for row in range(len(query)):
         x, y, z = query[row, 0], query[row, 1], query[row, 2]
@@ -112,10 +112,10 @@ def _knn_blocks(boxes, blocks, first_block, last_block, sq_dist, idx):
     bounds = np.empty((6, len(boxes.first)), np.float32)
     listed = np.empty(len(boxes.first), np.int32)
     gaps = np.empty(len(boxes.first), np.int32)
-    run_leaves = min(leaves, k // LEAF + 2)
-    near = np.empty((run_leaves, LEAF), np.int32)
-    minima = np.empty((column_rows(k, run_leaves), LEAF), np.int32)
-    keys = np.empty(3 * k + (run_leaves + 4) * LEAF, np.int64)
+    first_leaves = min(leaves, k // LEAF + 2)
+    sq_bits = np.empty((first_leaves, LEAF), np.int32)
+    minima = np.empty((column_rows(k, first_leaves), LEAF), np.int32)
+    keys = np.empty(3 * k + (first_leaves + 4) * LEAF, np.int64)
     table = np.empty((COUNTED // LEAF, LEAF), np.int32)
     ordered = np.empty(k, np.int64)
     for block in range(first_block, last_block):
@@ -127,12 +127,12 @@ def _knn_blocks(boxes, blocks, first_block, last_block, sq_dist, idx):
                 break
             x, y = blocks.planes[0, block, n], blocks.planes[1, block, n]
             z = blocks.planes[2, block, n]
-            count = search(boxes, x, y, z, k, bounds, listed, gaps, size, near, minima, keys)
+            count = search(boxes, x, y, z, k, bounds, listed, gaps, size, sq_bits, minima, keys)
             _write(keys, count, table, ordered, sq_dist, idx, row)
 
 
 @kernel
-def search(boxes, x, y, z, k, bounds, listed, gaps, size, near, minima, keys):
+def search(boxes, x, y, z, k, bounds, listed, gaps, size, sq_bits, minima, keys):
     """Collect the keys of the k nearest and few more of a query; returns how many."""
     if size == 0:
         return 0
@@ -153,15 +153,15 @@ def search(boxes, x, y, z, k, bounds, listed, gaps, size, near, minima, keys):
             last += 1
         else:
             first -= 1
-    count = first_candidates(planes, index, first, last, x, y, z, k, near, minima, keys)
+    count = first_candidates(planes, index, first, last, x, y, z, k, sq_bits, minima, keys)
     count = shrink(keys, count, k)
     worst = largest(keys, count)
     for i in range(size):
         leaf = np.int64(listed[i])
         if make_key(gaps[i], boxes.first[leaf]) > worst or first <= leaf < last:
             continue
-        measure(planes, leaf, x, y, z, near, 0)
-        count = gather_keys(near, 0, np.int32(worst >> 32), index, leaf, keys, count)
+        measure(planes, leaf, x, y, z, sq_bits, 0)
+        count = gather_keys(sq_bits, 0, np.int32(worst >> 32), index, leaf, keys, count)
         if count > 2 * k + LEAF:
             count = shrink(keys, count, k)
             worst = largest(keys, count)

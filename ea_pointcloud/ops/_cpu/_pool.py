@@ -1,4 +1,4 @@
-"""The threads that run kernels: our own, because those of numba or OpenMP do not survive a fork."""
+"""The threads that run kernels: those of numba or OpenMP do not survive a fork."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from torch.utils.data import get_worker_info
 
 # Elementary steps below which handing work to a thread takes longer than doing it.
 _SMALL = 200_000
-# More parts than threads, so that a thread that is held up does not hold up all.
+# More parts than threads, so that one slow thread does not delay all.
 _PARTS = 4
 
 _pools: dict[int, ThreadPoolExecutor] = {}

@@ -1,4 +1,4 @@
-"""Farthest point sampling: small clouds update all points a pick, large ones only near boxes."""
+"""Farthest point sampling: a pick updates all points of small clouds, near boxes of large ones."""
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ def farthest_point_sample(
     begin = start.contiguous().numpy()
     order = np.empty((batch, num_samples), np.int64)
     if num_points < BOXES_FROM:
-        cuts = parts(batch, num_points * min(num_samples, num_points) // 4)
-        run(_sample_all, [(clouds[i:j], sizes[i:j], begin[i:j], order[i:j]) for i, j in cuts])
+        ranges = parts(batch, num_points * min(num_samples, num_points) // 4)
+        run(_sample_all, [(clouds[i:j], sizes[i:j], begin[i:j], order[i:j]) for i, j in ranges])
     else:
         boxes = build(clouds, sizes, 1)
         run(_sample_boxes, list(zip(boxes, [num_points] * batch, begin, order, strict=True)))
@@ -50,7 +50,7 @@ def _sample_all(xyz, lengths, start, order):
     planes = np.empty((3, leaves, LEAF), np.float32)
     index = np.empty((leaves, LEAF), np.int32)
     x, y, z = planes[0].reshape(-1), planes[1].reshape(-1), planes[2].reshape(-1)
-    place = index.reshape(-1)
+    original = index.reshape(-1)
     closest = np.empty(leaves * LEAF, np.int32)
     for b in range(len(xyz)):
         count = pack(xyz[b], lengths[b], planes, index)
@@ -59,11 +59,11 @@ def _sample_all(xyz, lengths, start, order):
         closest[count:size] = PICKED
         last = np.int32(0)
         for n in range(count):
-            if place[n] == start[b]:
+            if original[n] == start[b]:
                 last = np.int32(n)
         picks = min(count, order.shape[1])
         for s in range(picks):
-            order[b, s] = place[last]
+            order[b, s] = original[last]
             px, py, pz = x[last], y[last], z[last]
             closest[last] = PICKED
             farthest = PICKED

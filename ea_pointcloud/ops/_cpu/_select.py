@@ -1,4 +1,4 @@
-"""The smallest of many: what both searches do with the distances they have computed.
+"""Selecting the smallest of many keys, for both searches.
 
 A candidate is a key, the bit pattern of its squared distance above its index, so that one integer
 comparison is that of (distance, index).
@@ -30,16 +30,16 @@ def make_key(distance, index):
 
 
 @kernel
-def measure(planes, leaf, x, y, z, near, row):
+def measure(planes, leaf, x, y, z, sq_bits, row):
     """Bit patterns of the squared distances from a query to a leaf; NaN in the padding."""
     for n in range(LEAF):
         dx, dy, dz = x - planes[0, leaf, n], y - planes[1, leaf, n], z - planes[2, leaf, n]
-        near[row, n] = bits(dx * dx + dy * dy + dz * dz)
+        sq_bits[row, n] = bits(dx * dx + dy * dy + dz * dz)
 
 
 @kernel
-def enough(k):
-    """How many candidates to be content with when k are wanted: a closer cut costs more steps."""
+def sufficient(k):
+    """The number of candidates that suffices for k: a closer cut would cost more steps."""
     return k + k // 4 + 4
 
 
@@ -67,31 +67,31 @@ def _cut(minima, rows, k):
             low = middle
         else:
             high = middle
-            if count <= enough(k):
+            if count <= sufficient(k):
                 break
     return high
 
 
 @kernel
-def gather_keys(near, row, limit, index, leaf, keys, count):
+def gather_keys(sq_bits, row, limit, index, leaf, keys, count):
     """Append the keys of a leaf's points within ``limit`` to keys[:count]; returns the number."""
-    mask = within(near, row, limit)
+    mask = within(sq_bits, row, limit)
     found = num_bits(mask)
     # Fours are easier to predict than the end itself; what is written past it is overwritten.
     for start in range(0, found, 4):
         for j in range(4):
             n = lowest_bit(mask) & np.uint64(LEAF - 1)
             mask &= mask - np.uint64(1)
-            keys[count + start + j] = make_key(near[row, n], index[leaf, n])
+            keys[count + start + j] = make_key(sq_bits[row, n], index[leaf, n])
     return count + found
 
 
 @kernel
-def first_candidates(planes, index, first, last, x, y, z, k, near, minima, keys):
+def first_candidates(planes, index, first, last, x, y, z, k, sq_bits, minima, keys):
     """Collect keys from leaves first..last, all of the k nearest and few more; returns how many.
 
-    Places that are a multiple of the number of columns apart share a column. If k columns have
-    their smallest distance within the cut, then at least k points lie within it.
+    Points whose positions differ by a multiple of the number of columns share a column. If k
+    columns have their smallest distance within the cut, then at least k points lie within it.
     """
     rows = column_rows(k, last - first)
     for row in range(rows):
@@ -99,21 +99,21 @@ def first_candidates(planes, index, first, last, x, y, z, k, near, minima, keys)
             minima[row, n] = INFINITY + 1
     row = 0
     for leaf in range(first, last):
-        measure(planes, leaf, x, y, z, near, leaf - first)
+        measure(planes, leaf, x, y, z, sq_bits, leaf - first)
         for n in range(LEAF):
-            minima[row, n] = min(minima[row, n], near[leaf - first, n])
+            minima[row, n] = min(minima[row, n], sq_bits[leaf - first, n])
         row = row + 1 if row + 1 < rows else 0
     cut = _cut(minima, rows, k)
     count = 0
     for leaf in range(first, last):
-        count = gather_keys(near, leaf - first, cut, index, leaf, keys, count)
+        count = gather_keys(sq_bits, leaf - first, cut, index, leaf, keys, count)
     return count
 
 
 @kernel
 def shrink(keys, count, k):
     """Drop all but the k smallest of keys[:count] and few more; returns how many stay."""
-    if count <= enough(k):
+    if count <= sufficient(k):
         return count
     low = high = keys[0]
     for i in range(count):
@@ -129,7 +129,7 @@ def shrink(keys, count, k):
             low = middle
         else:
             high = middle
-            if below <= enough(k):
+            if below <= sufficient(k):
                 break
     kept = 0
     for i in range(count):
@@ -160,8 +160,8 @@ def sort_keys(keys, count, table, ordered, size):
     """Write the ``size`` smallest of keys[:count] to ``ordered``, ascending."""
     if count > COUNTED:
         _sort(keys, count)
-        for place in range(size):
-            ordered[place] = keys[place]
+        for rank in range(size):
+            ordered[rank] = keys[rank]
         return
     rows = (count + LEAF - 1) // LEAF
     distances = table.reshape(-1)
@@ -169,19 +169,19 @@ def sort_keys(keys, count, table, ordered, size):
         distances[i] = np.int32(keys[i] >> 32)
     for i in range(count, rows * LEAF):
         distances[i] = ABOVE
-    for place in range(size):
-        ordered[place] = LAST_KEY
+    for rank in range(size):
+        ordered[rank] = LAST_KEY
     for i in range(count):
         key = keys[i]
-        place = 0
+        rank = 0
         for row in range(rows):
-            place += num_bits(within(table, row, distances[i] - np.int32(1)))
-        # Equal distances start at the same place; there the lower index goes first.
-        while place < size and ordered[place] != LAST_KEY:
-            key, ordered[place] = max(key, ordered[place]), min(key, ordered[place])
-            place += 1
-        if place < size:
-            ordered[place] = key
+            rank += num_bits(within(table, row, distances[i] - np.int32(1)))
+        # Equal distances start at the same position, where the lower index goes first.
+        while rank < size and ordered[rank] != LAST_KEY:
+            key, ordered[rank] = max(key, ordered[rank]), min(key, ordered[rank])
+            rank += 1
+        if rank < size:
+            ordered[rank] = key
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""What the Triton operators share: distances as integers, and clouds cut into boxed blocks.
+"""Distances as integers, and clouds cut into blocks with boxes, for the Triton kernels.
 
 Kernels compare squared distances by their bits: the int32 pattern of a non-negative float sorts
 like the float, integers reduce in one instruction a warp, and -1 stands below every distance. Every
@@ -69,7 +69,7 @@ class Blocks(NamedTuple):
 
     Attributes:
         xyz: (B, 3, P) float32 coordinate planes, 0 where there is no valid point.
-        index: (B, P) int32 place in the cloud, -1 where there is no valid point.
+        index: (B, P) int32 index in the cloud, -1 where there is no valid point.
         low: (B, 3, Q) float32 lower corner of the box around each block, inf without points.
         high: (B, 3, Q) float32 upper corner, -inf without points.
     """
@@ -86,11 +86,12 @@ def sort_into_blocks(xyz: Tensor, valid: Tensor, size: int) -> Blocks:
     Args:
         xyz: (B, N, 3) float32.
         valid: (B, N) bool.
-        size: points of a block; the last is filled up with invalid places.
+        size: points of a block; the last is filled up with invalid points.
     """
     batch, num_points = valid.shape
     order = morton_order(xyz, valid)
     padding = -num_points % size
+    shape = (batch, 3, (num_points + padding) // size, size)
     valid = torch.nn.functional.pad(valid.gather(1, order), (0, padding))  # (B, P)
     order = torch.nn.functional.pad(order, (0, padding))
     planes = xyz.gather(1, order[..., None].expand(-1, -1, 3)).transpose(1, 2)  # (B, 3, P)
@@ -101,8 +102,8 @@ def sort_into_blocks(xyz: Tensor, valid: Tensor, size: int) -> Blocks:
     return Blocks(
         xyz=masked(0.0).contiguous(),
         index=order.masked_fill(~valid, -1).int(),
-        low=masked(torch.inf).reshape(batch, 3, -1, size).amin(-1),
-        high=masked(-torch.inf).reshape(batch, 3, -1, size).amax(-1),
+        low=masked(torch.inf).reshape(shape).amin(-1),
+        high=masked(-torch.inf).reshape(shape).amax(-1),
     )
 
 
@@ -125,11 +126,3 @@ def _spread(value: Tensor) -> Tensor:
     value = (value | (value << 8)) & 0x0300F00F
     value = (value | (value << 4)) & 0x030C30C3
     return (value | (value << 2)) & 0x09249249
-
-
-def valid_points(xyz: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, N) bool: finite and within the cloud's length."""
-    valid = xyz.isfinite().all(-1)
-    if lengths is None:
-        return valid
-    return valid & (torch.arange(xyz.shape[1], device=xyz.device) < lengths[:, None])

@@ -2,9 +2,9 @@
 
 A key is a squared distance and an index in one int64, ``bits << 32 | index``, so that the order of
 keys is the order promised to callers: by distance, then by index. A lane that sees more of the
-nearest than its queue is deep drops some; the smallest key dropped tells up to where the result is
-certain. All tensors have shape (ROWS, LANES), one row for each query and warp, even where a row
-holds one value: its lanes then repeat it, and no value ever changes threads.
+nearest than its queue is deep drops some; the result is certain up to the smallest key dropped. All
+tensors have shape (ROWS, LANES), one row for each query and warp, even where a row holds one value:
+its lanes then repeat it, and no value ever changes threads.
 """
 
 # Triton types static_range as a class that cannot be iterated.
@@ -82,13 +82,13 @@ def push(queue, key, DEPTH: tl.constexpr):
 
 
 @triton.jit
-def pop_all(queue, found, place, K: tl.constexpr, DEPTH: tl.constexpr, GROUPS: tl.constexpr):
-    """Write the K smallest keys of each row into ``found`` from ``place`` on, ascending.
+def pop_all(queue, found, start, K: tl.constexpr, DEPTH: tl.constexpr, GROUPS: tl.constexpr):
+    """Write the K smallest keys of each row into ``found`` from slot ``start`` on, ascending.
 
-    ``found`` is a tuple of GROUPS tensors, lane l of the g-th the place ``g * LANES + l``.
+    ``found`` is a tuple of GROUPS tensors, lane l of the g-th the slot ``g * LANES + l``.
     """
-    ahead = tl.arange(0, LANES)[None, :] - place
-    for turn in range(K):
+    ahead = tl.arange(0, LANES)[None, :] - start
+    for rank in range(K):
         # In halves: an int32 minimum over a warp is one instruction, an int64 one about thirty.
         bits, index = (queue[0] >> 32).to(tl.int32), queue[0].to(tl.int32)
         least = tl.min(bits, axis=1, keep_dims=True)
@@ -97,7 +97,7 @@ def pop_all(queue, found, place, K: tl.constexpr, DEPTH: tl.constexpr, GROUPS: t
         key = (least.to(tl.int64) << 32) | first
         written = ()
         for group in tl.static_range(GROUPS):
-            here = ahead == turn - group * LANES
+            here = ahead == rank - group * LANES
             written = written + (tl.where(here, key, found[group]),)
         found = written
         left = ()
@@ -112,7 +112,7 @@ def count_certain(found, bound, K: tl.constexpr, GROUPS: tl.constexpr):
     """(ROWS, LANES) int32: how many of the first K found keys are certain.
 
     ``bound`` is not above any dropped key, and NO_KEY if none was dropped: then all are certain,
-    the places left empty included.
+    the slots left empty included.
     """
     lane = tl.arange(0, LANES)[None, :]
     count = tl.full(found[0].shape, 0, tl.int32)
@@ -135,7 +135,7 @@ def key_before(found, count, GROUPS: tl.constexpr):
 
 @triton.jit
 def store_found(sq_dist_ptr, idx_ptr, row, inside, found, K: tl.constexpr, GROUPS: tl.constexpr):
-    """Store K places a row; those without a key repeat the nearest, or index 0 without any."""
+    """Store K slots a row; those without a key repeat the nearest, or index 0 without any."""
     lane = tl.arange(0, LANES)[None, :]
     nearest = tl.min(found[0], axis=1, keep_dims=True)
     for group in tl.static_range(GROUPS):

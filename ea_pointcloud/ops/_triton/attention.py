@@ -46,17 +46,7 @@ def attend(
     mask: Tensor | None,
     slot_lse: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(B, N, H, C) features -> their attention, and the (B, H, M) logarithms it subtracted.
-
-    Args:
-        features: (B, N, H, C) float32, float16 or bfloat16, as both memories.
-        key_memory: (M, C).
-        value_memory: (M, C).
-        key_bias: (M,).
-        mask: (B, N) bool, True = real point.
-        slot_lse: (B, H, M) float32 to subtract from the logits before the softmax over the
-            slots; the logsumexp over the points without it.
-    """
+    """See :func:`ea_pointcloud.ops._reference.attend`."""
     batch, num_points, heads, _ = features.shape
     features = features.contiguous()
     shared = shared_arguments(features, key_memory, key_bias, mask)
@@ -64,7 +54,7 @@ def attend(
         if slot_lse is None:
             total = _slot_lse(features, len(key_memory), shared)
         else:
-            total = slot_lse.clone()
+            total = slot_lse.clone(memory_format=torch.contiguous_format)
         out = torch.empty_like(features)
         points = _tile_points(len(key_memory))
         mix_values[(batch * parts_of(num_points, points) * heads,)](
@@ -257,8 +247,8 @@ def sum_exponentials(
         total = total * tl.exp(high - base) + tl.sum(tl.exp(logits - base[None, :]), axis=0)
         high = higher
     slot = tl.arange(0, WIDTH)
-    place = ((cloud * heads + head) * splits + split).to(tl.int64)
-    tl.store(parts_ptr + place * SLOTS + slot, high + tl.log(total), mask=slot < SLOTS)
+    part = ((cloud * heads + head) * splits + split).to(tl.int64)
+    tl.store(parts_ptr + part * SLOTS + slot, high + tl.log(total), mask=slot < SLOTS)
 
 
 @triton.jit(do_not_specialize=["splits"])

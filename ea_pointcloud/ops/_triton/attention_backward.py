@@ -11,7 +11,7 @@ Where G is the logsumexp of L over the points, each logit also reaches every poi
 
 That sum takes a pass of its own, which reads features and dO; a second pass reads both again and
 writes the gradient of the features, dL K. The gradients of the memories, dL^T F and P^T dO, are
-gathered on the way, one share a program, and added in a fixed order at the end.
+gathered on the way, one part a program, and added in a fixed order at the end.
 """
 
 # Triton types a kernel as the function it decorates, which has no launch options.
@@ -34,9 +34,9 @@ from ea_pointcloud.ops._triton.attention import (
     softmax_over_slots,
 )
 
-_PROGRAMS = 256  # each keeps a share of the memories' gradients, which fills most of a processor
+_PROGRAMS = 256  # each keeps a part of the memories' gradients, which fills most of a processor
 _TILE = 4096  # logits of a program; four such tiles are alive at once
-_SHARE = 8192  # values of each memory's gradient that a program can keep in registers
+_PART = 8192  # values of each memory's gradient that a program can keep in registers
 
 
 def attend_backward(
@@ -50,22 +50,10 @@ def attend_backward(
     coupled: bool,
     to_total: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients in features, key memory, value memory, key bias (M,), and ``total``.
-
-    Args:
-        grad: (B, N, H, C) in the result of ``attend``.
-        features: as given to ``attend``, like the next four.
-        key_memory: (M, C).
-        value_memory: (M, C).
-        key_bias: (M,).
-        mask: (B, N).
-        total: (B, H, M) float32, what ``attend`` subtracted from the logits.
-        coupled: whether that was the logsumexp of these logits.
-        to_total: whether its gradient is asked for; zeros are returned otherwise.
-    """
+    """See :func:`ea_pointcloud.ops._reference.attend_backward`."""
     batch, num_points, heads, channels = features.shape
     slots, width = len(key_memory), slots_width(len(key_memory))
-    grad, features = grad.contiguous(), features.contiguous()
+    grad, features, total = grad.contiguous(), features.contiguous(), total.contiguous()
     points = min(128 // features.element_size(), _TILE // width)
     shared = {
         "value_ptr": value_memory.contiguous(),
@@ -89,10 +77,10 @@ def attend_backward(
                 num_stages=2,
             )
             sums = parts.sum(2)
-        # A program goes through so many tiles that all shares together are smaller than features.
+        # Each program takes enough tiles for all parts together to be smaller than features.
         tiles = batch * heads * parts_of(num_points, points)
         programs = min(_PROGRAMS, parts_of(tiles * points, 4 * width))
-        columns = min(channels_width(channels), _SHARE // width, 256 // features.element_size())
+        columns = min(channels_width(channels), _PART // width, 256 // features.element_size())
         to_features = torch.empty_like(features)
         to_key = total.new_empty(programs, slots, channels)
         to_value = torch.empty_like(to_key)
@@ -189,8 +177,8 @@ def sum_scores(
         )  # fmt: skip
         sums += tl.sum(to_scores, axis=0)
     slot = tl.arange(0, WIDTH)
-    place = ((cloud * heads + head) * splits + split).to(tl.int64)
-    tl.store(parts_ptr + place * SLOTS + slot, sums, mask=slot < SLOTS)
+    part = ((cloud * heads + head) * splits + split).to(tl.int64)
+    tl.store(parts_ptr + part * SLOTS + slot, sums, mask=slot < SLOTS)
 
 
 @triton.jit(do_not_specialize=["num_points", "heads", "tiles"])
@@ -218,9 +206,9 @@ def gather_gradients(
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Every so manieth of all tiles, COLUMNS of the channels.
+    """COLUMNS of the channels, in one of every num_programs tiles.
 
-    Its columns of the features' gradient, and its share (programs, M, C) of the memories'.
+    Writes those columns of the features' gradient, and a part (programs, M, C) of the memories'.
     """
     slot = tl.arange(0, WIDTH)[:, None]
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -244,24 +232,24 @@ def gather_gradients(
             CHANNELS, SLOTS, POINTS, WIDTH, BLOCK, PRECISION,
         )  # fmt: skip
         if sums_ptr is not None:
-            over_points = tl.exp(tl.where(counts[:, None], scores, float("-inf")))
-            to_logits -= over_points * slot_values(sums_ptr + pair, SLOTS, WIDTH)[None, :]
+            point_softmax = tl.exp(tl.where(counts[:, None], scores, float("-inf")))
+            to_logits -= point_softmax * slot_values(sums_ptr + pair, SLOTS, WIDTH)[None, :]
         to_bias += tl.sum(to_logits, axis=0)
         dtype = features_ptr.dtype.element_ty
         to_logits, weights = to_logits.to(dtype), weights.to(dtype)
-        place = row[:, None] * CHANNELS + channel
-        in_place = channel < CHANNELS
+        at = row[:, None] * CHANNELS + channel
+        in_row = channel < CHANNELS
         key = tl.load(key_ptr + memory, mask=in_memory, other=0.0)
         to_features = tl.dot(to_logits, key, input_precision=PRECISION)
-        tl.store(to_features_ptr + place, to_features.to(dtype), mask=inside[:, None] & in_place)
-        readable = counts[:, None] & in_place
-        features = tl.load(features_ptr + place, mask=readable, other=0.0)
+        tl.store(to_features_ptr + at, to_features.to(dtype), mask=inside[:, None] & in_row)
+        readable = counts[:, None] & in_row
+        features = tl.load(features_ptr + at, mask=readable, other=0.0)
         to_key = tl.dot(tl.trans(to_logits), features, to_key, input_precision=PRECISION)
-        grad = tl.load(grad_ptr + place, mask=readable, other=0.0)
+        grad = tl.load(grad_ptr + at, mask=readable, other=0.0)
         to_value = tl.dot(tl.trans(weights), grad, to_value, input_precision=PRECISION)
-    share = tl.program_id(0).to(tl.int64) * SLOTS
-    tl.store(to_key_ptr + share * CHANNELS + memory, to_key, mask=in_memory)
-    tl.store(to_value_ptr + share * CHANNELS + memory, to_value, mask=in_memory)
+    part = tl.program_id(0).to(tl.int64) * SLOTS
+    tl.store(to_key_ptr + part * CHANNELS + memory, to_key, mask=in_memory)
+    tl.store(to_value_ptr + part * CHANNELS + memory, to_value, mask=in_memory)
     if tl.program_id(1) == 0:
-        of_share = tl.arange(0, WIDTH)
-        tl.store(to_bias_ptr + share + of_share, to_bias, mask=of_share < SLOTS)
+        of_part = tl.arange(0, WIDTH)
+        tl.store(to_bias_ptr + part + of_part, to_bias, mask=of_part < SLOTS)

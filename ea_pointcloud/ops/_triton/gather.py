@@ -8,12 +8,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ea_pointcloud.ops._reference.features import flat_winners
 from ea_pointcloud.ops._triton._common import power_of_two
 
 _MAX_CHANNELS = 256  # of a program
 _TILE = 2048  # values of a program: enough loads are in flight to keep the memory busy
 _LIST_TILE = 512  # values that one warp of scatter reads at a time, of up to 16 entries
 _WARPS = 4
+_SUMS = 256  # of a program of scatter_max: a warp waits for the longest of its lists
 
 
 def gather(features: Tensor, idx: Tensor, offset: Tensor | None) -> Tensor:
@@ -75,13 +77,8 @@ def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None)
     k = idx.shape[-1]
     out = torch.empty(batch, num_points, channels, dtype=values.dtype, device=values.device)
     num_rows = batch * num_points
-    # A radix sort of int32 takes half the passes.
-    key_dtype = torch.int32 if num_rows < 2**31 else torch.int64
-    rows = torch.arange(num_rows + 1, dtype=key_dtype, device=idx.device)
-    keys = (idx + rows[:-1:num_points, None, None]).flatten().to(key_dtype)
-    # The places in idx that list each point, in ascending order, which makes the sums repeatable.
-    keys, order = keys.sort(stable=True)
-    begin = torch.searchsorted(keys, rows)
+    first = torch.arange(batch, device=idx.device)[:, None, None] * num_points
+    order, begin = _entries((idx + first).flatten(), num_rows)
     block = _channels(channels)
     with torch.cuda.device_of(values):
         sum_lists[(num_rows, triton.cdiv(channels, block))](
@@ -99,6 +96,36 @@ def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None)
             enable_fp_fusion=False,
         )
     return out
+
+
+def scatter_max(values: Tensor, winner: Tensor, num_points: int) -> Tensor:
+    """(B, S, C) -> (B, N, C), ``out[b, n, c]`` the sum of the values whose ``winner`` is n."""
+    batch, _, channels = values.shape
+    out = torch.empty(batch, num_points, channels, dtype=values.dtype, device=values.device)
+    order, begin = _entries(flat_winners(winner, num_points).flatten(), out.numel())
+    with torch.cuda.device_of(values):
+        sum_values[(triton.cdiv(out.numel(), _SUMS),)](
+            values.contiguous(),
+            order,
+            begin,
+            out,
+            out.numel(),
+            WIDE=_wide(values),
+            BLOCK=_SUMS,
+            num_warps=_WARPS,
+        )
+    return out
+
+
+def _entries(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Where each key below ``size`` stands among ``keys``: order[begin[key] : begin[key + 1]].
+
+    In ascending order, which makes the sums repeatable.
+    """
+    # A radix sort of int32 takes half the passes.
+    dtype = torch.int32 if size < 2**31 else torch.int64
+    keys, order = keys.to(dtype).sort(stable=True)
+    return order, torch.searchsorted(keys, torch.arange(size + 1, dtype=dtype, device=keys.device))
 
 
 def _channels(channels: int) -> int:
@@ -165,9 +192,9 @@ def interpolate_rows(
     mask = inside[:, None] & (channel < CHANNELS)
     row += cloud * num_rows
     total = tl.zeros((ROWS, BLOCK), WIDE)
-    for place in range(K):
-        index = tl.load(idx_ptr + row * K + place, mask=inside, other=0)
-        weight = tl.load(weight_ptr + row * K + place, mask=inside, other=0.0)
+    for slot in range(K):
+        index = tl.load(idx_ptr + row * K + slot, mask=inside, other=0)
+        weight = tl.load(weight_ptr + row * K + slot, mask=inside, other=0.0)
         source = cloud * num_points + index
         value = tl.load(features_ptr + source[:, None] * CHANNELS + channel, mask=mask, other=0.0)
         total += value.to(WIDE) * weight.to(WIDE)[:, None]
@@ -191,7 +218,7 @@ def sum_lists(
     """One point: the sum of the (B * S, C) ``values`` that list it -> its row of ``out``.
 
     Its entries are begin[point] to begin[point + 1]. An entry's ``source`` is its row of values,
-    its ``order`` its place in the weights.
+    its ``order`` its index in the weights.
     """
     point = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -205,9 +232,32 @@ def sum_lists(
         value = tl.load(values_ptr + source[:, None] * CHANNELS + channel, mask=mask, other=0.0)
         value = value.to(WIDE)
         if weight_ptr is not None:
-            place = tl.load(order_ptr + entry, mask=listed, other=0)
-            weight = tl.load(weight_ptr + place, mask=listed, other=0.0)
+            entry_idx = tl.load(order_ptr + entry, mask=listed, other=0)
+            weight = tl.load(weight_ptr + entry_idx, mask=listed, other=0.0)
             value *= weight.to(WIDE)[:, None]
         total += value
     total = tl.sum(total, axis=0, keep_dims=True).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + point * CHANNELS + channel, total, mask=channel < CHANNELS)
+
+
+@triton.jit(do_not_specialize=["num_sums"])
+def sum_values(
+    values_ptr,
+    order_ptr,
+    begin_ptr,
+    out_ptr,
+    num_sums,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """BLOCK sums of single ``values``, each over its entries in ``order`` -> ``out``."""
+    item = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = item < num_sums
+    begin = tl.load(begin_ptr + item, mask=inside, other=0)
+    size = tl.load(begin_ptr + item + 1, mask=inside, other=0) - begin
+    total = tl.zeros((BLOCK,), WIDE)
+    for number in range(tl.max(size, axis=0)):
+        listed = number < size
+        source = tl.load(order_ptr + begin + number, mask=listed, other=0)
+        total += tl.load(values_ptr + source, mask=listed, other=0.0).to(WIDE)
+    tl.store(out_ptr + item, total.to(out_ptr.dtype.element_ty), mask=inside)

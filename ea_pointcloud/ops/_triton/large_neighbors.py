@@ -9,13 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ea_pointcloud.ops._coordinates import valid_points
 from ea_pointcloud.ops._triton._common import (
     NO_INDEX,
     box_bits,
     morton_order,
     sort_into_blocks,
     sq_dist_bits,
-    valid_points,
 )
 from ea_pointcloud.ops._triton._queues import (
     LANES,
@@ -31,7 +31,7 @@ from ea_pointcloud.ops._triton._queues import (
     store_found,
 )
 
-BLOCK_POINTS = 64  # two of them hold the most neighbours asked for
+BLOCK_POINTS = 64  # two of them hold the most neighbours of a query
 
 
 def launch_knn(
@@ -75,8 +75,8 @@ def launch_knn(
 def _by_group(corner: Tensor, empty: float) -> Tensor:
     """(B, 3, Q) corners of blocks -> (B, 3, G, LANES), filled up with empty boxes."""
     lanes = LANES.value
-    padding = -corner.shape[-1] % lanes
-    return torch.nn.functional.pad(corner, (0, padding), value=empty).unflatten(-1, (-1, lanes))
+    corner = torch.nn.functional.pad(corner, (0, -corner.shape[-1] % lanes), value=empty)
+    return corner.view(*corner.shape[:2], corner.shape[-1] // lanes, lanes)
 
 
 @triton.jit
@@ -134,7 +134,7 @@ def walk_knn(
     one = tl.arange(0, 1)[:, None]  # (1, 1): the row
     row = cloud * num_queries + tl.load(order_ptr + tl.program_id(0) + one)
     x, y, z = load_query(query_ptr, row)
-    # Boxes need a finite place; all distances of such a query are infinite, so no box is too far.
+    # Bounds need finite coordinates; all distances of such a query are infinite: no box is too far.
     finite = x < float("inf")
     box_x, box_y, box_z = (
         tl.where(finite, x, 0.0),
@@ -172,7 +172,7 @@ def walk_knn(
     while tl.min(count) < K:
         floor = key_before(found, count, GROUPS)
         queue = empty_queue(1, DEPTH)
-        lost = tl.full((1, LANES), NO_KEY, tl.int64)
+        dropped = tl.full((1, LANES), NO_KEY, tl.int64)
         for first in range(0, num_groups, LANES):
             group = first + lane
             bits = _box_bits_at(
@@ -190,10 +190,10 @@ def walk_knn(
                         at = at_block * BLOCK + part * LANES + lane
                         key = _keys_at(xyz_ptr, index_ptr, num_sorted, at, x, y, z)
                         queue, key = push(queue, tl.where(key > floor, key, NO_KEY), DEPTH)
-                        lost = tl.minimum(lost, key)
+                        dropped = tl.minimum(dropped, key)
                     at_block = tl.min(tl.where(near_block > at_block, near_block, NO_INDEX))
                 at_group = tl.min(tl.where(near_group > at_group, near_group, NO_INDEX))
         found = pop_all(queue, found, count, K, DEPTH, GROUPS)
-        bound = tl.min(lost, axis=1, keep_dims=True)
+        bound = tl.min(dropped, axis=1, keep_dims=True)
         count = count_certain(found, bound, K, GROUPS)
     store_found(sq_dist_ptr, idx_ptr, row, lane < LANES, found, K, GROUPS)

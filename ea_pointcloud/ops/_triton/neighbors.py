@@ -35,11 +35,11 @@ SCAN_POINTS = 30_000  # beyond, sorting the cloud first pays
 MAX_K = 64  # the deepest queues; rarely asked for more
 ROWS = 1  # queries, and warps, of a program: several would wait for the slowest, at barriers
 
-# A rough key is a distance without its last ten bits, and in their place the turn at which a lane
-# saw the point.
-_TURN = tl.constexpr(0x3FF)
+# A rough key is a distance whose last ten bits are replaced by the iteration in which a lane saw
+# the point.
+_ITERATION = tl.constexpr(0x3FF)
 _ROUGH = tl.constexpr(0x7FFFFC00)
-assert (_TURN.value + 1) * LANES.value >= SCAN_POINTS
+assert (_ITERATION.value + 1) * LANES.value >= SCAN_POINTS
 # Points between two looks at whether all balls are full.
 _BALL_STRIDE = tl.constexpr(256)
 
@@ -198,7 +198,7 @@ def scan_knn(
     rough = ()
     for _ in tl.static_range(DEPTH):
         rough = rough + (tl.full((ROWS, LANES), NO_INDEX, tl.int32),)
-    rough_lost = tl.full((ROWS, LANES), NO_INDEX, tl.int32)
+    rough_dropped = tl.full((ROWS, LANES), NO_INDEX, tl.int32)
     for first in range(0, padded, LANES):
         key = (_bits_at(planes_ptr, padded, first + lane, x, y, z) & _ROUGH) | (first // LANES)
         kept = ()
@@ -206,33 +206,33 @@ def scan_knn(
             kept = kept + (tl.minimum(rough[slot], key),)
             key = tl.maximum(rough[slot], key)
         rough = kept
-        rough_lost = tl.minimum(rough_lost, key)
+        rough_dropped = tl.minimum(rough_dropped, key)
 
     queue = ()
     for slot in tl.static_range(DEPTH):
         # An empty slot reads any point and is emptied again.
-        point = tl.minimum((rough[slot] & _TURN) * LANES + lane, padded - 1)
+        point = tl.minimum((rough[slot] & _ITERATION) * LANES + lane, padded - 1)
         bits = _bits_at(planes_ptr, padded, point, x, y, z)
         key = make_key(tl.where(rough[slot] == NO_INDEX, NO_INDEX, bits), point)
         kept, key = push(queue, key, slot)
         queue = kept + (key,)
 
     found = empty_queue(ROWS, GROUPS)
-    place = tl.full((ROWS, LANES), 0, tl.int32)
-    found = pop_all(queue, found, place, K, DEPTH, GROUPS)
-    bound = tl.min(rough_lost & _ROUGH, axis=1, keep_dims=True)
+    start = tl.full((ROWS, LANES), 0, tl.int32)
+    found = pop_all(queue, found, start, K, DEPTH, GROUPS)
+    bound = tl.min(rough_dropped & _ROUGH, axis=1, keep_dims=True)
     bound = tl.where(bound > INFINITY, NO_KEY, bound.to(tl.int64) << 32)
     count = count_certain(found, bound, K, GROUPS)
     while tl.min(count) < K:
         floor = key_before(found, count, GROUPS)
         queue = empty_queue(ROWS, DEPTH)
-        lost = tl.full((ROWS, LANES), NO_KEY, tl.int64)
+        dropped = tl.full((ROWS, LANES), NO_KEY, tl.int64)
         for first in range(0, padded, LANES):
             key = make_key(_bits_at(planes_ptr, padded, first + lane, x, y, z), first + lane)
             queue, key = push(queue, tl.where(key > floor, key, NO_KEY), DEPTH)
-            lost = tl.minimum(lost, key)
+            dropped = tl.minimum(dropped, key)
         found = pop_all(queue, found, count, K, DEPTH, GROUPS)
-        bound = tl.min(lost, axis=1, keep_dims=True)
+        bound = tl.min(dropped, axis=1, keep_dims=True)
         count = count_certain(found, bound, K, GROUPS)
     store_found(sq_dist_ptr, idx_ptr, row, inside, found, K, GROUPS)
 
@@ -272,8 +272,8 @@ def scan_ball(
             point = start + lane
             bits = _bits_at(planes_ptr, padded, point, x, y, z)
             hit = bits.to(tl.float32, bitcast=True) <= limit  # false for NaN
-            place = count + tl.cumsum(hit.to(tl.int32), axis=1) - 1
-            tl.store(out + place, point.to(tl.int64), mask=inside & hit & (place < k))
+            column = count + tl.cumsum(hit.to(tl.int32), axis=1) - 1
+            tl.store(out + column, point.to(tl.int64), mask=inside & hit & (column < k))
             count += tl.sum(hit.to(tl.int32), axis=1, keep_dims=True)
             first = tl.minimum(first, tl.where(hit, point, NO_INDEX))
             bits &= 0x7FFFFFFF  # NaN of either sign

@@ -1,7 +1,7 @@
 """Farthest point sampling on the GPU: one program per cloud, exact, without a host synchronisation.
 
 A cloud of up to ``REGISTER_POINTS`` lives in registers. A larger one is cut into blocks whose boxes
-tell which of them a pick can reach: about ten, so that a pick looks at a thousand or two of a
+show which of them a pick can reach: about ten, so that a pick looks at a thousand or two of a
 hundred thousand points, and at four or five thousand of a million.
 """
 
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ea_pointcloud.ops._coordinates import valid_points
 from ea_pointcloud.ops._triton._common import (
     INFINITY,
     NO_INDEX,
@@ -21,12 +22,11 @@ from ea_pointcloud.ops._triton._common import (
     power_of_two,
     sort_into_blocks,
     sq_dist_bits,
-    valid_points,
 )
 
 REGISTER_POINTS = 16384
 BLOCK_POINTS = 128  # small blocks are pruned better, and one row of a tile holds one
-MAX_BLOCKS = 2048  # boxes and maxima of so many stay in registers; beyond, the blocks grow
+MAX_BLOCKS = 2048  # whose boxes and maxima stay in registers; beyond, the blocks grow
 TILE_POINTS = 2048  # most picks reach fewer than sixteen blocks of 128
 _BLOCKS_WARPS = 16
 _REPEAT = tl.constexpr(256)
@@ -74,7 +74,8 @@ def _launch_in_blocks(xyz: Tensor, lengths: Tensor | None, start: Tensor, idx: T
     # As in registers: the start stands above the others, and what is not valid below all.
     bits = (blocks.index == start[:, None]).int() + INFINITY.value
     bits = bits.masked_fill(blocks.index < 0, -1)
-    by_block, index = bits.view(batch, -1, size), blocks.index.view(batch, -1, size)
+    shape = (batch, blocks.low.shape[-1], size)
+    by_block, index = bits.view(shape), blocks.index.view(shape)
     top = by_block.amax(-1, keepdim=True)  # (B, Q, 1)
     best = index.masked_fill(by_block != top, NO_INDEX.value).amin(-1)
     leader = (top[..., 0].long() << 32) | (best.long() & 0xFFFFFFFF)
@@ -236,17 +237,17 @@ def sample_in_blocks(
 
 @triton.jit
 def _count_picks(num_valid, num_samples):
-    """Picks before the order repeats; one at least, since a place must name some point."""
+    """Picks before the order repeats; one at least, since a slot must hold some index."""
     return tl.maximum(tl.minimum(num_valid, num_samples), 1)
 
 
 @triton.jit
 def _repeat_picks(idx_ptr, picks, num_samples):
-    """Fill the places past the picks with the order from its start."""
+    """Fill the slots past the picks with the order from its start."""
     # One thread stored the picks, all read them.
     tl.debug_barrier()
     for first in range(picks, num_samples, _REPEAT):
-        place = first + tl.arange(0, _REPEAT)
-        inside = place < num_samples
-        idx = tl.load(idx_ptr + place % picks, mask=inside)
-        tl.store(idx_ptr + place, idx, mask=inside)
+        slot = first + tl.arange(0, _REPEAT)
+        inside = slot < num_samples
+        idx = tl.load(idx_ptr + slot % picks, mask=inside)
+        tl.store(idx_ptr + slot, idx, mask=inside)

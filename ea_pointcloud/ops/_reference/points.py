@@ -1,16 +1,23 @@
-"""The operators in plain PyTorch: readable, on every device, and the oracle for all others.
+"""Farthest point sampling, nearest neighbours and ball query in plain PyTorch.
 
-Coordinates come as float32. A squared distance is ``((dx*dx) + (dy*dy)) + (dz*dz)``, computed on
-separate coordinate planes with one rounding a step, so that every implementation can repeat it bit
-for bit. Points past ``lengths`` and points that are not finite are never returned.
+A squared distance is ``((dx*dx) + (dy*dy)) + (dz*dz)``,
+computed on separate coordinate planes with one rounding a step, so that every implementation can
+repeat it bit for bit. Points past ``lengths`` and points that are not finite are never returned.
 """
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop
 
-# Rows of distances handled at a time: 8 MB of float32 stay in cache, and N never meets S in memory.
+from ea_pointcloud.ops._coordinates import valid_points
+
+# Distances handled at a time: on a CPU 8 MB stay in cache; a GPU needs more of them to be busy.
 _CHUNK_ELEMENTS = 2**21
+_CHUNK_ELEMENTS_GPU = 2**25
+# Picks of one CUDA graph: launching the kernels of a pick takes longer than running them.
+_GRAPH_PICKS = 32
 
 
 def farthest_point_sample(
@@ -19,27 +26,96 @@ def farthest_point_sample(
     """See :func:`ea_pointcloud.ops.farthest_point_sample`."""
     batch, num_points = xyz.shape[:2]
     x, y, z = _planes(xyz)  # (B, N) each
-    valid = _valid(xyz, lengths)
+    valid = valid_points(xyz, lengths)
     # Picked, padded and non-finite points stand at -1, below every distance of a point to pick.
     farthest = torch.where(valid, torch.inf, -1.0)
     last = torch.where(valid.gather(1, start[:, None]), start[:, None], _first(valid))  # (B, 1)
     if torch.compiler.is_exporting():
         order = _order_by_loop((x, y, z), num_samples, farthest, last)
         return cycle_order(order, num_samples, valid.sum(1))
-    order = torch.empty(batch, min(num_samples, num_points), dtype=torch.long, device=xyz.device)
-    total, term = torch.empty_like(x), torch.empty_like(x)
-    for step in range(order.shape[1]):
+    num_picks = min(num_samples, num_points)
+    if xyz.is_cuda and not torch.cuda.is_current_stream_capturing():
+        order = _order_by_graph((x, y, z), num_picks, farthest, last)
+        return cycle_order(order, num_samples, valid.sum(1))
+    order = torch.empty(batch, num_picks, dtype=torch.long, device=xyz.device)
+    pick = _picker((x, y, z), farthest, last)
+    for step in range(num_picks):
         order[:, step] = last[:, 0]
+        pick()
+    return cycle_order(order, num_samples, valid.sum(1))
+
+
+def _picker(planes: Sequence[Tensor], farthest: Tensor, last: Tensor) -> Callable[[], None]:
+    """A step of the sampling, in place: marks the pick ``last`` (B, 1) and puts the next there."""
+    (x, *others), total, term = planes, torch.empty_like(farthest), torch.empty_like(farthest)
+
+    def pick() -> None:
         torch.sub(x, x.gather(1, last), out=total).square_()
-        torch.sub(y, y.gather(1, last), out=term).square_()
-        total.add_(term)
-        torch.sub(z, z.gather(1, last), out=term).square_()
-        total.add_(term)
+        for plane in others:
+            torch.sub(plane, plane.gather(1, last), out=term).square_()
+            total.add_(term)
         # fmin ignores the NaN distance of a non-finite point, which stays at -1.
         torch.fmin(farthest, total, out=farthest)
         farthest.scatter_(1, last, -1.0)
-        last = farthest.argmax(1, keepdim=True)  # the first of equal maxima
-    return cycle_order(order, num_samples, valid.sum(1))
+        torch.argmax(farthest, 1, keepdim=True, out=last)  # the first of equal maxima
+
+    return pick
+
+
+def _order_by_graph(
+    planes: Sequence[Tensor], num_picks: int, farthest: Tensor, last: Tensor
+) -> Tensor:
+    """(B, S) picks by replaying a CUDA graph of ``_GRAPH_PICKS`` steps, recorded once a shape."""
+    batch, num_points = farthest.shape
+    device = farthest.device
+    size = 1 << (num_points - 1).bit_length()  # clouds of similar sizes share a graph
+    stream = torch.cuda.current_stream(device).cuda_stream
+    state, picks, replay = _recorded(batch, size, device, stream)
+    state[3].fill_(-1.0)  # no point beyond the cloud is picked
+    for held, given in zip(state, (*planes, farthest, last), strict=True):
+        held[:, : given.shape[1]].copy_(given)
+    rounds = []
+    for _ in range(-(-num_picks // _GRAPH_PICKS)):
+        replay()
+        rounds.append(picks.clone())
+    return torch.cat(rounds, 1)[:, :num_picks]
+
+
+@lru_cache(maxsize=16)
+def _recorded(
+    batch: int, num_points: int, device: torch.device, stream: int
+) -> tuple[tuple[Tensor, ...], Tensor, Callable[[], None]]:
+    """The state of a sampling, where its picks appear, and what advances it; of one stream each."""
+    with torch.inference_mode(False):  # whose tensors could not be written outside of it
+        planes = tuple(torch.zeros(batch, num_points, device=device) for _ in range(3))
+        farthest = torch.zeros(batch, num_points, device=device)
+        last = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        picks = torch.zeros(batch, _GRAPH_PICKS, dtype=torch.long, device=device)
+        pick = _picker(planes, farthest, last)
+
+    def advance() -> None:
+        for step in range(_GRAPH_PICKS):
+            picks[:, step] = last[:, 0]
+            pick()
+
+    return (*planes, farthest, last), picks, _record(advance, device)
+
+
+def _record(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """A CUDA graph of the function; the function itself where nothing can be recorded."""
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            function()  # once before: what is set up at a first call must not be recorded
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                function()
+        except RuntimeError:
+            return function
+    return graph.replay
 
 
 def _order_by_loop(
@@ -50,6 +126,8 @@ def _order_by_loop(
     A loop cannot write into what it was given, so it makes new tensors. Picks past the number of
     points are meaningless.
     """
+    from torch._higher_order_ops.while_loop import while_loop  # slow to import
+
     batch = last.shape[0]  # not len(), which an export would take for a constant
     order = last.new_zeros(batch, num_samples)
     step = torch.zeros((), dtype=torch.long, device=last.device)
@@ -71,13 +149,13 @@ def _order_by_loop(
 def knn(query: Tensor, points: Tensor, k: int, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """See :func:`ea_pointcloud.ops.knn`."""
     sq_dist, idx = [], []
-    valid = _valid(points, lengths)
+    valid = valid_points(points, lengths)
     for chunk in _chunks(query, points):
         chunk_sq_dist, chunk_idx = _smallest(_sq_dist(chunk, points, valid), k)
         sq_dist.append(chunk_sq_dist)
         idx.append(chunk_idx)
     all_sq_dist, all_idx = torch.cat(sq_dist, 1), torch.cat(idx, 1)
-    # Fewer than k valid points: the remaining places repeat the nearest.
+    # Fewer than k valid points: the remaining slots repeat the nearest.
     missing = torch.arange(k, device=points.device) >= valid.sum(1)[:, None, None]
     return (
         torch.where(missing, all_sq_dist[..., :1], all_sq_dist),
@@ -92,7 +170,7 @@ def ball_query(
     num_points = points.shape[1]
     limit = torch.tensor(radius, dtype=torch.float32, device=points.device).square()
     position = torch.arange(num_points, device=points.device)
-    valid = _valid(points, lengths)
+    valid = valid_points(points, lengths)
     idx, count = [], []
     for chunk in _chunks(query, points):
         sq_dist = _sq_dist(chunk, points, valid)
@@ -105,81 +183,9 @@ def ball_query(
     return torch.cat(idx, 1), torch.cat(count, 1)
 
 
-def gather(features: Tensor, idx: Tensor, offset: Tensor | None) -> Tensor:
-    """(B, N, C), (B, S, K) -> (B, S, K, C), ``features[b, idx[b, s, k]] + offset[b, s]``."""
-    if torch.compiler.is_exporting():  # which cannot relate the sizes of a flat view
-        flat = idx.flatten(1)[..., None].expand(-1, -1, features.shape[-1])
-        rows = features.gather(1, flat).unflatten(1, idx.shape[1:])
-        return rows if offset is None else rows + offset[:, :, None]
-    # A flat index_select is twice as fast on CPUs as an expanded gather or advanced indexing.
-    rows = features.reshape(-1, features.shape[-1]).index_select(0, _flat(idx, features.shape[1]))
-    rows = rows.view(*idx.shape, features.shape[-1])
-    return rows if offset is None else rows.add_(offset[:, :, None])
-
-
-def interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
-    """(B, N, C), (B, S, K) -> (B, S, C), ``sum_k weight[b, s, k] * features[b, idx[b, s, k]]``."""
-    wide = torch.promote_types(features.dtype, torch.float32)
-    rows = gather(features, idx, None).to(wide)
-    return (rows * weight.to(wide)[..., None]).sum(2).to(features.dtype)
-
-
-def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None) -> Tensor:
-    """(B, S, C), (B, S, K) -> (B, N, C), the transpose of :func:`interpolate`."""
-    batch, _, channels = values.shape
-    wide = torch.promote_types(values.dtype, torch.float32)
-    rows = values.to(wide)[:, :, None]
-    rows = (
-        rows.expand(*idx.shape, channels) if weight is None else rows * weight.to(wide)[..., None]
-    )
-    total = rows.new_zeros(batch * num_points, channels)
-    total.index_add_(0, _flat(idx, num_points), rows.reshape(-1, channels))
-    return total.view(batch, num_points, channels).to(values.dtype)
-
-
-def max_pool(features: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, S, K, C) -> greatest values (B, S, C), and which neighbour has them, int32."""
-    values, winner = features.max(2)
-    return values, winner.to(torch.int32)
-
-
-def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
-    """(B, S, C) -> (B, S, K, C), each value at the neighbour ``winner`` says and 0 elsewhere."""
-    batch, centers, channels = values.shape
-    placed = values.new_zeros(batch, centers, num_neighbors, channels)
-    return placed.scatter_(2, winner.long()[:, :, None], values[:, :, None])
-
-
-def gather_max(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, C), (B, S, K) -> greatest gathered values (B, S, C), and whose they are, int32."""
-    values, winner = max_pool(gather(features, idx, None))
-    return values, idx.gather(2, winner.long()).to(torch.int32)
-
-
-def scatter_max(values: Tensor, winner: Tensor, num_points: int) -> Tensor:
-    """(B, S, C) -> (B, N, C), the sum of the values of each winner."""
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))
-    total = wide.new_zeros(len(values), num_points, values.shape[-1])
-    return total.scatter_add_(1, winner.long(), wide).to(values.dtype)
-
-
-def _flat(idx: Tensor, num_points: int) -> Tensor:
-    """(B * S * K,) rows of the (B * N, C) view that ``idx`` (B, S, K) means."""
-    offset = torch.arange(idx.shape[0], device=idx.device) * num_points
-    return (idx + offset[:, None, None]).flatten()
-
-
 def _planes(xyz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x, y, z = xyz.unbind(-1)
     return x.contiguous(), y.contiguous(), z.contiguous()
-
-
-def _valid(xyz: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, N) bool: finite and within the cloud's length."""
-    valid = xyz.isfinite().all(-1)
-    if lengths is None:
-        return valid
-    return valid & (torch.arange(xyz.shape[1], device=xyz.device) < lengths[:, None])
 
 
 def _first(valid: Tensor) -> Tensor:
@@ -191,7 +197,8 @@ def _chunks(query: Tensor, points: Tensor) -> tuple[Tensor, ...]:
     """Split the queries so that one block of distances keeps to the size above."""
     if torch.compiler.is_exporting():  # the sizes may not be known yet
         return (query,)
-    rows = max(1, _CHUNK_ELEMENTS // max(1, points.shape[0] * points.shape[1]))
+    elements = _CHUNK_ELEMENTS_GPU if query.is_cuda else _CHUNK_ELEMENTS
+    rows = max(1, elements // max(1, points.shape[0] * points.shape[1]))
     return query.split(rows, dim=1)
 
 
@@ -215,7 +222,8 @@ def _smallest(sq_dist: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ``topk`` leaves the order of equal values open, so rows in which equals meet (within the k, or
     across its border) are redone with unique integer keys. That is rare on real coordinates.
     """
-    if torch.compiler.is_exporting():  # which cannot look at values
+    # An export cannot look at values, and looking at them on a GPU means waiting for it.
+    if torch.compiler.is_exporting() or sq_dist.is_cuda:
         return _smallest_keys(sq_dist, k)
     value, idx = sq_dist.topk(min(k + 1, sq_dist.shape[-1]), largest=False, sorted=True)
     tied = (value[..., 1:] == value[..., :-1]).any(-1)  # (B, S)
