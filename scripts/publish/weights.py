@@ -47,7 +47,7 @@ class Rounding:
     Args:
         shapes: of the split.
         labels: that were compared: classes of shapes, or parts of points.
-        agreement: the share of them that are the same.
+        agreement: the fraction of them that are the same.
         as_trained: overall accuracy, of a segmenter instance mIoU, of the weights of the run.
         as_stored: of those that were stored.
     """
