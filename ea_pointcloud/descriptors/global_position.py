@@ -105,7 +105,7 @@ def geodesic_shape_context(
         surface: (B, N, 4) values to average over the landmarks of a ring.
 
     Returns:
-        (B, N, 54): for each of nine rings the fraction of the landmarks that lie in it, how parallel
+        (B, N, 54): for each of nine rings the fraction of landmarks that lie in it, how parallel
         their normals are to that of the point, and the means of ``surface``; 0 for an empty ring.
 
     Reference:
