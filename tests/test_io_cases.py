@@ -307,6 +307,8 @@ def test_cells_that_are_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "columns of text are left out: name" in caplog.text
     with pytest.raises(CloudFileError, match="line 3: '' is not a number"):
         read_cloud(put(tmp_path, "a.csv", "x,y,z,name\n1,2,3,tree\n4,,6,tree\n"))
+    with pytest.raises(CloudFileError, match="line 3: '0.2;' is not a number"):
+        read_cloud(put(tmp_path, "a.csv", "x,y,z,w\n1,2,3,.1\n4,5,6,0.2;\n7,8,9,.3\n"))
     with pytest.raises(CloudFileError, match="line 2: 'car' is not a number"):
         read_cloud(put(tmp_path, "a.csv", "x,y,z,label\n1,2,3,car\n"))
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ea_pointcloud.io.columns import (
     SINGLES,
+    TRIPLES,
     assign_roles,
     plain_name,
     points_from_columns,
@@ -31,7 +32,10 @@ from ea_pointcloud.io.common import (
 COMMENTS = ("#", "//", ";", "%", "!")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 QUOTED = re.compile(r'"([^"\n]*)"')
-NEEDED = {"x", "y", "z", *SINGLES["labels"]}  # columns that must hold numbers
+NEEDED = {  # columns that must hold numbers
+    *(name for triples in TRIPLES.values() for names in triples for name in names),
+    *(name for names in SINGLES.values() for name in names),
+}
 
 
 def read_text(path: Path, options: Options) -> Points:
@@ -174,6 +178,8 @@ def _parse_cells(
         try:
             kept.append(np.array([cell.strip() or "nan" for cell in cells], float))
         except ValueError:
+            filled = [cell for cell in cells if cell.strip()]
+            numeric |= 2 * sum(map(_is_number, filled)) > len(filled)  # a damaged number
             kept.append(np.full(len(cells), np.nan))
             dropped[name] = True
         if not needed and not any(map(str.strip, cells)):  # nothing in it
