@@ -39,7 +39,7 @@ class DataRecipe:
         shapes: numbers of generated shapes to train, validate and test on (``procedural``).
         features: what points carry beside coordinates when parts are learned: ``"none"``,
             ``"normals"`` (the text layout has them), or descriptors that are computed from the
-            coordinates: ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
+            coordinates: ``"eigen_features"``, ``"surface_features"`` or ``"shape_features"``.
         up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (``folder`` and ``pyg``).
         stored_points: points kept of each file (``folder`` and ``pyg``).
         skip_bad: leave out files that cannot be read, instead of stopping (``folder``).
