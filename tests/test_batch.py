@@ -22,9 +22,15 @@ import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
 from ea_pointcloud.cli import _batch, _output
-from ea_pointcloud.cli._resume import CsvLog
+from ea_pointcloud.cli._csv_log import CsvLog
 from ea_pointcloud.inference import Job, batch, batch_inference, find_files
-from ea_pointcloud.inference.batch import EXPECTED, Outcome, classification, segmentation
+from ea_pointcloud.inference.batch import (
+    Failed,
+    Outcome,
+    attempt,
+    classification,
+    segmentation,
+)
 from ea_pointcloud.io.pool import WorkerDied, map_ahead, without_interrupts
 from ea_pointcloud.models import DataSpec
 from tests.test_cli import call
@@ -293,8 +299,17 @@ def test_a_worker_that_dies_is_an_error_of_its_file() -> None:
 
 
 def test_memory_errors_are_those_of_a_file() -> None:
-    assert issubclass(torch.OutOfMemoryError, EXPECTED)
-    assert issubclass(FileNotFoundError, EXPECTED)
+    for error in (torch.OutOfMemoryError("no room"), FileNotFoundError("no file")):
+        assert attempt(raises, error) == Failed(str(error))
+
+
+def test_whatever_a_file_does_is_a_row() -> None:
+    assert attempt(raises, OverflowError("too large")) == Failed("OverflowError: too large")
+    assert attempt(raises, MemoryError()) == Failed("MemoryError")
+
+
+def raises(error: Exception) -> None:
+    raise error
 
 
 def test_segmentation_keeps_the_cloud(scans: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_cannot_be_calibrated(model: EAClassifier, val: Some) -> None:
         calibrate_classifier(model, nothing, val)
     with pytest.raises(ValueError, match=r"the model must be in evaluation mode; call model.eval"):
         calibrate_classifier(create_model("ea_classifier_tiny", num_classes=4), val, val)
-    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match=r"temperature must be in 0\.001\.\.1000\.0, got 0"):
         Calibration(0.0)
 
 

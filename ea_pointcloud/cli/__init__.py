@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ea_pointcloud._files import printable
 from ea_pointcloud.cli import (
     classify,
     data,
@@ -57,5 +58,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(1)

@@ -1,6 +1,7 @@
 """What commands print: tables, rows of JSON, progress, a summary."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+
+from ea_pointcloud._files import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -47,14 +50,23 @@ def print_table(
             style = "yellow" if heading == "warning" else None
             table.add_column(heading, justify="right" if heading in right else "left", style=style)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_harmless, row))
     print_text(table)
 
 
 def print_text(text: Any) -> None:
     """Print a text or table on standard output."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width, markup=False, highlight=False, emoji=False).print(text)
+    Console(width=width, markup=False, highlight=False, emoji=False).print(_harmless(text))
+
+
+def _harmless(cell: Any) -> Any:
+    """A text without escape sequences, which names of files, classes and parts may hold."""
+    from rich.text import Text
+
+    if isinstance(cell, Text) and not cell.plain.isprintable():
+        return Text(printable(cell.plain), cell.style)
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 def print_json(value: object) -> None:
@@ -86,9 +98,22 @@ class JsonRows:
         sys.stdout.write("[]\n" if self._opening == "[\n" else "\n]\n")
 
     def add(self, row: dict[str, Any]) -> None:
-        text = json.dumps(row, indent=2).replace("\n", "\n  ")
+        try:
+            text = json.dumps(row, indent=2, allow_nan=False)
+        except ValueError:  # JSON has no NaN
+            text = json.dumps(_finite(row), indent=2)
+        text = text.replace("\n", "\n  ")
         sys.stdout.write(f"{self._opening}  {text}")
         self._opening = ",\n"
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class TablePages:

@@ -9,8 +9,9 @@ import typer
 
 from ea_pointcloud.cli import _options as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
+from ea_pointcloud.cli._csv_log import CsvLog
 from ea_pointcloud.cli._output import readable, shown_up
-from ea_pointcloud.cli._resume import CsvLog, settings
+from ea_pointcloud.cli._resume import settings
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Classification, Outcome

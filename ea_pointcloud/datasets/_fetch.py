@@ -4,11 +4,12 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin
 
-from ea_pointcloud._files import write_whole
+from ea_pointcloud._files import printable, write_whole
 from ea_pointcloud.datasets.catalog import Archive
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ PAUSE = 2.0  # s between them
 TIMEOUT = (15, 60)  # s to connect, and without a byte
 CHUNK = 2**18
 HEADROOM = 2**26  # bytes of disk left for others
+LARGEST = 2**36  # bytes of an archive whose size is not known
+SLOWEST = 2**10  # bytes/s, on average over ...
+SLOW_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +67,13 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
     """
     import pooch
     from requests import RequestException
+    from urllib3.exceptions import HTTPError as TransportError
 
     pooch.get_logger().setLevel("WARNING")
     reasons = []
     for url in archive.urls:
         logger.info("downloading %s from %s", archive.name, url)
-        while True:
+        for last in (False, True):
             transfer = _Transfer(folder / f".{archive.name}.partial", archive, progress)
             try:
                 # It checks the sum and renames; and leaves alone what is there already.
@@ -80,11 +85,11 @@ def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
                     downloader=transfer,  # pyright: ignore[reportArgumentType]
                 )
                 return Path(path)
-            except (RequestException, _MirrorError) as error:
-                reasons.append(f"{url}: {_in_short(error)}")
+            except (RequestException, TransportError, _MirrorError) as error:
+                reasons.append(f"{url}: {printable(_in_short(error))[:300]}")
             except ValueError:
                 reasons.append(f"{url}: what it sent has not the checksum {archive.checksum}")
-                if transfer.continued:  # the fault may lie in what was there before
+                if transfer.continued and not last:  # the fault may lie in what was there before
                     continue
             logger.warning("%s", reasons[-1])
             break
@@ -136,6 +141,9 @@ class _Transfer:
     def __init__(self, partial: Path, archive: Archive, progress: Progress) -> None:
         self.partial, self.archive, self.progress = partial, archive, progress
         self.note_path = partial.with_name(f"{partial.name}.json")
+        for path in (self.partial, self.note_path):
+            if path.is_symlink():  # what it points to must not be written
+                path.unlink()
         self.continued = False
 
     def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
@@ -143,13 +151,14 @@ class _Transfer:
         from requests import ConnectionError as Unreachable
         from requests import Timeout
         from requests.exceptions import ChunkedEncodingError, SSLError
+        from urllib3.exceptions import HTTPError as TransportError
 
         for attempt in range(1, ATTEMPTS + 1):
             before = self._have()
             try:
                 self._receive(url)
                 break
-            except (ChunkedEncodingError, Unreachable, Timeout) as error:
+            except (ChunkedEncodingError, Unreachable, Timeout, TransportError) as error:
                 # A mirror that delivers is tried again, else the next one.
                 if isinstance(error, SSLError) or self._have() <= before or attempt == ATTEMPTS:
                     raise
@@ -172,7 +181,10 @@ class _Transfer:
             headers["Range"] = f"bytes={have}-"
             if note.validator and note.url == url:
                 headers["If-Range"] = note.validator
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        hooks = {"response": _check_redirect}
+        with requests.get(
+            url, headers=headers, stream=True, timeout=TIMEOUT, hooks=hooks
+        ) as response:
             if not (resumed and response.status_code == 416):  # the file there is shorter
                 response.raise_for_status()
                 start, total = _extent(response)
@@ -194,17 +206,19 @@ class _Transfer:
             validator = None
         write_whole(self.note_path, json.dumps(_Note(url, validator, total)._asdict()))
         check_space(self.partial.parent, (total or 0) - start, f"downloading {self.archive.name}")
+        most = self.archive.size or total or LARGEST
         with self.partial.open("ab" if start else "wb") as file:
-            for chunk in response.iter_content(CHUNK):
+            # Whatever has come, and not only whole chunks: a slow mirror would never fill one.
+            for chunk in _paced(lambda: response.raw.read1(CHUNK)):
                 file.write(chunk)
                 done += len(chunk)
+                if done > most:
+                    raise _MirrorError(f"sends more than the {most:,} bytes of the archive")
                 self.progress("download", done, total)
         if total is not None and done != total:
             raise _MirrorError(f"sent {done} bytes, not the {total} it promised")
 
     def _check(self, url: str, response: "Response", total: int | None) -> None:
-        if url.startswith("https:") and not response.url.startswith("https:"):
-            raise _MirrorError(f"leads to {response.url}, which is not encrypted")
         kind = response.headers.get("Content-Type", "")
         if kind.startswith("text/html"):
             raise _MirrorError("sent a web page in place of the archive")
@@ -227,6 +241,30 @@ class _Transfer:
             return _Note("", None, None)
 
 
+def _check_redirect(response: "Response", **_: object) -> None:
+    """Raise before an encrypted address leads to one that is not, on the way or at the end."""
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    if response.is_redirect and response.url.startswith("https:") and target[:6] != "https:":
+        raise _MirrorError(f"leads to {target[:200]}, which is not encrypted")
+
+
+def _paced(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """What ``read`` gives until it is empty, as long as that comes fast enough.
+
+    Raises:
+        _MirrorError: if a mirror takes for ever without ever being silent.
+    """
+    begin, received = time.monotonic(), 0
+    while chunk := read():
+        yield chunk
+        received += len(chunk)
+        seconds = time.monotonic() - begin
+        if seconds > SLOW_SECONDS:
+            if received < SLOWEST * seconds:
+                raise _MirrorError(f"sent {received:,} bytes in {seconds:.0f} s, which is too slow")
+            begin, received = time.monotonic(), 0
+
+
 def _extent(response: "Response") -> tuple[int, int | None]:
     """Where in the file the answer begins, and how many bytes the file has.
 
@@ -235,7 +273,7 @@ def _extent(response: "Response") -> tuple[int, int | None]:
     """
     length = response.headers.get("Content-Length")
     if response.status_code != 206:
-        return 0, int(length) if length else None
+        return 0, int(length) if length and length.isdecimal() else None
     unit, _, given = response.headers.get("Content-Range", "").partition(" ")
     span, _, total = given.partition("/")
     start = span.partition("-")[0]

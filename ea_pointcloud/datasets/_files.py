@@ -84,8 +84,22 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {REMEDY}") from error
+
+
+def plain_name(name: str, source: Path) -> str:
+    """``name``, which ``source`` lists, if it stays in the folder of that file.
+
+    Raises:
+        ValueError: if it leads out of it.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            f"{source} lists {name[:80]!r}, which is not a path inside its folder; {REMEDY}"
+        )
+    return name
 
 
 def check_listed(path: Path) -> None:
@@ -109,7 +123,14 @@ def open_h5(path: Path, *keys: str) -> Iterator[list[Any]]:
     check_listed(path)
     try:
         with h5py.File(path, "r") as file:
-            yield [file[key] for key in keys]
+            found: list[Any] = [file[key] for key in keys]
+            # Links and datasets may refer to any file that this process may read.
+            away = [key for key, each in zip(keys, found, strict=True)
+                    if not isinstance(each, h5py.Dataset) or each.is_virtual or each.external
+                    or each.file.filename != file.filename]  # fmt: skip
+            if away:
+                raise KeyError(f"{away[0]} is in another file")
+            yield found
     except (OSError, KeyError) as error:
         quoted = [repr(key) for key in keys]
         wanted = " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))

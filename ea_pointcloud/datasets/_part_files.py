@@ -11,6 +11,7 @@ from ea_pointcloud.datasets._files import (
     REMEDY,
     check_listed,
     find_layout,
+    plain_name,
     read_h5,
     read_json,
     read_lines,
@@ -78,7 +79,8 @@ class PartFolder:
                 f"{path / marker} must hold a name and an id on each line, one category a line, "
                 f"got {len(rows)} lines; names have no blanks"
             )
-        return cls(path, marker, tuple(row[0] for row in rows), tuple(row[1] for row in rows))
+        synsets = tuple(plain_name(row[1], path / marker) for row in rows)
+        return cls(path, marker, tuple(row[0] for row in rows), synsets)
 
     def has_split(self, split: str) -> bool:
         """Whether the folder lists the shapes of ``split``."""

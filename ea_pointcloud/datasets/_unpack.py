@@ -1,5 +1,6 @@
 """Unpacking of archives that are not trusted: names, links and sizes are all checked."""
 
+import lzma
 import shutil
 import stat
 import tarfile
@@ -16,9 +17,18 @@ from ea_pointcloud.datasets._fetch import Progress, check_space
 # Coordinates as text pack to a quarter, meshes to a fifth; a bomb packs to a thousandth.
 MOST_TIMES_LARGER = 50
 ALWAYS_ALLOWED = 2**26  # bytes
+MOST_MEMBERS = 10**6  # files and folders; the largest set has a tenth
+LONGEST_HEADER = 2**16  # bytes of a tar's long names and attributes, which are read into memory
 _LEFTOVERS = {"__MACOSX", ".DS_Store"}
+_HEADERS = (  # of the member that follows
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _CHUNK = 2**20
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, RuntimeError, ValueError, OverflowError),
+)
 
 
 class ArchiveError(ValueError):
@@ -57,7 +67,9 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
                 _check_size(archive, total, limit)
                 check_space(folder, total, f"unpacking {archive.name}")
             done = 0
-            for member in members:
+            for number, member in enumerate(members):
+                if number == MOST_MEMBERS:
+                    raise ArchiveError(f"{archive} holds more than {MOST_MEMBERS:,} files")
                 _check_size(archive, done + member.size, limit)
                 target = _target(archive, member, folder)
                 if target is None:
@@ -70,7 +82,7 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
                         progress("unpack", done, total)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, _DAMAGED):
+        if isinstance(error, _DAMAGED) and not isinstance(error, ArchiveError):
             raise ArchiveError(f"{archive} is damaged ({error}); download it again") from error
         raise
 
@@ -127,14 +139,40 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], int | None]]:
         with zipfile.ZipFile(archive) as file:
             members = [_zipped(file, info) for info in file.infolist()]
             yield iter(members), sum(member.size for member in members)
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as file:
-            yield map(partial(_tarred, file), file), None
-    else:
+        return
+    try:
+        file = tarfile.open(archive, tarinfo=_BoundedHeader)  # noqa: SIM115
+    except tarfile.ReadError as error:
         raise ArchiveError(
             f"{archive} is neither a zip nor a tar archive; mirrors that are gone often send a "
             "web page in its place"
-        )
+        ) from error
+    with file:
+        yield map(partial(_tarred, file), file), None
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """The header of a member whose size is none that leads back or fills the memory."""
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        """Called for every header, as :mod:`tarfile` documents for subclasses.
+
+        Raises:
+            tarfile.ReadError: if the size is negative, or that of a long name is absurd.
+        """
+        self._check_size(LONGEST_HEADER if self.type in _HEADERS else None)
+        member = super()._proc_member(tarfile_)  # pyright: ignore[reportAttributeAccessIssue]
+        if member is not self:  # behind headers, which may have changed the size
+            member._check_size(None)
+        return member
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """Refuse a list of holes, which is read into memory and which no data set has."""
+        raise tarfile.ReadError("a sparse file")
+
+    def _check_size(self, most: int | None) -> None:
+        if self.size < 0 or (most is not None and self.size > most):
+            raise tarfile.ReadError(f"a header with {self.size} bytes")
 
 
 def _zipped(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:

@@ -6,10 +6,10 @@ are (x, z, y) of the meshes instead: a network that is trained on them as they a
 and scan as its mirror image.
 """
 
-import json
 from pathlib import Path
 
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud._files import read_json_object
 from ea_pointcloud.datasets._files import MANIFEST
 from ea_pointcloud.datasets.catalog import CATALOG, MODELNET40_CLASSES
 from ea_pointcloud.datasets.layouts import listed_classes, recognize
@@ -55,8 +55,5 @@ def _is_published(folder: Path) -> bool:
         return False
     path = folder / MANIFEST
     if path.is_file():
-        try:
-            return json.loads(path.read_text(encoding="utf-8")).get("mirroring") == "kept"
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is no manifest ({error}); prepare the set again") from error
+        return read_json_object(path, "prepare the set again").get("mirroring") == "kept"
     return layout not in _LISTED or set(listed_classes(folder, layout)) == set(MODELNET40_CLASSES)

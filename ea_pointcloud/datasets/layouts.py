@@ -3,12 +3,11 @@
 Coordinates are read by the data set classes, not here.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ea_pointcloud.datasets._files import NAMES_FILE, open_h5
+from ea_pointcloud.datasets._files import NAMES_FILE, open_h5, plain_name, read_json
 from ea_pointcloud.datasets._part_files import H5_MARKER, TXT_MARKER
 
 
@@ -73,7 +72,8 @@ def resampled_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, 
     prefix = names_file.name.removesuffix("_shape_names.txt")
     splits = {}
     for split in ("train", "test"):
-        shapes = _words(folder / f"{prefix}_{split}.txt")
+        listing = folder / f"{prefix}_{split}.txt"
+        shapes = [plain_name(shape, listing) for shape in _words(listing)]
         names = [shape.rpartition("_")[0] for shape in shapes]  # of "night_stand_0001"
         paths = [f"{name}/{shape}.txt" for name, shape in zip(names, shapes, strict=True)]
         splits[split] = list(zip(paths, names, strict=True))
@@ -128,7 +128,8 @@ def _parts_txt(folder: Path) -> Contents:
         listing = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
         if not listing.is_file():
             continue
-        entries = [Path(entry).parts[-2:] for entry in json.loads(listing.read_text("utf-8"))]
+        names = [plain_name(str(entry), listing) for entry in read_json(listing)]
+        entries = [Path(name).parts[-2:] for name in names]
         counts[split] = len(entries)
         missing += [
             f"{synset}/{shape}.txt"

@@ -1,13 +1,12 @@
 """Comparison of a data set on disk with what was published, or with its own manifest."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ea_pointcloud.datasets._files import MANIFEST
+from ea_pointcloud._files import read_json_object
+from ea_pointcloud.datasets._files import MANIFEST, REMEDY, plain_name
 from ea_pointcloud.datasets.catalog import CatalogEntry, entry_of_folder
 from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, Layout, recognize
 
@@ -52,10 +51,15 @@ def verify_prepared(folder: Path) -> list[Finding]:
     Raises:
         ValueError: if a file cannot be read.
     """
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    expected = {"classes": len(manifest["classes"])}
-    expected |= {split: sum(counts.values()) for split, counts in manifest["counts"].items()}
-    return _compare_all(folder, "sha256", manifest["sha256"], expected, LAYOUTS["modelnet_h5"])
+    path = folder / MANIFEST
+    manifest = read_json_object(path, REMEDY)
+    try:
+        expected = {"classes": len(manifest["classes"])}
+        expected |= {split: sum(counts.values()) for split, counts in manifest["counts"].items()}
+        sums = {plain_name(name, path): str(value) for name, value in manifest["sha256"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no manifest ({error!r:.80}); {REMEDY}") from error
+    return _compare_all(folder, "sha256", sums, expected, LAYOUTS["modelnet_h5"])
 
 
 def verify_listed(folder: Path) -> list[Finding]:

@@ -29,8 +29,6 @@ Sent = tuple[NDArray[np.float32], str]
 # What a worker that loads clouds would import; the second imports numba.
 PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
 BATCH_SIZE = 32
-# PyTorch runs out of memory with a RuntimeError.
-EXPECTED = (OSError, ValueError, ImportError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -80,21 +78,32 @@ def find_files(
 
 
 def _inside(folder: str, below: str, recursive: bool, exclude: Path | None) -> Iterator[Found]:
-    with os.scandir(folder) as entries:
-        names = sorted(
-            (entry.name, entry.is_dir(follow_symlinks=False))
-            for entry in entries
-            if not entry.name.startswith(".")
-        )
-    for name, is_folder in names:
-        path, relative = os.path.join(folder, name), os.path.join(below, name)  # noqa: PTH118
+    ahead = _listed(folder, below)  # in reverse order; no recursion, however deep the folders are
+    while ahead:
+        path, relative, is_folder = ahead.pop()
+        name = os.path.basename(path)  # noqa: PTH119
         if exclude and name == exclude.name and Path(path).resolve() == exclude.resolve():
             continue
         if is_folder:
             if recursive:
-                yield from _inside(path, relative, recursive, exclude)
+                ahead += _listed(path, relative)
         elif name.lower().endswith(READABLE) and not Path(path).is_dir():
             yield Found(path, relative)
+
+
+def _listed(folder: str, below: str) -> list[tuple[str, str, bool]]:
+    """Path, place below the given folder, and whether it is a folder, by name from Z to A."""
+    with os.scandir(folder) as entries:
+        names = sorted(
+            (
+                (entry.name, entry.is_dir(follow_symlinks=False))
+                for entry in entries
+                if not entry.name.startswith(".")
+            ),
+            reverse=True,
+        )
+    join = os.path.join
+    return [(join(folder, name), join(below, name), is_folder) for name, is_folder in names]
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,13 @@ def attempt(load: Callable[..., Loaded], value: Any) -> Loaded | Failed:
     """Call ``load`` with a value, or say why that failed."""
     try:
         return load(value)
-    except EXPECTED as error:
-        return Failed(str(error) or type(error).__name__)
+    except Exception as error:  # whatever a file does is a row of its own
+        text, kind = str(error), type(error).__name__
+        # The message of any other kind, such as KeyError, says little alone.
+        explained = isinstance(
+            error, OSError | ValueError | ImportError | MemoryError | RuntimeError
+        )
+        return Failed(text or kind if explained else f"{kind}: {text[:200]}")
 
 
 def outcomes(

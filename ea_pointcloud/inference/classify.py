@@ -1,5 +1,6 @@
 """Classification of preprocessed clouds: pose, probabilities, out-of-distribution score."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -118,6 +119,10 @@ def _result(
     values, idx = probs.topk(min(topk, len(names)))
     pairs = zip(idx.tolist(), values.tolist(), strict=True)
     candidates = tuple(Candidate(names[place], value) for place, value in pairs)
+    if not math.isfinite(candidates[0].prob + anomaly):
+        raise ValueError(
+            "the output of the network is not finite; the weights are damaged or were never trained"
+        )
     known = None if model.calibration is None else model.calibration.detector
     ood_score = warning = None
     if known is not None:

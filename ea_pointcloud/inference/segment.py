@@ -127,6 +127,10 @@ def segment_points(
     if category is None and model.config.num_categories:
         category = most_probable_category(model, *_seen(model, to_y_up(posed, up), turned))
     found = label_points(model, to_y_up(posed, up), turned, category, tta_rotations=tta_rotations)
+    if not bool(found.confidence.isfinite().all()):
+        raise ValueError(
+            "the output of the network is not finite; the weights are damaged or were never trained"
+        )
     return _with_outliers(found, xyz, kept), up, margin
 
 

@@ -10,8 +10,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_pointcloud.models.stored import check_values
+
 CALIBRATION_FILE = "calibration.safetensors"
 WARN_BEYOND = 0.98
+TEMPERATURES = (1e-3, 1e3)  # beyond these every probability is 1, or all are equal
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,18 @@ class MahalanobisDetector:
     whitening: Tensor
     distances: Tensor
     threshold: float = WARN_BEYOND
+
+    def check(self) -> None:
+        """Raise ValueError unless shapes and values belong together, as those of a file may not."""
+        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be a fraction in 0..1, got {self.threshold!r}")
+        shapes = [tuple(each.shape) for each in (self.class_means, self.whitening, self.distances)]
+        channels = shapes[1][:1]
+        fits = shapes[1] == channels * 2 and shapes[0][1:] == channels and len(shapes[2]) == 1
+        if not fits or not all(map(all, shapes)):
+            raise ValueError(
+                f"class_means, whitening, distances must be (K, C), (C, C), (V,), got {shapes}"
+            )
 
     def distance(self, features: Tensor) -> Tensor:
         """(B,) distances of features (B, C)."""
@@ -69,8 +84,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Check what a file may hold."""
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+        low, high = TEMPERATURES
+        if not isinstance(self.temperature, int | float) or not low <= self.temperature <= high:
+            raise ValueError(f"temperature must be in {low}..{high}, got {self.temperature!r}")
 
     def description(self) -> dict[str, Any]:
         """What is written as text."""
@@ -99,7 +115,9 @@ def load_calibration(folder: Path, description: dict[str, Any]) -> Calibration:
         detector = None
         if description["threshold"] is not None:
             tensors = load_file(folder / CALIBRATION_FILE)
+            check_values(tensors)
             detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
+            detector.check()
         return Calibration(description["temperature"], detector)
     except Exception as error:
         raise ValueError(

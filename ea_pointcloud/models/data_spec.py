@@ -54,6 +54,8 @@ class DataSpec:
         for name in ("class_names", "category_names"):
             values = tuple(getattr(self, name))
             object.__setattr__(self, name, values)
+            if not all(isinstance(value, str) for value in values):
+                raise TypeError(f"{name} must be texts, got {str(values)[:100]}")
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} must differ from each other, got {values}")
         object.__setattr__(self, "parts", tuple(tuple(ids) for ids in self.parts))

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ea_pointcloud._files import write_whole
+from ea_pointcloud._files import read_json_object, write_whole
 from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from ea_pointcloud.models.data_spec import DataSpec
+from ea_pointcloud.models.stored import check_settings, check_stored, check_values
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -128,11 +129,14 @@ class PretrainedModel(nn.Module):
             raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}; copy the folder again")
         try:
             config = cls.config_class(**description["config"])
-            model = cls(config, DataSpec(**description["data"]))
+            data_spec = DataSpec(**description["data"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / CONFIG_FILE}: {error}; copy the folder again") from error
         try:
+            check_stored(folder / WEIGHTS_FILE, lambda: cls(config, data_spec))
+            model = cls(config, data_spec)
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            check_values(model.state_dict())
         except Exception as error:
             raise ValueError(
                 f"{folder / WEIGHTS_FILE} does not fit its {CONFIG_FILE} ({error}); "
@@ -222,17 +226,15 @@ def read_description(folder: Path) -> dict[str, Any]:
         ValueError: if it is not one of ours or from a newer version.
     """
     path = folder / CONFIG_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); copy the folder again") from error
+    description = read_json_object(path, "copy the folder again")
     missing = {"format_version", "architecture", "config", "data"} - set(description)
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}; it was not written by ea-pointcloud")
     for section, kind in (("format_version", int), ("config", dict), ("data", dict)):
         if not isinstance(description[section], kind):
             raise ValueError(
-                f"{path}: {section} must be {kind.__name__}, got {description[section]!r}; "
+                f"{path}: {section} must be {kind.__name__}, got "
+                f"{repr(description[section])[:100]}; "
                 "copy the folder again"
             )
     if description["format_version"] > FORMAT_VERSION:
@@ -240,6 +242,11 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path} has format {description['format_version']}, this version reads up to "
             f"{FORMAT_VERSION}; upgrade ea-pointcloud"
         )
+    try:
+        for section in ("config", "data"):
+            check_settings(description[section])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; copy the folder again") from error
     return description
 
 

@@ -65,22 +65,23 @@ class EpochTable(Callback):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint callback that still knows its best score after the run folder was moved.
+    """A checkpoint callback that writes one file, and keeps its best score when a run is moved.
 
-    Lightning's own forgets it, and would take the first epoch after resuming for the best.
+    Lightning's own takes the paths of files that it deletes from the checkpoint, which may come
+    from elsewhere, and forgets the best score when the folder of the run has another name.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state, its paths turned to where the folder is now."""
-
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
-        best_k = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        state_dict = {**state_dict, **moved, "best_k_models": best_k, "dirpath": self.dirpath}
-        super().load_state_dict(state_dict)
+        """Restore the score; the path is that of this callback, never the stored one."""
+        path = Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}"
+        score = state_dict.get("best_model_score")
+        if not path.is_file():
+            return
+        self.best_model_path = str(path)
+        if self.monitor is not None and isinstance(score, torch.Tensor) and score.numel() == 1:
+            self.best_model_score = self.kth_value = score
+            self.kth_best_model_path = str(path)
+            self.best_k_models = {str(path): score}
 
 
 class ExportWeights(Checkpoint):

@@ -45,19 +45,32 @@ def furthest(run: Path) -> Progress:
             continue
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            epoch, batches = checkpoint["epoch"], checkpoint.get(BATCHES_DONE)
+            epoch, batches = int(checkpoint["epoch"]), checkpoint.get(BATCHES_DONE)
+            batches = batches if batches is None else int(batches)
         except Exception as error:
             raise ValueError(
                 f"{path} is damaged ({error}); copy the run folder again, or start a new run"
             ) from error
-        whole = batches is None
-        found.append(Progress(epoch + 1, 0, path) if whole else Progress(epoch, batches, path))
+        done = Progress(epoch + 1, 0, path) if batches is None else Progress(epoch, batches, path)
+        found.append(done)
     return max(found, key=lambda progress: progress[:2])
 
 
 def epochs_done(run: Path) -> int:
     """Whole epochs of a run; 0 where none is complete."""
     return furthest(run).epochs
+
+
+def refuse_links(run: Path) -> None:
+    """Raise ValueError if anything in a run folder is a link: training writes and deletes there."""
+    for folder, names, files in os.walk(run):
+        for name in (*names, *files):
+            path = Path(folder) / name
+            if path.is_symlink():
+                raise ValueError(
+                    f"{path} is a link, which is not followed when a run is trained or resumed; "
+                    "copy the run folder with what its links point to (cp -rL)"
+                )
 
 
 def remove_leftovers(run: Path) -> None:
@@ -67,15 +80,26 @@ def remove_leftovers(run: Path) -> None:
             partial.unlink()
     for name in ("best", "last"):  # weights that were being written or replaced
         for folder in run.glob(f".{name}-*"):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside the old one, flushed to the disk, then renames it.
 
     Lightning's own writes into the system's folder for temporary files; where that is another disk
-    the checkpoint is copied into place, and a process that dies then leaves half of one.
+    the checkpoint is copied into place, and a process that dies then leaves half of one. Reading
+    one never runs code, whatever the environment says, and removing one removes a single file.
     """
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a file; Lightning's own deletes folders with all they hold."""
+        Path(path).unlink(missing_ok=True)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None

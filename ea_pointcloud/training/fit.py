@@ -31,6 +31,7 @@ from ea_pointcloud.training.checkpoints import (
     Progress,
     WholeCheckpoints,
     furthest,
+    refuse_links,
     remove_leftovers,
 )
 from ea_pointcloud.training.data import (
@@ -93,7 +94,7 @@ def train(
     Raises:
         FileExistsError: if ``run`` is not empty and ``resume`` is false.
         FileNotFoundError: if there is no run to resume, or no data.
-        ValueError: if the recipe to resume with differs from the run's.
+        ValueError: if the recipe to resume with differs from the run's, or the run holds links.
         OSError: if another process is training into ``run``, or a file cannot be written.
         FloatingPointError: if the loss becomes NaN or infinite.
         MemoryError: if there is too little memory; names the keys to lower.
@@ -118,6 +119,7 @@ def _train(resolved: Resolved, run: Path, callbacks: list[Callback]) -> None:
     say = sys.stderr.write if processes.is_rank_zero else str
     if processes.shard.world_size > 1:
         say(f"{describe(recipe, processes)}\n")
+    refuse_links(run)
     progress = furthest(run)
     init = None
     if recipe.model.init is not None and progress.checkpoint is None:

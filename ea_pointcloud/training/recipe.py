@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -19,6 +20,9 @@ from ea_pointcloud.models.factory import ARCHITECTURES
 from ea_pointcloud.models.pretrained import read_description, resolve_weights
 from ea_pointcloud.training.recipe_checks import check_recipe
 from ea_pointcloud.training.recipe_keys import TASKS, Recipe
+
+_LONGEST = 100_000  # characters; the packaged ones have up to 3,000
+_DEEPEST = 16
 
 
 def list_recipes() -> list[str]:
@@ -37,6 +41,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     text, source = _recipe_text(name_or_path)
     config = OmegaConf.structured(Recipe)
     try:
+        _check_yaml(text, source)
         config = OmegaConf.merge(config, OmegaConf.create(text))
         inits = [each for each in overrides or [] if each.startswith("model.init=")]
         if any(each.partition("=")[2] not in ("", "null", "~") for each in inits):
@@ -47,6 +52,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
             if not separator or not key:
                 raise ValueError(f"override must read key=value, got {override!r}")
             source = f"override {override!r}"
+            _check_yaml(override.partition("=")[2], source)
             change = OmegaConf.from_dotlist([override])
             if OmegaConf.select(change, "model.name") not in (None, config.model.name):
                 config.model.overrides = {}  # those of another architecture
@@ -69,6 +75,26 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ValueError(f"recipe {name_or_path}: {error}") from error
     return recipe
+
+
+def _check_yaml(text: str, source: str) -> None:
+    """Raise for what a recipe has no use for, and what could read or exhaust this machine.
+
+    That is text that is replaced (``${oc.env:NAME}`` would store a secret in the run), one node
+    used in several places, and lists in lists without end.
+    """
+    if "${" in text:
+        raise ValueError(f"{source}: ${{...}} is not replaced; write the value itself")
+    if len(text) > _LONGEST:
+        raise ValueError(f"{source}: has {len(text):,} characters, a recipe at most {_LONGEST:,}")
+    depth = 0
+    for event in yaml.parse(text):  # needs no recursion, unlike what builds values from it
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"{source}: *{event.anchor} repeats another value; write it out")
+        if depth > _DEEPEST:
+            raise ValueError(f"{source}: is nested more than {_DEEPEST} deep; a recipe needs 4")
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

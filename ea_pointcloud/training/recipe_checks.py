@@ -10,6 +10,13 @@ from ea_pointcloud.training.recipe_keys import TASKS, Recipe
 def check_recipe(recipe: Recipe) -> None:
     """Raise for values of different sections that do not fit together, naming their keys."""
     check_choice("task", recipe.task, TASKS)
+    name = recipe.name
+    plain = name.isprintable() and not {"/", "\\"} & set(name) and len(name) <= 100
+    if not plain or not name or name.startswith("."):
+        raise ValueError(
+            "name must be a plain name for a folder, 100 characters at most and without / or \\, "
+            f"got {name[:100]!r}"
+        )
     check_choice(f"data.dataset for {recipe.task}", recipe.data.dataset, TASKS[recipe.task])
     _check_features(recipe)
     _check_model(recipe)
