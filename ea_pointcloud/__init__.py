@@ -1,4 +1,4 @@
-"""Point-cloud analysis with external attention: classify clouds at a cost linear in their size.
+"""Point-cloud classification and segmentation with external attention, at linear cost.
 
 Names are imported on first use, so ``import ea_pointcloud`` itself takes no time.
 """
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ea_pointcloud.models import create_model as create_model
     from ea_pointcloud.models import list_models as list_models
     from ea_pointcloud.models import list_pretrained as list_pretrained
+    from ea_pointcloud.training.api import evaluate as evaluate
+    from ea_pointcloud.training.api import train as train
 
 __version__ = "0.1.0"
 
@@ -28,9 +30,11 @@ _HOME = {
     "EASegmenter": "models",
     "Predictor": "inference",
     "create_model": "models",
+    "evaluate": "training.api",
     "list_models": "models",
     "list_pretrained": "models",
     "read_cloud": "io",
+    "train": "training.api",
     "write_cloud": "io",
     "write_mesh": "io",
 }
@@ -43,7 +47,7 @@ __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name in _MODULES:
         return import_module(f"ea_pointcloud.{name}")
     if name in _HOME:

@@ -16,6 +16,18 @@ from torchmetrics.utilities import dim_zero_cat
 
 from ea_pointcloud._checks import check_mask, values_readable
 
+__all__ = [
+    "CalibrationError",
+    "MeanClassAccuracy",
+    "MeanLoss",
+    "PartIoU",
+    "ReliabilityBin",
+    "ShapeIoU",
+    "class_accuracy",
+    "classification_metrics",
+    "part_segmentation_metrics",
+]
+
 _SCALARS = ("instance_miou", "category_miou", "point_accuracy")
 _BINS = 15  # of probabilities
 

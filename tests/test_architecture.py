@@ -64,7 +64,7 @@ MAY_IMPORT = {
         "training export report"
     ),
     "__main__": "cli",
-    "__init__": "io models inference",
+    "__init__": "io models inference training",
 }
 HOMES = {
     "scipy": (),

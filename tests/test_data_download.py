@@ -42,6 +42,8 @@ def small_set(train: int = 6, test: int = 4) -> bytes:
         for split, count in (("train", train), ("test", test)):
             content = io.BytesIO()
             xyz = np.random.default_rng(count).normal(size=(count, 32, 3)).astype(np.float32)
+            xyz -= xyz.mean(1, keepdims=True)
+            xyz /= np.linalg.norm(xyz, axis=2).max(1)[:, None, None]
             with h5py.File(content, "w") as h5:
                 h5["data"], h5["label"] = xyz, (np.arange(count) % 2).astype(np.uint8)[:, None]
             file.writestr(f"set/ply_data_{split}0.h5", content.getvalue())

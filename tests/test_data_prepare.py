@@ -245,7 +245,7 @@ def test_text_clouds_follow_the_published_lists(tmp_path: Path) -> None:
     assert columns["file"].tolist() == [b"cup/cup_0002.txt", b"night_stand/night_stand_0002.txt"]
     assert columns["label"].ravel().tolist() == [1, 0]  # the order of the list of names
     assert np.allclose(np.linalg.norm(columns["normal"], axis=2), 1, atol=1e-4)
-    with pytest.raises(CloudFileError, match=r"has 100 points; prepare with at most so many"):
+    with pytest.raises(CloudFileError, match=r"has 100 points, fewer than 200; lower --points"):
         prepare_folder(folder, tmp_path / "more", Preparation(points=200))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ea_pointcloud.datasets import FolderDataset, _files, _folder_cache
+from ea_pointcloud.datasets import FolderDataset, _files, _sampling
 from ea_pointcloud.io import Cloud, CloudFileError, read_cloud, write_cloud, write_mesh
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.tasks import ClassificationTask
@@ -54,7 +54,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(path).name)
         return read_cloud(path, **options)
 
-    monkeypatch.setattr(_folder_cache, "read_cloud", recorded)
+    monkeypatch.setattr(_sampling, "read_cloud", recorded)
     return names
 
 
@@ -401,7 +401,7 @@ def test_a_damaged_cache_is_made_anew(
     assert torch.equal(opened(tmp_path).xyz, first.xyz)
     assert len(reads) == 10
     assert "is damaged (" in caplog.text
-    assert "is made anew" in caplog.text
+    assert "is written again" in caplog.text
     opened(tmp_path)
     assert len(reads) == 10
 
@@ -424,7 +424,7 @@ def test_two_at_once_read_once(
             if "another process is reading" in record.getMessage():
                 waited.set()
 
-    monkeypatch.setattr(_folder_cache, "read_cloud", slow)
+    monkeypatch.setattr(_sampling, "read_cloud", slow)
     monkeypatch.setattr(_files.logger, "handlers", [Waiting()])
     results: list[FolderDataset] = []
     threads = [threading.Thread(target=lambda: results.append(opened(tmp_path))) for _ in range(2)]
@@ -449,7 +449,7 @@ def test_what_was_read_before_ctrl_c_is_kept(
         names.append(path.name)
         return read_cloud(path, **options)
 
-    monkeypatch.setattr(_folder_cache, "read_cloud", stopped)
+    monkeypatch.setattr(_sampling, "read_cloud", stopped)
     with pytest.raises(KeyboardInterrupt):
         opened(tmp_path)
     names.clear()

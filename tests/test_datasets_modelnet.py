@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -5,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ea_pointcloud.datasets import ModelNet
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.datasets import ModelNet, open_dataset
+from ea_pointcloud.datasets._modelnet_files import SCANOBJECTNN_CLASSES, SCANOBJECTNN_VARIANTS
 from ea_pointcloud.datasets._splits import stratified_mask
+from ea_pointcloud.training.data import open_split
+from ea_pointcloud.training.recipe import load_recipe
 
 
 def test_reads_the_published_layout(modelnet_folder: Path) -> None:
@@ -99,6 +104,7 @@ def test_errors_name_the_file_and_the_remedy(modelnet_folder: Path, tmp_path: Pa
     ):
         ModelNet(modelnet_folder, split="test")
     with h5py.File(h5, "a") as file:
+        file["label"][0] = 1
         file["data"][0, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"test0.h5 holds coordinates that are not finite"):
         ModelNet(modelnet_folder, split="test")
@@ -114,10 +120,10 @@ def test_errors_name_the_file_and_the_remedy(modelnet_folder: Path, tmp_path: Pa
     with pytest.raises(FileNotFoundError, match=r"no .*ply_data_test0.h5, which its list names"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "test_files.txt").write_text("")
-    with pytest.raises(ValueError, match=r"test_files.txt lists no file; download it again"):
+    with pytest.raises(ValueError, match=r"test_files.txt lists no file; write the name of"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "test_files.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="the folder is incomplete, download it again"):
+    with pytest.raises(FileNotFoundError, match="add the list, or download a published set again"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "shape_names.txt").write_text("")
     with pytest.raises(ValueError, match=r"shape_names.txt names no class"):
@@ -133,3 +139,48 @@ def test_real_modelnet10(data_root: Path) -> None:
     assert len(test) == 899
     assert test.class_names[0] == "bathtub"
     assert float(test.xyz.norm(dim=-1).max()) < 1.01
+
+
+# --- ScanObjectNN
+
+
+def write_scans(root: Path, points: int = 40) -> None:
+    """The published layout: scans in metres, with labels and a mask of the background."""
+    rng = np.random.default_rng(0)
+    for folder, stem in SCANOBJECTNN_VARIANTS.values():
+        (root / "ScanObjectNN" / folder).mkdir(parents=True, exist_ok=True)
+        for split, count in (("training", 60), ("test", 30)):
+            path = root / "ScanObjectNN" / folder / f"{split}_{stem}.h5"
+            with h5py.File(path, "w") as file:
+                file["data"] = (3 + 0.4 * rng.normal(size=(count, points, 3))).astype(np.float32)
+                file["label"] = np.arange(count) % 15
+                file["mask"] = np.where(rng.random((count, points)) < 0.3, -1, 1)
+
+
+@pytest.mark.parametrize("name", list(SCANOBJECTNN_VARIANTS))
+def test_scanobjectnn_is_opened(tmp_path: Path, name: str) -> None:
+    write_scans(tmp_path)
+    folder, stem = SCANOBJECTNN_VARIANTS[name]
+    opened = open_dataset(name, split="test", data_root=tmp_path)
+    assert isinstance(opened, ModelNet)
+    assert opened.class_names == SCANOBJECTNN_CLASSES
+    assert len(opened) == 30
+    with h5py.File(tmp_path / "ScanObjectNN" / folder / f"test_{stem}.h5") as file:
+        scans = torch.from_numpy(np.asarray(file["data"]))
+        assert opened.label.tolist() == np.asarray(file["label"]).tolist()
+    assert torch.equal(opened.xyz, normalize_unit_sphere(scans))
+    splits = [ModelNet(tmp_path, name=name, split=split) for split in ("train", "val")]
+    assert [len(split) for split in splits] == [45, 15]
+    recipe = load_recipe("scanobjectnn", [f"data.root={tmp_path}", f"data.name={name}"])
+    assert len(open_split(replace(recipe.data, num_points=32), "train")) == 45
+
+
+def test_scanobjectnn_by_its_folder_and_what_is_missing(tmp_path: Path) -> None:
+    write_scans(tmp_path)
+    by_folder = open_dataset(tmp_path / "ScanObjectNN", split="test")
+    assert torch.equal(
+        by_folder[:]["xyz"], ModelNet(tmp_path, name="scanobjectnn", split="test").xyz
+    )
+    (tmp_path / "ScanObjectNN" / "main_split" / "test_objectdataset.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no main_split/test_objectdataset.h5 in .*Scan"):
+        ModelNet(tmp_path, name="scanobjectnn_obj_bg", split="test")

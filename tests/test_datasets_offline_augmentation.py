@@ -81,7 +81,7 @@ def test_a_recipe_trains_on_variants_of_its_seed(root: Path) -> None:
         "augment.elastic=0.2",
     ]
     recipe = load_recipe("shapenetpart", options)
-    assert recipe.augmentation().elastic == 0  # not once more in every batch
+    assert recipe.augment.augmentation().elastic == 0  # not once more in every batch
     one, again = open_training(recipe), open_training(recipe)
     other = open_training(load_recipe("shapenetpart", [*options, "trainer.seed=1"]))
     assert len(one) == 3 * 6

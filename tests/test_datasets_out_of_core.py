@@ -24,7 +24,8 @@ from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.models import create_model
 from ea_pointcloud.training import calibrate
 from ea_pointcloud.training import data as training_data
-from ea_pointcloud.training.data import batches, open_split, put_on
+from ea_pointcloud.training.batches import batches
+from ea_pointcloud.training.data import open_split, put_on
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_cli import call
@@ -32,6 +33,12 @@ from tests.test_training import QUICK, Crash
 
 POINTS = 20
 CPU = torch.device("cpu")
+
+
+def in_unit_sphere(xyz: np.ndarray) -> np.ndarray:
+    """Clouds (n, N, 3) centred, with the farthest point at distance 1."""
+    xyz = xyz - xyz.mean(1, keepdims=True)
+    return xyz / np.linalg.norm(xyz, axis=2).max(1)[:, None, None]
 
 
 def write_set(
@@ -46,7 +53,7 @@ def write_set(
         for number, length in enumerate(lengths):
             names.append(f"{split}{number}.h5")
             with h5py.File(folder / names[-1], "w") as file:
-                data = rng.normal(size=(length, points, 3)).astype(np.float32)
+                data = in_unit_sphere(rng.normal(size=(length, points, 3))).astype(np.float32)
                 file.create_dataset("data", data=data, **options)
                 file["label"] = (np.arange(length) * 3 // length).astype(np.uint8)[:, None]
         (folder / f"{split}_files.txt").write_text("\n".join(names))
@@ -119,6 +126,25 @@ def test_half_precision_files_are_read_as_float32(tmp_path: Path) -> None:
     (batch,) = OutOfCoreLoader(OutOfCoreModelNet(folder, split="trainval"), 6, num_workers=0)
     assert batch["xyz"].dtype == torch.float32
     assert np.array_equal(batch["xyz"].numpy(), data)
+
+
+@pytest.mark.parametrize("num_points", [0, 7])
+def test_any_scale_and_offset_is_brought_to_the_unit_sphere(
+    folder: Path, tmp_path: Path, num_points: int
+) -> None:
+    """As prediction does: whatever the unit and origin of the stored coordinates."""
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    for path in moved.glob("*.h5"):
+        with h5py.File(path, "a") as file:
+            file["data"][...] = 400 * np.asarray(file["data"]) + np.array([30.0, -2.0, 5.0])
+    options = {"split": "test", "num_points": num_points}
+    expected = ModelNet(folder, **options).xyz
+    held, out_of_core = ModelNet(moved, **options), OutOfCoreModelNet(moved, **options)
+    torch.testing.assert_close(held.xyz, expected, atol=1e-4, rtol=0)
+    assert torch.equal(out_of_core[:]["xyz"], held.xyz)  # pyright: ignore[reportArgumentType]
+    batches_of = OutOfCoreLoader(out_of_core, 8, num_workers=0)
+    assert torch.equal(torch.cat([batch["xyz"] for batch in batches_of]), held.xyz)
 
 
 def test_three_ways_to_the_same_logits(folder: Path) -> None:
@@ -417,7 +443,7 @@ def test_calibration_reads_a_bounded_share_of_a_large_set(
 def test_a_set_of_ones_own_is_written_piece_by_piece(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pieces = [
-        (rng.normal(size=(count, 9, 3)).astype(np.float16), np.arange(count) % 2)
+        (in_unit_sphere(rng.normal(size=(count, 9, 3))).astype(np.float16), np.arange(count) % 2)
         for count in (6, 4, 5)
     ]
     written = write_modelnet(

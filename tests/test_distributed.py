@@ -20,8 +20,8 @@ from ea_pointcloud.datasets.sharding import Shard
 from ea_pointcloud.nn import PointBatchNorm
 from ea_pointcloud.nn.norm import synchronize_norms
 from ea_pointcloud.training import distributed
+from ea_pointcloud.training.batches import BatchIndices
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.data import BatchIndices
 from ea_pointcloud.training.distributed import (
     SameEverywhere,
     lightning_arguments,

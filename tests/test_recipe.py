@@ -159,7 +159,7 @@ def test_clouds_that_cannot_be_mixed(overrides: list[str], words: str) -> None:
 
 def test_what_a_segmenter_does_not_take() -> None:
     overrides = ["task=segmentation", "model.size=grouped_tiny", "augment.elastic=1"]
-    assert load_recipe("procedural", overrides).augmentation().elastic == 1
+    assert load_recipe("procedural", overrides).augment.augmentation().elastic == 1
     with pytest.raises(ValueError, match=r"augment.outlier_ratio must be 0 with task=segmentation"):
         load_recipe("procedural", [*overrides, "augment.outlier_ratio=0.1"])
     with pytest.raises(ValueError, match=r"augment.normalize must be false with task=segmentation"):
@@ -178,8 +178,8 @@ def test_a_recipe_that_begins_with_weights_can_begin_with_nothing() -> None:
 
 def test_cutmix_of_a_recipe() -> None:
     recipe = load_recipe("modelnet40_ea", ["augment.cutmix_prob=0.25", "augment.cutmix_beta=0.5"])
-    assert recipe.cutmix() == CutMix(prob=0.25, beta=0.5)
-    assert load_recipe("modelnet40_ea").cutmix() is None
+    assert recipe.augment.cutmix() == CutMix(prob=0.25, beta=0.5)
+    assert load_recipe("modelnet40_ea").augment.cutmix() is None
 
 
 def test_what_only_the_network_knows_is_checked_before_the_data_is_made() -> None:

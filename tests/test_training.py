@@ -15,8 +15,9 @@ from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
 from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, create_model
 from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, random_point_sample
+from ea_pointcloud.training.batches import BatchIndices
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.data import BatchIndices, data_spec, open_held_out
+from ea_pointcloud.training.data import data_spec, open_held_out
 from ea_pointcloud.training.evaluate import evaluate_run, evaluate_weights
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.measure import (

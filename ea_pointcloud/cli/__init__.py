@@ -1,6 +1,8 @@
 """The console command ``ea-pointcloud``: one file a command, heavy imports inside the commands."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -25,6 +27,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _print_version(shown: bool) -> None:
+    if shown:
+        typer.echo(version("ea-pointcloud"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (info, train, evaluate, classify, segment, view, slots, export):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
 app.add_typer(data.app, name=data.NAME)

@@ -1,4 +1,4 @@
-"""Fetching one archive from the first mirror that has it, continuing what was cut before."""
+"""Download of one archive from the first mirror that has it, resumed where it was interrupted."""
 
 import json
 import logging
@@ -31,11 +31,11 @@ class DownloadError(OSError):
 
 
 class _MirrorError(Exception):
-    """A mirror that has not what it should."""
+    """A mirror that does not have what it should."""
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise unless the disk that holds ``folder`` has room for so many bytes more."""
+    """Raise unless the disk that holds ``folder`` has room for ``needed`` bytes more."""
     free = shutil.disk_usage(folder).free
     if needed + HEADROOM > free:
         raise DownloadError(
@@ -47,13 +47,13 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 def fetch(archive: Archive, folder: Path, progress: Progress) -> Path:
     """Download an archive to ``folder/NAME``, which appears only when it is whole and checked.
 
-    What a cut connection left behind is kept in ``folder/.NAME.partial`` and continued, by the same
-    mirror if it still has the same file, by another one where a checksum will tell.
+    What an interrupted download left is kept in ``folder/.NAME.partial`` and continued, by the same
+    mirror if it still has the same file, by another one where there is a checksum.
 
     Args:
         archive: what and from where.
         folder: must exist; of this process alone meanwhile.
-        progress: is told the bytes.
+        progress: called with the bytes.
 
     Returns:
         The file.
@@ -122,12 +122,12 @@ class _Note(NamedTuple):
 
 
 class _Transfer:
-    """A downloader for :func:`pooch.retrieve` that continues where an earlier one was cut.
+    """A downloader for :func:`pooch.retrieve` that continues an interrupted download.
 
     Args:
         partial: where the bytes are kept until there are no more to come.
         archive: what is expected.
-        progress: is told the bytes.
+        progress: called with the bytes.
 
     Attributes:
         continued: whether part of the file was there before.
@@ -150,10 +150,10 @@ class _Transfer:
                 self._receive(url)
                 break
             except (ChunkedEncodingError, Unreachable, Timeout) as error:
-                # Who delivers gets another chance, who does not makes way for the next mirror.
+                # A mirror that delivers is tried again, else the next one.
                 if isinstance(error, SSLError) or self._have() <= before or attempt == ATTEMPTS:
                     raise
-                logger.warning("%s: cut after %d bytes, continuing", url, self._have())
+                logger.warning("%s: interrupted after %d bytes, continuing", url, self._have())
                 time.sleep(PAUSE)
         self.partial.replace(output_file)
         self.note_path.unlink(missing_ok=True)
@@ -167,33 +167,32 @@ class _Transfer:
 
         have, note = self._have(), self._note()
         headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
-        if have and self._can_continue(url, note):
+        resumed = bool(have) and self._can_continue(url, note)
+        if resumed:
             headers["Range"] = f"bytes={have}-"
             if note.validator and note.url == url:
                 headers["If-Range"] = note.validator
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if have and response.status_code == 416:  # the file there is shorter
-                self._drop()
-                self._receive(url)
-                return
-            response.raise_for_status()
-            start, total = _extent(response)
-            self._check(url, response, total)
-            if start and (start != have or total != note.total):
-                if "Range" not in headers:
-                    raise _MirrorError("sent part of the file when asked for all of it")
-                self._drop()
-                self._receive(url)
-                return
-            self.continued = start > 0
-            validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if validator and validator.startswith("W/"):  # equal in meaning, not in its bytes
-                validator = None
-            write_whole(self.note_path, json.dumps(_Note(url, validator, total)._asdict()))
-            self._write(response, start, total)
+            if not (resumed and response.status_code == 416):  # the file there is shorter
+                response.raise_for_status()
+                start, total = _extent(response)
+                self._check(url, response, total)
+                if start and not resumed:
+                    raise _MirrorError("sent part of the file when all of it was requested")
+                if not start or (start, total) == (have, note.total):
+                    self._write(url, response, start, total)
+                    return
+        # What is there is of another file.
+        self.partial.unlink(missing_ok=True)
+        self.note_path.unlink(missing_ok=True)
+        self._receive(url)
 
-    def _write(self, response: "Response", start: int, total: int | None) -> None:
-        done = start
+    def _write(self, url: str, response: "Response", start: int, total: int | None) -> None:
+        self.continued, done = start > 0, start
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if validator and validator.startswith("W/"):  # equal in meaning, not in its bytes
+            validator = None
+        write_whole(self.note_path, json.dumps(_Note(url, validator, total)._asdict()))
         check_space(self.partial.parent, (total or 0) - start, f"downloading {self.archive.name}")
         with self.partial.open("ab" if start else "wb") as file:
             for chunk in response.iter_content(CHUNK):
@@ -226,10 +225,6 @@ class _Transfer:
             return _Note(**values)
         except (OSError, ValueError, TypeError):
             return _Note("", None, None)
-
-    def _drop(self) -> None:
-        self.partial.unlink(missing_ok=True)
-        self.note_path.unlink(missing_ok=True)
 
 
 def _extent(response: "Response") -> tuple[int, int | None]:

@@ -1,12 +1,15 @@
-"""Where data sets lie on disk, and how processes take turns there."""
+"""Folders and files of data sets: finding, reading and replacing them, and locks."""
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from ea_pointcloud.datasets.catalog import CATALOG
@@ -14,6 +17,8 @@ from ea_pointcloud.datasets.catalog import CATALOG
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
 NAMES_FILE = "shape_names.txt"  # of ModelNet's HDF5 layout
 MANIFEST = "manifest.json"  # of a folder that this package wrote
+REMEDY = "repair it, or download a published set again"
+_SHOWN = 5  # files that an error or a warning lists
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +28,11 @@ def data_root(root: str | Path | None) -> Path:
     return Path(root or os.environ.get(ROOT_VARIABLE) or "data").expanduser()
 
 
-def find_folder(root: str | Path | None, folder: str, marker: str) -> Path:
-    """The data set's folder: ``ROOT/folder``, or ``ROOT`` itself where it holds ``marker``.
-
-    Raises:
-        FileNotFoundError: naming every place that was looked at.
-    """
-    return find_layout(root, [(folder, marker)])[0]
-
-
 def find_modelnet(root: str | Path | None, name: str) -> Path:
     """The folder of a set in ModelNet's HDF5 layout: ``NAME_ply_hdf5_2048``, ``NAME_hdf5_2048``.
 
     Raises:
-        FileNotFoundError: naming every place that was looked at.
+        FileNotFoundError: names every place that was looked at.
     """
     folders = (f"{name}_ply_hdf5_2048", f"{name}_hdf5_2048")
     return find_layout(root, [(folder, NAMES_FILE) for folder in folders])[0]
@@ -50,7 +46,7 @@ def find_layout(root: str | Path | None, layouts: Sequence[tuple[str, str]]) -> 
         layouts: name of the folder and of a file that marks it, the preferred layout first.
 
     Raises:
-        FileNotFoundError: naming every place that was looked at.
+        FileNotFoundError: names every place that was looked at.
     """
     base = data_root(root)
     for folder, marker in layouts:
@@ -75,6 +71,73 @@ def _how_to_get(folders: Sequence[str]) -> str:
     return "put the data set there, or "
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not empty."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {REMEDY}") from error
+
+
+def check_listed(path: Path) -> None:
+    """Raise unless a file that a list names is there."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}, which its list names; add it, or download a published set again"
+        )
+
+
+@contextmanager
+def open_h5(path: Path, *keys: str) -> Iterator[list[Any]]:
+    """The data sets ``keys`` of an HDF5 file that a list names, open for the block.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read.
+    """
+    import h5py
+
+    check_listed(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield [file[key] for key in keys]
+    except (OSError, KeyError) as error:
+        quoted = [repr(key) for key in keys]
+        wanted = " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
+        raise ValueError(f"{path} cannot be read as HDF5 with {wanted} ({error}); {REMEDY}") from (
+            error
+        )
+
+
+def read_h5(path: Path, *keys: str) -> list[np.ndarray]:
+    """The arrays ``keys`` of an HDF5 file, see :func:`open_h5`."""
+    with open_h5(path, *keys) as found:
+        return [np.asarray(each) for each in found]
+
+
+def bad_files(folder: Path, bad: Mapping[str, str], what: str) -> str:
+    """A message with the first of the files that cannot be read.
+
+    Args:
+        folder: that holds them.
+        bad: path -> reason.
+        what: follows their number, like "of 30 files cannot be read".
+    """
+    lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"  and {len(bad) - _SHOWN} more")
+    return "\n".join([f"{folder}: {len(bad)} {what}:", *lines])
+
+
 def replace_folder(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``; what is there already is kept until that is done."""
     old = folder.with_name(f".{folder.name}.old")
@@ -92,7 +155,7 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 @contextmanager
 def alone(lock: Path, busy: str) -> Iterator[None]:
-    """Keep other processes out of the block; where one is in it, say ``busy`` and wait."""
+    """Keep other processes out of the block; where one is in it, warn with ``busy`` and wait."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=0)

@@ -5,25 +5,21 @@ import logging
 import os
 import sys
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ea_pointcloud._files import whole_file
+from ea_pointcloud.datasets import _sampling
 from ea_pointcloud.datasets._files import alone
-from ea_pointcloud.io import read_cloud
-from ea_pointcloud.io.pool import usable_cores
 
 CACHE_FOLDER = ".ea_pointcloud"
 _COLUMNS = ("path", "size", "mtime_ns", "length", "xyz")
-_FILES_PER_WORKER = 32  # fewer are read sooner than a process starts
-_MAX_WORKERS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +40,8 @@ def read_clouds(
         root: the folder.
         paths: files relative to it.
         reading: how.
-        num_workers: processes that read, 0 for none but this one; as many as there are cores for
-            many files without it.
+        num_workers: processes that read, 0 for none but this one; by default as many as there are
+            cores where there are many files.
 
     Returns:
         clouds: path -> (N, 3) float32, in the axes of the file, about its midpoint.
@@ -84,52 +80,28 @@ def _stamps(root: Path, paths: Sequence[str]) -> tuple[dict[str, tuple[int, int]
     return stamps, bad
 
 
-def _read_one(root: Path, path: str, reading: Reading) -> np.ndarray | str:
-    """The cloud, or why there is none."""
-    seed = zlib.crc32(os.fsencode(path))
-    try:
-        cloud = read_cloud(
-            root / path,
-            num_points=reading.num_points,
-            seed=seed,
-            drop_invalid=reading.drop_invalid,
-        )
-    except (OSError, ValueError, ImportError, MemoryError) as error:
-        return (str(error) or type(error).__name__).removeprefix(f"{Path(path).name}: ")
-    xyz = cloud.xyz
-    if (xyz == xyz[0]).all():
-        return f"has no extent: {len(xyz)} points in one place"
-    # Also where all points are kept: files are often in the order of the scan, and the first points
-    # of a cloud must stand for all of it.
-    generator = torch.Generator().manual_seed(seed)
-    return xyz[torch.randperm(len(xyz), generator=generator)[: reading.num_points].numpy()]
+def _read_one(root: Path, reading: Reading, path: Any) -> tuple[str, np.ndarray | str]:
+    """The path with its points, or with the reason why there are none.
 
-
-class _Files(Dataset[tuple[str, np.ndarray | str]]):
-    def __init__(self, root: Path, paths: list[str], reading: Reading) -> None:
-        self.root, self.paths, self.reading = root, paths, reading
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[str, np.ndarray | str]:
-        path = self.paths[index]
-        return path, _read_one(self.root, path, self.reading)
-
-
-def _as_it_is(sample: Any) -> Any:
-    """Arrays stay arrays: thousands of tensors of another process would each keep a file open."""
-    return sample
+    Arrays stay arrays: thousands of tensors of another process would each keep a file open.
+    """
+    seed = _sampling.file_seed(path)
+    points, drop_invalid = reading
+    cloud = _sampling.read_file(root, path, points, seed, drop_invalid=drop_invalid)
+    if isinstance(cloud, str):
+        return path, cloud
+    return path, cloud.xyz[_sampling.random_order(len(cloud), seed)[:points].numpy()]
 
 
 def _read_all(
     root: Path, paths: list[str], reading: Reading, num_workers: int | None
 ) -> Iterator[tuple[str, np.ndarray | str]]:
-    if num_workers is None:
-        num_workers = min(usable_cores(), _MAX_WORKERS, len(paths) // _FILES_PER_WORKER)
-        num_workers = 0 if num_workers == 1 else num_workers
+    workers = _sampling.default_workers(len(paths)) if num_workers is None else num_workers
     loader = DataLoader(
-        _Files(root, paths, reading), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers
+        paths,  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        collate_fn=partial(_read_one, root, reading),  # called in the worker process
+        num_workers=workers,
     )
     # In a log file a line now and then is enough.
     interval = 0.1 if sys.stderr.isatty() else 30.0
@@ -154,9 +126,10 @@ def _digest(text: str) -> str:
 
 def _readers_digest() -> str:
     """Of the code that reads: another version may read the same file differently."""
-    package = Path(__file__).parent.parent
-    sources = [Path(__file__), *sorted((package / "io").glob("*.py"))]
-    return _digest("".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in sources))
+    here = Path(__file__)
+    readers = sorted((here.parent.parent / "io").glob("*.py"))
+    files = [here, here.with_name("_sampling.py"), *readers]
+    return _digest("".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files))
 
 
 def _cache_folder(root: Path) -> Path:
@@ -194,7 +167,7 @@ def _load(cache: Path, stamps: dict[str, tuple[int, int]]) -> dict[str, np.ndarr
         rows = zip(paths, known, clouds, strict=True)
         return {path: xyz for path, stamp, xyz in rows if stamps.get(path) == stamp}
     except Exception as error:  # a damaged file raises whatever HDF5 comes across
-        logger.warning("%s is damaged (%s) and is made anew", cache, error)
+        logger.warning("%s is damaged (%s) and is written again", cache, error)
         return {}
 
 

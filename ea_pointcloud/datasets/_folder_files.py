@@ -1,4 +1,4 @@
-"""Which files of a folder of classes belong to which class and split; nothing is opened here."""
+"""Classes and splits of a folder, from the names of its files; nothing is opened here."""
 
 import hashlib
 import os
@@ -41,10 +41,10 @@ class FolderListing:
 def list_folder(root: Path, val_fraction: float) -> FolderListing:
     """Find classes and splits: ``SPLIT/CLASS/file``, ``CLASS/SPLIT/file`` or ``CLASS/file``.
 
-    Files may lie deeper inside a class. Hidden files, files whose suffix is no cloud's, and texts
-    such as ``README.txt`` do not count. Where there is no val split it is set apart from train,
-    where there is no split at all a test split before it; which files depends on their names within
-    the class alone, and files that differ in their suffix only stay together.
+    Files may lie deeper inside a class. Hidden files, suffixes that no cloud has, and texts such as
+    ``README.txt`` do not count. Where there is no val split it is set apart from train, where there
+    is no split at all a test split before it; which files depends on their names within the class
+    alone, and files that differ in their suffix only stay together.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -60,7 +60,9 @@ def list_folder(root: Path, val_fraction: float) -> FolderListing:
     if len(named) == len(folders):
         files = [file for folder in folders for file in _list_split(root, folder)]
     else:
-        split = next((folder for folder in named if _holds_folders_only(folder)), None)
+        split = next(
+            (each for each in named if _subfolders(each) and not _direct_clouds(each)), None
+        )
         if split is not None:
             others = _first(folder.name for folder in folders if folder not in named)
             raise ValueError(
@@ -80,11 +82,6 @@ class _File(NamedTuple):
     name: str  # relative to the class folder, without suffix
 
 
-def _file(root: Path, folder: Path, split: str, path: Path) -> _File:
-    name = path.relative_to(folder).with_suffix("").as_posix()
-    return _File(folder.name, split, path.relative_to(root).as_posix(), name)
-
-
 def _list_split(root: Path, folder: Path) -> list[_File]:
     """``SPLIT/CLASS/file``."""
     _check_outside(folder)
@@ -95,24 +92,24 @@ def _list_split(root: Path, folder: Path) -> list[_File]:
             "it is a class"
         )
     split = _SPLIT_FOLDERS[folder.name.lower()]
-    files = []
-    for each in classes:
-        found = [_file(root, each, split, path) for path in _clouds(root, each)]
-        if not found and split == "train":
-            raise ValueError(_empty(each))
-        files += found
-    return files
+    return [file for each in classes for file in _list_class(root, each, split)]
 
 
-def _list_class(root: Path, folder: Path) -> list[_File]:
-    """``CLASS/SPLIT/file`` or ``CLASS/file``."""
+def _list_class(root: Path, folder: Path, split: str = "") -> list[_File]:
+    """``CLASS/SPLIT/file`` or ``CLASS/file``; the files of a class in ``split`` if it is given."""
     files = []
     for path in _clouds(root, folder):
-        inside = path.relative_to(folder).parts
-        split = _SPLIT_FOLDERS.get(inside[0].lower(), "") if len(inside) > 1 else ""
-        files.append(_file(root, folder, split, path))
-    if not files:
-        raise ValueError(_empty(folder))
+        inside = path.relative_to(folder)
+        own = _SPLIT_FOLDERS.get(inside.parts[0].lower(), "") if len(inside.parts) > 1 else ""
+        name = inside.with_suffix("").as_posix()
+        files.append(_File(folder.name, split or own, path.relative_to(root).as_posix(), name))
+    if not files and split in ("", "train"):
+        others = sorted({path.suffix.lower() or path.name for path in _visible(folder)})
+        held = f"only {_first(others)}" if others else "nothing"
+        raise ValueError(
+            f"{folder} holds no readable cloud, {held}; add some ({' '.join(READABLE)}), remove "
+            "the folder, or rename it to begin with a dot"
+        )
     return files
 
 
@@ -127,7 +124,7 @@ def _check_all_or_none(root: Path, files: list[_File]) -> None:
 
 
 def _check_classes(root: Path, files: list[_File]) -> None:
-    """Raise unless at least two classes can be learned, and no other is asked for."""
+    """Raise unless there are two classes or more and train has a shape of each."""
     splits: dict[str, set[str]] = {}
     for file in files:
         splits.setdefault(file.class_name, set()).add(file.split)
@@ -222,31 +219,18 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
             yield path
 
 
-def _holds_folders_only(folder: Path) -> bool:
-    return bool(_subfolders(folder)) and not _direct_clouds(folder)
-
-
 def _direct_clouds(folder: Path) -> list[Path]:
     return [path for path in _visible(folder) if not path.is_dir() and _is_cloud(path)]
 
 
 def _check_outside(folder: Path) -> None:
     """Raise for clouds that lie beside the class folders."""
-    stray = [path for path in _direct_clouds(folder) if path.suffix.lower() not in _TABLES]
-    if stray:
+    outside = [path for path in _direct_clouds(folder) if path.suffix.lower() not in _TABLES]
+    if outside:
         raise ValueError(
-            f"{folder} holds {len(stray)} clouds that are in no class folder "
-            f"({_first(path.name for path in stray)}); move them into {folder}/CLASS/ or away"
+            f"{folder} holds {len(outside)} clouds that are in no class folder "
+            f"({_first(path.name for path in outside)}); move them into {folder}/CLASS/ or away"
         )
-
-
-def _empty(folder: Path) -> str:
-    others = sorted({path.suffix.lower() or path.name for path in _visible(folder)})
-    held = f"only {_first(others)}" if others else "nothing"
-    return (
-        f"{folder} holds no readable cloud, {held}; add some ({' '.join(READABLE)}), remove the "
-        "folder, or rename it to begin with a dot"
-    )
 
 
 def _first(names: Iterable[str], count: int = 3) -> str:

@@ -1,11 +1,12 @@
-"""Opening whatever lies in a folder, or a data set by its name."""
+"""``open_dataset``: whatever lies in a folder, or a data set by its name."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.datasets._files import data_root as find_data_root
+from ea_pointcloud.datasets._modelnet_files import SCANOBJECTNN_VARIANTS
 from ea_pointcloud.datasets._part_files import PUBLISHED_LAYOUTS, PUBLISHED_NAME
 from ea_pointcloud.datasets._splits import SPLITS
 from ea_pointcloud.datasets.axes import STORED_AS
@@ -32,7 +33,7 @@ def open_dataset(
     sampling: str = "first",
     data_root: str | Path | None = None,
 ) -> AnyShapes:
-    """Open a data set, whatever its layout; which one it was is logged and seen in its ``repr``.
+    """Open a data set, whatever its layout, which is logged and seen in its ``repr``.
 
     Class names and their order come from the files. Where clouds are stored mirrored, as those of
     ModelNet40 are, x is negated. Where the set is a published one and has not the official numbers
@@ -41,12 +42,14 @@ def open_dataset(
     Args:
         root_or_name: the set's own folder; or its name, as ``ea-pointcloud data list`` has it, or
             ``NAME`` of a folder ``NAME_ply_hdf5_2048``, ``NAME_hdf5_2048``, ``NAME_hdf5_data`` or
-            ``NAME_txt_normal`` below ``data_root``; or ``"procedural"``. ModelNet's meshes are
-            taken as z up, other folders of classes as y up: :class:`FolderDataset` has the choice.
+            ``NAME_txt_normal`` below ``data_root``; ``"scanobjectnn"``, ``"scanobjectnn_obj_bg"``
+            or ``"scanobjectnn_obj_only"``; or ``"procedural"``. ModelNet's meshes
+            are read as z up, other folders of classes as y up: :class:`FolderDataset` has the
+            choice.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
         sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
-        data_root: where names are looked for; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
+        data_root: where names are looked for; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
 
     Raises:
         FileNotFoundError: if there is no such folder or name; says what there is.
@@ -55,14 +58,14 @@ def open_dataset(
     check_choice("split", split, SPLITS)
     if root_or_name == PROCEDURAL:
         return ProceduralShapes(split, num_points=num_points or 1024)
+    if root_or_name in SCANOBJECTNN_VARIANTS:
+        options = {"split": split, "num_points": num_points, "sampling": sampling}
+        return ModelNet(data_root, name=str(root_or_name), **options)
     folder = _find(root_or_name, data_root)
     entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
-    if layout == "meshes":
-        _check_no_root(folder)
-    if layout not in _OPENERS:
-        raise ValueError(_not_opened(folder, layout, entry))
-    dataset = _OPENERS[layout](folder, entry, split, num_points, sampling)
+    options = {"split": split, "num_points": num_points, "sampling": sampling}
+    dataset = _open(folder, layout, entry, options)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if entry is not None:
         wrong = count_deviations(entry, layout, folder)
@@ -72,44 +75,29 @@ def open_dataset(
     return dataset
 
 
-def _modelnet(
-    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
-) -> ModelNet:
-    name = _plain_name(folder)
-    return ModelNet(folder, name=name, split=split, num_points=num_points, sampling=sampling)
-
-
-def _parts(
-    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
-) -> ShapeNetPart:
-    published = folder.name in dict(PUBLISHED_LAYOUTS)
-    return ShapeNetPart(
-        folder,
-        name=PUBLISHED_NAME if published else _plain_name(folder),
-        split=split,
-        num_points=num_points,
-        sampling=sampling,
-    )
-
-
-def _classes(
-    folder: Path, entry: CatalogEntry | None, split: str, num_points: int, sampling: str
-) -> FolderDataset:
-    return FolderDataset(
-        folder,
-        split=split,
-        num_points=num_points,
-        sampling=sampling,
-        up=entry.up if entry else "y",
-    )
-
-
-_OPENERS: dict[str, Callable[[Path, CatalogEntry | None, str, int, str], AnyShapes]] = {
-    "modelnet_h5": _modelnet,
-    "parts_h5": _parts,
-    "parts_txt": _parts,
-    "meshes": _classes,
-}
+def _open(
+    folder: Path, layout: str, entry: CatalogEntry | None, options: dict[str, Any]
+) -> AnyShapes:
+    if layout == "modelnet_h5":
+        return ModelNet(folder, name=_plain_name(folder), **options)
+    if layout == "scanobjectnn":
+        return ModelNet(folder, name="scanobjectnn", **options)
+    if layout in ("parts_h5", "parts_txt"):
+        published = folder.name in dict(PUBLISHED_LAYOUTS)
+        name = PUBLISHED_NAME if published else _plain_name(folder)
+        return ShapeNetPart(folder, name=name, **options)
+    if layout == "meshes":
+        sets = sorted(path.name for path in folder.iterdir() if path.is_dir() and recognize(path))
+        if sets:
+            raise ValueError(f"{folder} holds several data sets; name one of {', '.join(sets)}")
+        return FolderDataset(folder, up=entry.up if entry else "y", **options)
+    title = LAYOUTS[layout].title
+    if layout == "modelnet_txt":
+        name = entry.name if entry else folder
+        raise ValueError(
+            f"{folder} is {title}; run 'ea-pointcloud data prepare {name}' and open its outcome"
+        )
+    raise ValueError(f"{folder} is {title}, which is not opened as clouds to train on")
 
 
 def _plain_name(folder: Path) -> str:
@@ -120,7 +108,7 @@ def _plain_name(folder: Path) -> str:
 
 
 def _find(root_or_name: str | Path, below_root: str | Path | None) -> Path:
-    """The folder itself, or the folder of the set called so below the data root."""
+    """The folder itself, or the folder of the set of this name below the data root."""
     folder = Path(root_or_name).expanduser()
     if folder.is_dir():
         return folder
@@ -142,18 +130,3 @@ def _find(root_or_name: str | Path, below_root: str | Path | None) -> Path:
         f"no data set {name}: neither a folder nor one of {', '.join(below)} in {root}, which "
         f"holds {', '.join(there) or 'none'}; {remedy}, or see data/README.md"
     )
-
-
-def _check_no_root(folder: Path) -> None:
-    """Raise for a folder that holds data sets instead of being one."""
-    sets = sorted(path.name for path in folder.iterdir() if path.is_dir() and recognize(path))
-    if sets:
-        raise ValueError(f"{folder} holds several data sets; name one of {', '.join(sets)}")
-
-
-def _not_opened(folder: Path, layout: str, entry: CatalogEntry | None) -> str:
-    title = LAYOUTS[layout].title
-    if layout == "modelnet_txt":
-        name = entry.name if entry else folder
-        return f"{folder} is {title}; run 'ea-pointcloud data prepare {name}' and open its outcome"
-    return f"{folder} is {title}, which is not opened as clouds to train on"

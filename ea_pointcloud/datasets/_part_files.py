@@ -1,6 +1,5 @@
 """The layouts of part-labelled sets on disk, read shape by shape and checked, nothing changed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ea_pointcloud.datasets._files import find_layout
+from ea_pointcloud.datasets._files import (
+    REMEDY,
+    check_listed,
+    find_layout,
+    read_h5,
+    read_json,
+    read_lines,
+)
 
 H5_MARKER = "all_object_categories.txt"
 TXT_MARKER = "synsetoffset2category.txt"
@@ -48,7 +54,7 @@ class PartFolder:
 
     Args:
         path: the folder.
-        marker: the file that lists the categories; it tells the layout.
+        marker: the file that lists the categories, which identifies the layout.
         names: of the categories, in the order of the labels.
         synsets: the folder or id of each category.
     """
@@ -61,20 +67,16 @@ class PartFolder:
     @classmethod
     def find(cls, root: str | Path | None, name: str, *, normals: bool) -> "PartFolder":
         """The set called ``name``: HDF5 where it is there, else txt, which alone has normals."""
-        layouts: Sequence[tuple[str, str]] = (
-            (f"{name}_hdf5_data", H5_MARKER),
-            (f"{name}_txt_normal", TXT_MARKER),
-        )
-        if name == PUBLISHED_NAME:
-            layouts = PUBLISHED_LAYOUTS
+        own = ((f"{name}_hdf5_data", H5_MARKER), (f"{name}_txt_normal", TXT_MARKER))
+        layouts = PUBLISHED_LAYOUTS if name == PUBLISHED_NAME else own
         if normals:
             layouts = [layout for layout in layouts if layout[1] == TXT_MARKER]
         path, marker = find_layout(root, layouts)
-        rows = [line.split() for line in _lines(path / marker)]
+        rows = [line.split() for line in read_lines(path / marker)]
         if not rows or any(len(row) != 2 for row in rows):
             raise ValueError(
                 f"{path / marker} must hold a name and an id on each line, one category a line, "
-                f"got {len(rows)} lines; download it again"
+                f"got {len(rows)} lines; names have no blanks"
             )
         return cls(path, marker, tuple(row[0] for row in rows), tuple(row[1] for row in rows))
 
@@ -90,13 +92,13 @@ class PartFolder:
         """
         own, published = self.path / "seg_classes.json", self.path / PUBLISHED_TABLE_FILE
         if own.is_file():
-            table = _read_json(own)
+            table = read_json(own)
             self._check_keys(own, table)
             parts = tuple(tuple(int(part) for part in table[name]) for name in self.names)
             check_distinct(own, parts, self.names)
             return parts
         if published.is_file():
-            rows = _read_json(published)  # [synset, number in the category] of each part id
+            rows = read_json(published)  # [synset, number in the category] of each part id
             parts = tuple(
                 tuple(part for part, row in enumerate(rows) if row[0] == synset)
                 for synset in self.synsets
@@ -110,11 +112,11 @@ class PartFolder:
         return None
 
     def part_names(self, parts: PartTable) -> tuple[str, ...]:
-        """A name for every part id: "Chair/leg" by ``part_names.json``, "Chair/0" without it."""
+        """A name for every part id: "Chair/leg" by ``part_names.json``, else "Chair/0"."""
         path = self.path / "part_names.json"
         given: dict[str, list[str]] = {}
         if path.is_file():
-            given = _read_json(path)
+            given = read_json(path)
             self._check_keys(path, given)
         result = [f"unused/{part}" for part in range(1 + max(max(p, default=0) for p in parts))]
         for name, ids in zip(self.names, parts, strict=True):
@@ -141,14 +143,16 @@ class PartFolder:
         """
         listing = self._list_file(split)
         if not listing.is_file():
-            raise FileNotFoundError(f"no {listing}; the folder is incomplete, download it again")
-        names = _lines(listing) if self.marker == H5_MARKER else _read_json(listing)
+            raise FileNotFoundError(
+                f"no {listing}; add the list, or download a published set again"
+            )
+        names = read_lines(listing) if self.marker == H5_MARKER else read_json(listing)
         if not names:
-            raise ValueError(f"{listing} lists no shape; download it again")
+            raise ValueError(f"{listing} lists no shape; name the files of the split in it")
         if self.marker == H5_MARKER:
             # Lists may name paths on their author's disk; only the file names matter.
             files = [self.path / Path(name).name for name in names]
-            clouds = [cloud for file in files for cloud in _read_h5(file, len(self.names))]
+            clouds = [cloud for file in files for cloud in _read_h5_clouds(file, len(self.names))]
         else:
             clouds = [self._read_shape(listing, entry, parts) for entry in names]
         if parts is not None:
@@ -179,37 +183,38 @@ class PartFolder:
             )
         category = self.synsets.index(synset)
         folder = self.path / synset
-        points, labels = folder / "points" / f"{shape}.pts", folder / "points_label"
+        points = folder / "points" / f"{shape}.pts"
         if points.is_file():
-            if parts is None:
-                raise ValueError(
-                    f"{points} has labels counted from 1 in each category, which say nothing "
-                    f"without a table; add {self.path / 'seg_classes.json'}"
-                )
-            path = labels / f"{shape}.seg"
-            xyz, number = _read_rows(points, (3,)), _integers(path, _read_rows(path, (1,))[:, 0])
-            own = parts[category]
-            if len(xyz) != len(number):
-                raise ValueError(
-                    f"{points} has {len(xyz)} points, but {path} has {len(number)} labels; "
-                    "download both again"
-                )
-            if number.min() < 1 or number.max() > len(own):
-                raise ValueError(
-                    f"{path} has labels from {number.min()} to {number.max()}, but "
-                    f"{self.names[category]!r} has the parts 1 to {len(own)}; "
-                    "the files do not belong together"
-                )
-            return LabelledCloud(str(path), category, xyz, np.array(own)[number - 1], None)
+            return self._read_pair(
+                points, folder / "points_label" / f"{shape}.seg", category, parts
+            )
         path = folder / f"{shape}.txt"
         rows = _read_rows(path, (4, 7))
-        return LabelledCloud(
-            source=str(path),
-            category=category,
-            xyz=rows[:, :3],
-            part=_integers(path, rows[:, -1]),
-            normals=rows[:, 3:6] if rows.shape[1] == 7 else None,
-        )
+        normals = rows[:, 3:6] if rows.shape[1] == 7 else None
+        return LabelledCloud(str(path), category, rows[:, :3], _integers(path, rows), normals)
+
+    def _read_pair(
+        self, points: Path, labels: Path, category: int, parts: PartTable | None
+    ) -> LabelledCloud:
+        if parts is None:
+            raise ValueError(
+                f"{points} has labels counted from 1 in each category, which say nothing "
+                f"without a table; add {self.path / 'seg_classes.json'}"
+            )
+        xyz, number = _read_rows(points, (3,)), _integers(labels, _read_rows(labels, (1,)))
+        own = parts[category]
+        if len(xyz) != len(number):
+            raise ValueError(
+                f"{points} has {len(xyz)} points, but {labels} has {len(number)} labels; they must "
+                f"have as many; {REMEDY}"
+            )
+        if number.min() < 1 or number.max() > len(own):
+            raise ValueError(
+                f"{labels} has labels from {number.min()} to {number.max()}, but "
+                f"{self.names[category]!r} has the parts 1 to {len(own)}; "
+                "the files do not belong together"
+            )
+        return LabelledCloud(str(labels), category, xyz, np.array(own)[number - 1], None)
 
 
 def check_distinct(source: Path, parts: PartTable, names: Sequence[str]) -> None:
@@ -220,88 +225,67 @@ def check_distinct(source: Path, parts: PartTable, names: Sequence[str]) -> None
             if part < 0 or part in owner:
                 raise ValueError(
                     f"{source} gives part {part} to {name!r}, but part ids must be at least 0 and "
-                    f"belong to one category; already taken: {owner}; number the parts through in "
+                    f"belong to one category; already in use: {owner}; number the parts through in "
                     "seg_classes.json"
                 )
             owner[part] = name
 
 
 def _check_parts(cloud: LabelledCloud, parts: PartTable, names: Sequence[str]) -> None:
-    strange = sorted(set(np.unique(cloud.part).tolist()) - set(parts[cloud.category]))
-    if strange:
+    unknown = sorted(set(np.unique(cloud.part).tolist()) - set(parts[cloud.category]))
+    if unknown:
         raise ValueError(
-            f"{cloud.source} has part ids {strange}, but {names[cloud.category]!r} has the parts "
-            f"{list(parts[cloud.category])}; download it again, or mend its labels"
+            f"{cloud.source} has part ids {unknown}, but {names[cloud.category]!r} has the parts "
+            f"{list(parts[cloud.category])}; correct its labels, or the table of parts"
         )
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); download it again") from error
 
 
 def _read_rows(path: Path, widths: tuple[int, ...]) -> np.ndarray:
     """(N, width) float32, as many columns as the first row has."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}, which its list names; download the data set again")
+    check_listed(path)
     try:
         text = path.read_text(encoding="ascii")
         values = np.array(text.split(), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"{path} must hold numbers ({error}); download it again") from error
+        raise ValueError(f"{path} must hold numbers ({error}); {REMEDY}") from error
     width = len(text.partition("\n")[0].split())
     if width not in widths or values.size % width:
         raise ValueError(
             f"{path} must hold rows of {' or '.join(map(str, widths))} numbers, got {width} in the "
-            f"first row and {values.size} in all; download it again"
+            f"first row and {values.size} in all; {REMEDY}"
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"{path} holds numbers that are not finite; download it again")
+        raise ValueError(f"{path} holds numbers that are not finite; {REMEDY}")
     return values.reshape(-1, width)
 
 
-def _integers(path: Path, column: np.ndarray) -> np.ndarray:
+def _integers(path: Path, rows: np.ndarray) -> np.ndarray:
+    """(N,) int64, the last column."""
+    column = rows[:, -1]
     whole = column.astype(np.int64)
     if (whole != column).any():
         raise ValueError(
             f"{path} must have whole numbers as part labels in its last column, "
-            f"got {column[whole != column][0]}; download it again"
+            f"got {column[whole != column][0]}; {REMEDY}"
         )
     return whole
 
 
-def _read_h5(path: Path, num_categories: int) -> list[LabelledCloud]:
-    import h5py
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}, which its list names; download the data set again")
-    try:
-        with h5py.File(path, "r") as file:
-            data, label, part = (np.asarray(file[key]) for key in ("data", "label", "pid"))
-    except (OSError, KeyError) as error:
-        raise ValueError(
-            f"{path} cannot be read as HDF5 with 'data', 'label' and 'pid' ({error}); "
-            "download it again"
-        ) from error
+def _read_h5_clouds(path: Path, num_categories: int) -> list[LabelledCloud]:
+    data, label, part = read_h5(path, "data", "label", "pid")
     shapes_fit = data.ndim == 3 and data.shape[2] == 3 and data.shape[1] > 0
     if not shapes_fit or label.size != len(data) or part.shape != data.shape[:2]:
         raise ValueError(
             f"{path} must hold data (n, N, 3), label (n, 1) and pid (n, N), "
-            f"got {data.shape}, {label.shape} and {part.shape}; download it again"
+            f"got {data.shape}, {label.shape} and {part.shape}"
         )
     if not np.isfinite(data).all():
-        raise ValueError(f"{path} holds coordinates that are not finite; download it again")
+        raise ValueError(f"{path} holds coordinates that are not finite; {REMEDY}")
     category = label.ravel().astype(np.int64)
     if len(category) and not 0 <= category.min() <= category.max() < num_categories:
         raise ValueError(
             f"{path} has labels from {category.min()} to {category.max()}, but {H5_MARKER} lists "
-            f"{num_categories} categories; the files do not belong together"
+            f"{num_categories} categories; labels count the categories from 0"
         )
     xyz, parts = data.astype(np.float32), part.astype(np.int64)
     return [

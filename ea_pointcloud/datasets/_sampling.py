@@ -1,4 +1,4 @@
-"""One file of a data set as the points that training reads: drawn, turned y up, centred, scaled."""
+"""One file of a data set as points: read, drawn, brought to y up and the unit sphere."""
 
 import os
 import zlib
@@ -12,26 +12,53 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.augment.transforms import (
-    AXES,
-    negate_x,
-    normalize_unit_sphere,
-    to_y_up,
-)
+from ea_pointcloud.augment.transforms import AXES, negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets.axes import MIRRORED
-from ea_pointcloud.io import read_cloud
+from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.io.pool import usable_cores
 from ea_pointcloud.ops import farthest_point_sample
 
 OVERSAMPLING = 4  # points drawn for each that farthest point sampling keeps
+_FILES_PER_WORKER = 32  # fewer are read sooner than a process starts
+_MAX_WORKERS = 8
+
+
+def file_seed(path: str) -> int:
+    """A seed for what is drawn from a file, which depends on its path in the data set alone."""
+    return zlib.crc32(os.fsencode(path))
+
+
+def read_file(
+    root: Path, path: str, num_points: int, seed: int, *, drop_invalid: bool = False
+) -> Cloud | str:
+    """The cloud in a file, sampled where it is a mesh; or the reason why there is none."""
+    try:
+        cloud = read_cloud(root / path, num_points=num_points, seed=seed, drop_invalid=drop_invalid)
+    except (OSError, ValueError, ImportError, MemoryError) as error:
+        return (str(error) or type(error).__name__).removeprefix(f"{Path(path).name}: ")
+    if (cloud.xyz == cloud.xyz[0]).all():
+        return f"has no extent: {len(cloud)} points in one place"
+    return cloud
+
+
+def random_order(count: int, seed: int) -> Tensor:
+    """(count,) a permutation, so that the first points represent a file in the order of a scan."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def default_workers(files: int) -> int:
+    """Processes that read this many files; 0 for none but this one."""
+    workers = min(usable_cores(), _MAX_WORKERS, files // _FILES_PER_WORKER)
+    return 0 if workers == 1 else workers
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How clouds are made of files.
+    """How ``data prepare`` makes clouds of files.
 
     Args:
         points: of each shape.
-        seed: of all drawing; each file has a stream of its own that depends on its path too.
+        seed: of all drawing; what is drawn from a file depends on its path too.
         fps: order them by farthest point sampling, so that the first points of a cloud are spread
             evenly, from four times as many; else they are drawn independently, by area.
         normals: keep the normals of the surface too.
@@ -59,7 +86,7 @@ class Preparation:
 
 
 class Sample(NamedTuple):
-    """One shape, y up, x negated where the job says so, centred, the farthest point at distance 1.
+    """One shape, y up, centred, the farthest point at distance 1.
 
     Shape:
         xyz: (N, 3) float32.
@@ -71,7 +98,7 @@ class Sample(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A file to sample, relative to a folder; ``negated`` where x, once y is up, is to be."""
+    """A file to sample, relative to a folder; ``negated`` where x is to be, once y is up."""
 
     root: str
     path: str
@@ -80,30 +107,26 @@ class Job(NamedTuple):
 
 
 def sample_file(job: Job) -> Sample | str:
-    """The points of one file, or why there are none."""
+    """The points of one file, or the reason why there are none."""
     want = job.preparation
-    seed = mix_seeds(want.seed, zlib.crc32(os.fsencode(job.path)))
+    seed = mix_seeds(want.seed, file_seed(job.path))
     drawn = want.points * (OVERSAMPLING if want.fps else 1)
-    try:
-        cloud = read_cloud(Path(job.root, job.path), num_points=drawn, seed=seed)
-    except (OSError, ValueError, ImportError, MemoryError) as error:
-        return (str(error) or type(error).__name__).removeprefix(f"{Path(job.path).name}: ")
+    cloud = read_file(Path(job.root), job.path, drawn, seed)
+    if isinstance(cloud, str):
+        return cloud
     if len(cloud) < want.points:
-        return f"has {len(cloud)} points; prepare with at most so many (--points)"
-    if (cloud.xyz == cloud.xyz[0]).all():
-        return f"has no extent: {len(cloud)} points in one place"
+        return f"has {len(cloud)} points, fewer than {want.points}; lower --points"
     if want.normals and cloud.normals is None:
         return "has no normals; prepare without them (--no-normals)"
     xyz = torch.from_numpy(cloud.xyz)
     if want.fps:
         chosen = farthest_point_sample(xyz[None], want.points)[0]
-    else:  # files of points are often in the order of the scan
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(xyz), generator=generator)[: want.points]
+    else:
+        chosen = random_order(len(xyz), seed)[: want.points]
 
     def posed(vectors: Tensor) -> Tensor:
-        turned = to_y_up(vectors[chosen], want.up)
-        return negate_x(turned) if job.negated else turned
+        rotated = to_y_up(vectors[chosen], want.up)
+        return negate_x(rotated) if job.negated else rotated
 
     normal = None
     if want.normals and cloud.normals is not None:

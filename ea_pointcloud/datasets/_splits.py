@@ -1,7 +1,10 @@
-"""The names of the splits, and the fixed rule by which a train split gives up its val part."""
+"""Names of the splits, the fixed rule that divides train and val, and checks of what is opened."""
 
 import torch
 from torch import Tensor
+
+from ea_pointcloud._checks import check_at_least, check_choice
+from ea_pointcloud.augment.transforms import SAMPLINGS
 
 SPLITS = ("train", "val", "test", "trainval")
 SPLIT_SEED = 0  # fixed for good: another value would be another val set
@@ -22,7 +25,14 @@ def stratified_mask(label: Tensor, fraction: float) -> Tensor:
     return mask
 
 
-def check_val_fraction(val_fraction: float) -> None:
-    """Raise unless ``0 < val_fraction < 1``."""
-    if not 0 < val_fraction < 1:
+def check_opening(split: str, num_points: int, sampling: str, val_fraction: float | None) -> None:
+    """Raise unless a data set can be opened with these arguments.
+
+    Raises:
+        ValueError: if the split or choice is unknown, or a number is out of its range.
+    """
+    check_choice("split", split, SPLITS)
+    check_at_least("num_points", num_points, 0)
+    check_choice("sampling", sampling, SAMPLINGS)
+    if val_fraction is not None and not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be between 0 and 1, got {val_fraction}")

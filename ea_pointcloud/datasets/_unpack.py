@@ -1,4 +1,4 @@
-"""Unpacking archives of which nothing is believed: names, links and sizes are all checked."""
+"""Unpacking of archives that are not trusted: names, links and sizes are all checked."""
 
 import shutil
 import stat
@@ -28,17 +28,21 @@ class ArchiveError(ValueError):
 class _Member(NamedTuple):
     name: str
     size: int  # bytes
-    kind: str  # "file", "folder", or what it is instead
+    is_folder: bool
+    is_file: bool  # neither: a link or device
     open: Callable[[], IO[bytes] | None]
 
 
 def unpack(archive: Path, folder: Path, progress: Progress) -> None:
     """Unpack a zip or tar archive into ``folder``, which is removed again if that fails.
 
+    Written member by member and not by ``extractall``: the filter of :mod:`tarfile` rewrites or
+    skips some of what is refused here, :mod:`zipfile` has none, and neither limits the size.
+
     Args:
-        archive: known by its content, whatever its name.
+        archive: recognised by its content, whatever its name.
         folder: is created; must not be there yet.
-        progress: is told the bytes of the files.
+        progress: called with the bytes of the files.
 
     Raises:
         ArchiveError: if the archive is damaged, a name leaves the folder, a member is no plain file
@@ -52,7 +56,18 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
             if total is not None:
                 _check_size(archive, total, limit)
                 check_space(folder, total, f"unpacking {archive.name}")
-            _write_all(archive, members, folder, limit, partial(_tell, progress, total))
+            done = 0
+            for member in members:
+                _check_size(archive, done + member.size, limit)
+                target = _target(archive, member, folder)
+                if target is None:
+                    done += member.size
+                elif member.is_folder:
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    for count in _write(member, target):
+                        done += count
+                        progress("unpack", done, total)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, _DAMAGED):
@@ -60,50 +75,27 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
         raise
 
 
-def _tell(progress: Progress, total: int | None, done: int) -> None:
-    progress("unpack", done, total)
+def _write(member: _Member, target: Path) -> Iterator[int]:
+    """Write a file; yields the bytes of each piece."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = member.open()
+    assert source is not None  # only links and folders have no content
+    with source, target.open("wb") as file:
+        while chunk := source.read(_CHUNK):
+            file.write(chunk)
+            yield len(chunk)
 
 
-def _write_all(
-    archive: Path,
-    members: Iterator[_Member],
-    folder: Path,
-    limit: int,
-    progress: Callable[[int], None],
-) -> None:
-    done = 0
-    for member in members:
-        parts = _safe_parts(archive, member)
-        if _LEFTOVERS & {*parts} or not parts:
-            done += member.size
-            continue
-        target = folder.joinpath(*parts)
-        if member.kind == "folder":
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        _check_size(archive, done + member.size, limit)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            raise ArchiveError(f"{archive} holds {member.name!r} twice; get another copy")
-        source = member.open()
-        assert source is not None  # only links and folders have no content
-        with source, target.open("wb") as file:
-            while chunk := source.read(_CHUNK):
-                file.write(chunk)
-                done += len(chunk)
-                progress(done)
-
-
-def _safe_parts(archive: Path, member: _Member) -> tuple[str, ...]:
-    """The parts of a member's name, ``.`` left out.
+def _target(archive: Path, member: _Member, folder: Path) -> Path | None:
+    """Where a member goes, None for leftovers of packers.
 
     Raises:
-        ArchiveError: if it is a link or device, or its name leads out of the folder.
+        ArchiveError: if it is a link or device, its name leads out of the folder, or is there.
     """
     path = PurePosixPath(member.name)
-    if member.kind not in ("file", "folder"):
+    if not (member.is_file or member.is_folder):
         raise ArchiveError(
-            f"{archive} holds {member.name!r}, which is {member.kind}; data sets hold files and "
+            f"{archive} holds {member.name!r}, which is a link or device; data sets hold files and "
             "folders only, so this is not the archive it should be"
         )
     drive = path.parts and ":" in path.parts[0]
@@ -112,7 +104,12 @@ def _safe_parts(archive: Path, member: _Member) -> tuple[str, ...]:
             f"{archive} holds {member.name!r}, which would be written outside of its folder; this "
             "is not the archive it should be"
         )
-    return path.parts
+    if _LEFTOVERS & {*path.parts} or not path.parts:
+        return None
+    target = folder.joinpath(*path.parts)
+    if not member.is_folder and target.exists():
+        raise ArchiveError(f"{archive} holds {member.name!r} twice; get another copy")
+    return target
 
 
 def _check_size(archive: Path, total: int, limit: int) -> None:
@@ -128,10 +125,11 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], int | None]]:
     """The members, and how many bytes they have where the archive says so ahead."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
-            yield _zip_members(file), sum(info.file_size for info in file.infolist())
+            members = [_zipped(file, info) for info in file.infolist()]
+            yield iter(members), sum(member.size for member in members)
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as file:
-            yield _tar_members(file), None
+            yield map(partial(_tarred, file), file), None
     else:
         raise ArchiveError(
             f"{archive} is neither a zip nor a tar archive; mirrors that are gone often send a "
@@ -139,16 +137,12 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], int | None]]:
         )
 
 
-def _zip_members(file: zipfile.ZipFile) -> Iterator[_Member]:
-    for info in file.infolist():
-        mode = stat.S_IFMT(info.external_attr >> 16)
-        kind = "file" if mode in (0, stat.S_IFREG) else "a link or device"
-        if info.is_dir():
-            kind = "folder"
-        yield _Member(info.filename, info.file_size, kind, partial(file.open, info))
+def _zipped(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+    folder = info.is_dir()
+    return _Member(info.filename, info.file_size, folder, plain, partial(file.open, info))
 
 
-def _tar_members(file: tarfile.TarFile) -> Iterator[_Member]:
-    for info in file:
-        kind = "file" if info.isfile() else "folder" if info.isdir() else "a link or device"
-        yield _Member(info.name, info.size, kind, partial(file.extractfile, info))
+def _tarred(file: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    content = partial(file.extractfile, info)
+    return _Member(info.name, info.size, info.isdir(), info.isfile(), content)

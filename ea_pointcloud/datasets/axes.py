@@ -1,9 +1,9 @@
-"""Which sets are mirror images of the objects they show; their readers negate x.
+"""Mirrored data sets: how they are recognised; their readers negate x.
 
 Everything in this package is right-handed with y up, and z up becomes y up by the rotation
 (x, y, z) -> (-x, z, y). The published clouds of ModelNet40, and the corrupted ones made from them,
-are (x, z, y) of the meshes instead: a network that is trained on them as they are takes every mesh
-and scan for its mirror image.
+are (x, z, y) of the meshes instead: a network that is trained on them as they are sees every mesh
+and scan as its mirror image.
 """
 
 import json
@@ -29,7 +29,7 @@ def find_mirroring(folder: Path, mirrored: bool | str = "auto") -> str:
 
     Args:
         folder: of one set.
-        mirrored: whether the files are mirror images; ``"auto"`` takes those for it that have the
+        mirrored: whether the files are mirror images; ``"auto"`` recognises those that have the
             layout of a published set that is (``mirrored`` of
             :class:`~ea_pointcloud.datasets.catalog.CatalogEntry`), the 40 official class names, and
             no manifest of this package.

@@ -1,7 +1,7 @@
-"""The public data sets: where their archives lie, what they hold, whose they are. Plain data only.
+"""Catalog of the public data sets: archives, contents, licences. Plain data only.
 
 Checksums, sizes in bytes and counts are those published with a set or by libraries that download
-it; None where nobody has published one. Mirrors are tried in order.
+it; None where none has been published. Mirrors are tried in order.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A data set that can be downloaded, or got by hand where its terms must be accepted first.
+    """A data set that can be downloaded, by hand where its terms must be accepted first.
 
     Args:
         name: what the commands call it.
@@ -50,7 +50,7 @@ class CatalogEntry:
         layout: the key of its :class:`~ea_pointcloud.datasets.layouts.Layout`.
         folder: where it lies below the data root, under the name that other codes look for.
         archives: any of them gives the set; the first is tried first.
-        megabytes: about what is downloaded, None where nobody says.
+        megabytes: about what is downloaded, None where it is not published.
         licence: the terms in short.
         citation: the paper to cite.
         page: where the set is described.
@@ -81,6 +81,12 @@ class CatalogEntry:
     prepared: str | None = None
 
 
+def _archive(
+    name: str, *urls: str, md5: str | None = None, size: int | None = None
+) -> tuple[Archive, ...]:
+    return (Archive(name, urls, f"md5:{md5}" if md5 else None, size),)
+
+
 _MODELNET: dict[str, Any] = {
     "licence": "academic use only; the models belong to their authors (modelnet.cs.princeton.edu)",
     "citation": "Wu et al., 3D ShapeNets: A deep representation for volumetric shapes, CVPR 2015",
@@ -100,16 +106,12 @@ _ALL = (
         title="ModelNet10, meshes (OFF)",
         layout="meshes",
         folder="ModelNet10",
-        archives=(
-            Archive(
-                "ModelNet10.zip",
-                (
-                    "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip",
-                    "https://vision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip",
-                ),
-                "md5:18f4c73879802c35aa6178f8e773a99e",
-                473_402_300,
-            ),
+        archives=_archive(
+            "ModelNet10.zip",
+            "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip",
+            "https://vision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip",
+            md5="18f4c73879802c35aa6178f8e773a99e",
+            size=473_402_300,
         ),
         megabytes=473,
         counts={"classes": 10, "train": 3991, "test": 908},
@@ -122,12 +124,10 @@ _ALL = (
         title="ModelNet40, meshes (OFF)",
         layout="meshes",
         folder="ModelNet40",
-        archives=(
-            Archive(
-                "ModelNet40.zip",
-                ("https://modelnet.cs.princeton.edu/ModelNet40.zip",),
-                "md5:79bcee68fdf02f581938ba15f4cdca51",
-            ),
+        archives=_archive(
+            "ModelNet40.zip",
+            "https://modelnet.cs.princeton.edu/ModelNet40.zip",
+            md5="79bcee68fdf02f581938ba15f4cdca51",
         ),
         megabytes=2000,
         counts={"classes": 40, "train": 9843, "test": 2468},
@@ -141,17 +141,13 @@ _ALL = (
         title="ModelNet40, 2,048 points (HDF5): what 'train modelnet40' reads",
         layout="modelnet_h5",
         folder="modelnet40_ply_hdf5_2048",
-        archives=(
-            Archive(
-                "modelnet40_ply_hdf5_2048.zip",
-                (
-                    f"{HUB}/Msun/modelnet40/resolve/main/modelnet40_ply_hdf5_2048.zip",
-                    "https://github.com/ma-xu/pointMLP-pytorch/releases/download/"
-                    "Modenet40_dataset/modelnet40_ply_hdf5_2048.zip",
-                    f"{STANFORD}/modelnet40_ply_hdf5_2048.zip",
-                ),
-                "md5:c9ab8e6dfb16f67afdab25e155c79e59",
-            ),
+        archives=_archive(
+            "modelnet40_ply_hdf5_2048.zip",
+            f"{HUB}/Msun/modelnet40/resolve/main/modelnet40_ply_hdf5_2048.zip",
+            "https://github.com/ma-xu/pointMLP-pytorch/releases/download/"
+            "Modenet40_dataset/modelnet40_ply_hdf5_2048.zip",
+            f"{STANFORD}/modelnet40_ply_hdf5_2048.zip",
+            md5="c9ab8e6dfb16f67afdab25e155c79e59",
         ),
         megabytes=435,
         mirrored=True,
@@ -173,18 +169,14 @@ _ALL = (
         title="ModelNet40, 10,000 points with normals (text)",
         layout="modelnet_txt",
         folder="modelnet40_normal_resampled",
-        archives=(
-            Archive(
-                "modelnet40_normal_resampled.tar.gz",
-                (
-                    f"{HUB}/Pointcept/modelnet40_normal_resampled-compressed/resolve/main/"
-                    "modelnet40_normal_resampled.tar.gz",
-                ),
-                "md5:46ed374f8ef5f7504ec4870298772ac2",
-            ),
-            Archive(
-                "modelnet40_normal_resampled.zip", (f"{STANFORD}/modelnet40_normal_resampled.zip",)
-            ),
+        archives=_archive(
+            "modelnet40_normal_resampled.tar.gz",
+            f"{HUB}/Pointcept/modelnet40_normal_resampled-compressed/resolve/main/"
+            "modelnet40_normal_resampled.tar.gz",
+            md5="46ed374f8ef5f7504ec4870298772ac2",
+        )
+        + _archive(
+            "modelnet40_normal_resampled.zip", f"{STANFORD}/modelnet40_normal_resampled.zip"
         ),
         megabytes=1600,
         counts={"classes": 40, "train": 9843, "test": 2468},
@@ -197,10 +189,8 @@ _ALL = (
         title="ShapeNetPart, 2,048 points (HDF5): what 'train shapenetpart' reads",
         layout="parts_h5",
         folder="shapenet_part_seg_hdf5_data",
-        archives=(
-            Archive(
-                "shapenet_part_seg_hdf5_data.zip", (f"{STANFORD}/shapenet_part_seg_hdf5_data.zip",)
-            ),
+        archives=_archive(
+            "shapenet_part_seg_hdf5_data.zip", f"{STANFORD}/shapenet_part_seg_hdf5_data.zip"
         ),
         megabytes=346,
         md5={
@@ -221,15 +211,11 @@ _ALL = (
         title="ShapeNetPart with normals (text)",
         layout="parts_txt",
         folder="shapenetcore_partanno_segmentation_benchmark_v0_normal",
-        archives=(
-            Archive(
-                "shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
-                (
-                    f"{HUB}/wangps/shapenet_segmentation/resolve/main/"
-                    "shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
-                    f"{STANFORD}/shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
-                ),
-            ),
+        archives=_archive(
+            "shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
+            f"{HUB}/wangps/shapenet_segmentation/resolve/main/"
+            "shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
+            f"{STANFORD}/shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
         ),
         megabytes=674,
         **_SHAPENETPART,
@@ -239,13 +225,11 @@ _ALL = (
         title="ScanObjectNN, scans of real objects (HDF5)",
         layout="scanobjectnn",
         folder="ScanObjectNN",
-        archives=(
-            Archive(
-                "h5_files.zip",
-                ("https://hkust-vgd.ust.hk/scanobjectnn/h5_files.zip",),
-                "md5:36876af479f9ad39abad5ebcd89038dd",
-                13_099_259_542,
-            ),
+        archives=_archive(
+            "h5_files.zip",
+            "https://hkust-vgd.ust.hk/scanobjectnn/h5_files.zip",
+            md5="36876af479f9ad39abad5ebcd89038dd",
+            size=13_099_259_542,
         ),
         megabytes=13_100,
         licence="research only, after accepting the terms of use",
@@ -259,13 +243,11 @@ _ALL = (
         title="ModelNet40-C, 15 corruptions at 5 severities (NPY)",
         layout="modelnet40_c",
         folder="modelnet40_c",
-        archives=(
-            Archive(
-                "modelnet40_c.zip",
-                ("https://zenodo.org/records/6017834/files/modelnet40_c.zip?download=1",),
-                "md5:c4a7fffaa52c80b33f7b3a0ac7782d3b",
-                1_970_686_633,
-            ),
+        archives=_archive(
+            "modelnet40_c.zip",
+            "https://zenodo.org/records/6017834/files/modelnet40_c.zip?download=1",
+            md5="c4a7fffaa52c80b33f7b3a0ac7782d3b",
+            size=1_970_686_633,
         ),
         megabytes=1971,
         licence="CC BY 4.0",
@@ -280,14 +262,10 @@ _ALL = (
         title="ModelNet-C (PointCloud-C), 7 corruptions at 5 levels (HDF5)",
         layout="modelnet_c",
         folder="modelnet_c",
-        archives=(
-            Archive(
-                "modelnet_c.zip",
-                (
-                    "https://drive.usercontent.google.com/download"
-                    "?id=1KE6MmXMtfu_mgxg4qLPdEwVD5As8B0rm&export=download&confirm=t",
-                ),
-            ),
+        archives=_archive(
+            "modelnet_c.zip",
+            "https://drive.usercontent.google.com/download"
+            "?id=1KE6MmXMtfu_mgxg4qLPdEwVD5As8B0rm&export=download&confirm=t",
         ),
         megabytes=None,
         licence="CC BY-NC-SA 4.0",
@@ -303,11 +281,9 @@ CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ALL}
 
 
 def entry_of_folder(folder_name: str) -> CatalogEntry | None:
-    """The entry whose folder, or whose prepared folder, is called so; None for others."""
-    for entry in CATALOG.values():
-        if folder_name in (entry.folder, entry.prepared):
-            return entry
-    return None
+    """The entry whose folder, or whose prepared folder, has this name; None for others."""
+    every = CATALOG.values()
+    return next((each for each in every if folder_name in (each.folder, each.prepared)), None)
 
 
 def find_entry(name: str) -> CatalogEntry:

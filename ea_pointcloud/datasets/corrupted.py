@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import negate_x
-from ea_pointcloud.datasets._files import data_root
+from ea_pointcloud.datasets._files import data_root, read_h5
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.catalog import MODELNET40_CLASSES
 
@@ -57,7 +57,7 @@ class CorruptedFiles:
 
     def clean(self) -> tuple[Tensor, Tensor]:
         """(n, N, 3) float32 clouds and (n,) int64 labels, where :attr:`has_clean`."""
-        return self._read_h5(self.folder / "clean.h5")
+        return self._read(self.folder / "clean.h5")
 
     def read(self, name: str, severity: int) -> tuple[Tensor, Tensor]:
         """(n, M, 3) float32 clouds, M as the corruption left it, and (n,) int64 labels.
@@ -65,34 +65,29 @@ class CorruptedFiles:
         Raises:
             ValueError: if a file is damaged.
         """
-        path = self._path(name, severity)
-        return self._read_h5(path) if self.has_clean else self._read_npy(path)
+        return self._read(self._path(name, severity))
 
     def _path(self, name: str, severity: int) -> Path:
         if self.has_clean:
             return self.folder / f"{name}_{severity - 1}.h5"
         return self.folder / f"data_{name}_{severity}.npy"
 
-    def _read_npy(self, path: Path) -> tuple[Tensor, Tensor]:
-        try:
-            xyz = np.load(path, allow_pickle=False)
-            label = np.load(self.folder / "label.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise _damaged(path, error) from error
-        return self._posed(*_checked(path, xyz, label))
-
-    def _read_h5(self, path: Path) -> tuple[Tensor, Tensor]:
-        import h5py
-
-        try:
-            with h5py.File(path, "r") as file:
-                xyz, label = np.asarray(file["data"]), np.asarray(file["label"])
-        except (OSError, KeyError) as error:
-            raise _damaged(path, error) from error
-        return self._posed(*_checked(path, xyz, label))
-
-    def _posed(self, xyz: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        return negate_x(xyz) if self.mirroring == "undone" else xyz, label
+    def _read(self, path: Path) -> tuple[Tensor, Tensor]:
+        if path.suffix == ".h5":
+            xyz, label = read_h5(path, "data", "label")
+        else:
+            xyz, label = _read_npy(path), _read_npy(self.folder / "label.npy")
+        label = label.astype(np.int64).ravel()
+        if xyz.ndim != 3 or xyz.shape[-1] != 3 or len(xyz) != len(label):
+            raise ValueError(
+                f"{path} must hold clouds (n, N, 3) with n labels, got {xyz.shape} and "
+                f"{label.shape}; download it again"
+            )
+        if not 0 <= label.min() <= label.max() < len(MODELNET40_CLASSES):
+            raise ValueError(f"{path} must have labels from 0 to 39; download it again")
+        clouds = torch.from_numpy(xyz.astype(np.float32))
+        clouds = negate_x(clouds) if self.mirroring == "undone" else clouds
+        return clouds, torch.from_numpy(label)
 
 
 def find_corrupted(root: str | Path | None, benchmark: str) -> Path | None:
@@ -102,17 +97,8 @@ def find_corrupted(root: str | Path | None, benchmark: str) -> Path | None:
     return found if (found / marker).is_file() else None
 
 
-def _checked(path: Path, xyz: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
-    label = label.astype(np.int64).ravel()
-    if xyz.ndim != 3 or xyz.shape[-1] != 3 or len(xyz) != len(label):
-        raise ValueError(
-            f"{path} must hold clouds (n, N, 3) with n labels, got {xyz.shape} and {label.shape}; "
-            "download it again"
-        )
-    if not 0 <= label.min() <= label.max() < len(MODELNET40_CLASSES):
-        raise ValueError(f"{path} must have labels from 0 to 39; download it again")
-    return torch.from_numpy(xyz.astype(np.float32)), torch.from_numpy(label)
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read ({error}); download it again")
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); download it again") from error

@@ -1,7 +1,6 @@
-"""Getting a public data set: fetched, or from an archive at hand, checked, put in place whole."""
+"""Download of a public data set, or an archive at hand: checked, unpacked, put in place whole."""
 
 import errno
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from ea_pointcloud.datasets._files import alone, data_root, replace_folder
 from ea_pointcloud.datasets._unpack import unpack
 from ea_pointcloud.datasets.catalog import Archive, CatalogEntry
 from ea_pointcloud.datasets.layouts import find_root
-from ea_pointcloud.datasets.verify import Finding, verify_folder
+from ea_pointcloud.datasets.verify import Finding, file_digest, verify_folder
 
 __all__ = ["DownloadError", "Progress", "download", "manual_steps"]
 
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def silent(what: str, done: int, total: int | None) -> None:
-    """A progress that tells nobody."""
+    """A progress that is not shown."""
 
 
 def download(
@@ -41,11 +40,11 @@ def download(
 
     Args:
         entry: which.
-        root: data root; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
+        root: data root; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
         from_file: an archive at hand, to unpack instead of downloading; it stays where it is.
         force: replace the folder if it is there.
         keep_archive: leave the downloaded archive in ``root``.
-        progress: is told the bytes.
+        progress: called with the bytes.
 
     Returns:
         The folder.
@@ -129,13 +128,7 @@ def _has_checksum(path: Path, archive: Archive, progress: Progress) -> bool:
     if archive.checksum is None or archive.size not in (None, size):
         return False
     kind, _, expected = archive.checksum.partition(":")
-    digest, done = hashlib.new(kind, usedforsecurity=False), 0
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-            done += len(chunk)
-            progress("check", done, size)
-    return digest.hexdigest() == expected
+    return file_digest(path, kind, lambda done: progress("check", done, size)) == expected
 
 
 def _put_in_place(

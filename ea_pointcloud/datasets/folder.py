@@ -1,38 +1,27 @@
-"""A folder of classes of one's own, in any format that can be read."""
+"""Own clouds and meshes in class folders, in any format that can be read."""
 
 import logging
 from pathlib import Path
-from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_choice, check_count, check_range
-from ea_pointcloud.augment.transforms import (
-    AXES,
-    SAMPLINGS,
-    negate_x,
-    normalize_unit_sphere,
-    to_y_up,
-)
+from ea_pointcloud.augment.transforms import AXES
+from ea_pointcloud.datasets._files import bad_files
 from ea_pointcloud.datasets._folder_cache import Reading, read_clouds
 from ea_pointcloud.datasets._folder_files import FolderListing, list_folder
-from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
-from ea_pointcloud.datasets._splits import SPLITS, check_val_fraction
+from ea_pointcloud.datasets._padded import PaddedClouds
+from ea_pointcloud.datasets._splits import check_opening
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.io import CloudFileError
-from ea_pointcloud.ops import gather_points
-
-_SHOWN = 5  # files that an error or a warning lists
 
 logger = logging.getLogger(__name__)
 
 
-class FolderDataset(Dataset[dict[str, Tensor]]):
+class FolderDataset(PaddedClouds):
     """Clouds and meshes in class folders, held in memory.
 
-    The layout is found by itself: ``train/CLASS/file`` with ``test/CLASS/file`` and perhaps
+    The layout is recognised: ``train/CLASS/file`` with ``test/CLASS/file`` and perhaps
     ``val/CLASS/file``; ``CLASS/train/file`` likewise, as ModelNet's meshes come; or ``CLASS/file``
     without splits. Files may lie deeper inside a class. What the folder does not divide is divided
     by the names of the files, always in the same way: a fifth of each class is test, then
@@ -47,17 +36,17 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         root: the folder.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         num_points: points kept of each cloud, 0 for all that are stored. A smaller cloud keeps what
-            it has: nothing is repeated, and ``mask`` tells.
+            it has: nothing is repeated, see ``mask``.
         sampling: which: the ``"first"`` (stored points are in random order), a ``"random"``
             set (the same at every call), or by farthest point sampling (``"fps"``).
         val_fraction: fraction of each class that is set apart where the folder has no val split.
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
         stored_points: points drawn from each file.
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
-        drop_invalid: leave out points that are not finite, instead of taking the file for bad.
-        num_workers: processes that read, 0 for none but this one; chosen by itself without it.
+        drop_invalid: leave out points that are not finite, instead of rejecting the file.
+        num_workers: processes that read, 0 for none but this one; default by their number.
         mirrored: whether the files are mirror images, whose x (once y is up) is negated;
-            ``"auto"`` takes ``modelnet40_normal_resampled`` for it, see
+            ``"auto"`` recognises ``modelnet40_normal_resampled``, see
             :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
 
     Attributes:
@@ -74,7 +63,7 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         ValueError: if an argument is impossible or the folder cannot be understood.
     """
 
-    up_axis: ClassVar[str] = "y"
+    fields = ("label",)
 
     def __init__(
         self,
@@ -91,11 +80,9 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         num_workers: int | None = None,
         mirrored: bool | str = "auto",
     ) -> None:
-        check_choice("split", split, SPLITS)
+        check_opening(split, num_points, sampling, val_fraction)
         check_count("stored_points", stored_points)
         check_range("num_points", num_points, 0, stored_points, "stored_points")
-        check_choice("sampling", sampling, SAMPLINGS)
-        check_val_fraction(val_fraction)
         check_choice("up", up, AXES)
         self.folder = Path(root).expanduser()
         self.name = self.folder.resolve().name
@@ -107,47 +94,17 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
         reading = Reading(stored_points, drop_invalid)
         clouds, bad = read_clouds(self.folder, every, reading, num_workers=num_workers)
         if bad and not skip_bad:
-            raise CloudFileError(_bad_files(self.folder, bad, len(every)))
+            raise CloudFileError(
+                f"{bad_files(self.folder, bad, f'of {len(every)} files cannot be read as clouds')}"
+                "\nrepair or remove them, leave them out with data.skip_bad=true (skip_bad=True in "
+                "Python), or leave out points that are not finite with data.drop_invalid=true"
+            )
         samples = self._samples(listing, bad)
         self.class_names = listing.class_names
         self.files = tuple(path for path, _ in samples)
         self.label = torch.tensor([self.class_names.index(name) for _, name in samples])
-        arrays = [clouds[path] for path in self.files]
-        self.mask = length_mask(arrays)
-        xyz = to_y_up(pad(arrays, 0), up)
-        if self.mirroring == "undone":
-            xyz = negate_x(xyz)
-        self.xyz = in_chunks(normalize_unit_sphere, xyz, self.mask)
-        if 0 < num_points < self.mask.shape[1]:
-            idx = choose_real_points(self.xyz, self.mask, num_points, sampling)
-            self.mask = self.mask[:, :num_points]
-            self.xyz = gather_points(self.xyz, idx).masked_fill_(~self.mask[..., None], 0)
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
-        """One sample, or a whole batch where ``index`` is a list or tensor.
-
-        Returns:
-            ``xyz``, ``mask`` and ``label``; no longer than the longest cloud of the batch.
-        """
-        mask = self.mask[index]
-        longest = int(mask.sum(-1).max())
-        return {
-            "xyz": self.xyz[index][..., :longest, :],
-            "mask": mask[..., :longest],
-            "label": self.label[index],
-        }
-
-    def __repr__(self) -> str:
-        lengths = self.mask.sum(1)
-        low, high = int(lengths.min()), int(lengths.max())
-        return (
-            f"FolderDataset({self.name!r}, split={self.split!r}, shapes={len(self)}, "
-            f"points={high if low == high else f'{low}..{high}'}, "
-            f"classes={len(self.class_names)})"
-        )
+        self._set_clouds([clouds[path] for path in self.files], up)
+        self._keep_points(num_points, sampling)
 
     def _samples(self, listing: FolderListing, bad: dict[str, str]) -> list[tuple[str, str]]:
         """(path, class name) of the readable files of this split, one at least of each class."""
@@ -167,7 +124,8 @@ class FolderDataset(Dataset[dict[str, Tensor]]):
             raise ValueError(f"{self.folder} has no shape for split {self.split!r}; {_more(parts)}")
         own = {path: bad[path] for part in parts for path, _ in listing.splits[part] if path in bad}
         if own:
-            logger.warning("%s", _bad_files(self.folder, own, len(samples) + len(own), self.split))
+            what = f"of {len(samples) + len(own)} {self.split} files are left out"
+            logger.warning("%s", bad_files(self.folder, own, what))
         return samples
 
 
@@ -175,18 +133,3 @@ def _more(parts: tuple[str, ...]) -> str:
     if parts == ("test",):
         return "add test/CLASS/file, or measure on --split val"
     return "a class needs at least 2 shapes beside its test shapes, or val/CLASS/file"
-
-
-def _bad_files(folder: Path, bad: dict[str, str], total: int, skipped_from: str = "") -> str:
-    """The message on bad files: an error, or a warning where they are ``skipped_from`` a split."""
-    lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"  and {len(bad) - _SHOWN} more")
-    listed = "\n".join(lines)
-    if skipped_from:
-        return f"{folder}: {len(bad)} of {total} {skipped_from} files are left out:\n{listed}"
-    return (
-        f"{folder}: {len(bad)} of {total} files cannot be read as clouds:\n{listed}\nrepair or "
-        "remove them, leave them out with data.skip_bad=true (skip_bad=True in Python), or leave "
-        "out points that are not finite with data.drop_invalid=true"
-    )

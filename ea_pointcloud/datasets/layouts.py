@@ -1,6 +1,6 @@
 """The layouts in which data sets lie on disk: which one a folder has, and what its lists name.
 
-Coordinates are not read here; that is the work of the data set classes.
+Coordinates are read by the data set classes, not here.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ea_pointcloud.datasets._files import NAMES_FILE
+from ea_pointcloud.datasets._files import NAMES_FILE, open_h5
 from ea_pointcloud.datasets._part_files import H5_MARKER, TXT_MARKER
 
 
@@ -30,8 +30,8 @@ class Layout:
     """A way of laying out a data set.
 
     Args:
-        title: what a person calls it.
-        marker: the file that tells it, as a pattern; a folder of classes has none.
+        title: its name in messages.
+        marker: the file that identifies it, as a pattern; a folder of classes has none.
         contents: counts what a folder in this layout holds.
     """
 
@@ -62,56 +62,68 @@ def find_root(folder: Path, layout: str) -> Path:
     return folder
 
 
-def _lines(path: Path) -> list[str]:
+def listed_classes(folder: Path, layout: str) -> list[str]:
+    """The class names that a folder's own list gives, of ModelNet's layouts."""
+    return _words(_names_file(folder, layout))
+
+
+def resampled_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
+    """Class names, and (path, class) of the files of each split, as the lists beside them say."""
+    names_file = _names_file(folder, "modelnet_txt")
+    prefix = names_file.name.removesuffix("_shape_names.txt")
+    splits = {}
+    for split in ("train", "test"):
+        shapes = _words(folder / f"{prefix}_{split}.txt")
+        names = [shape.rpartition("_")[0] for shape in shapes]  # of "night_stand_0001"
+        paths = [f"{name}/{shape}.txt" for name, shape in zip(names, shapes, strict=True)]
+        splits[split] = list(zip(paths, names, strict=True))
+    return _words(names_file), splits
+
+
+def _words(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+
+def _names_file(folder: Path, layout: str) -> Path:
+    # Beside the lists of all classes of the text layout lie those of ten of them.
+    return max(folder.glob(LAYOUTS[layout].marker), key=lambda path: len(_words(path)))
+
+
+def _absent(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if not (folder / name).is_file())
+
+
+def _h5_length(path: Path) -> int:
+    """How many labels a file has."""
+    with open_h5(path, "label") as (label,):
+        return len(label)
 
 
 def _h5_listed(folder: Path, lists: dict[str, str], classes: int) -> Contents:
     """Of HDF5 files named by a list for each split, which may name paths on another disk."""
-    counts, missing = {"classes": classes}, []
+    counts, missing = {"classes": classes}, _absent(folder, lists.values())
     for split, listing in lists.items():
-        if not (folder / listing).is_file():
-            missing.append(listing)
-        names = [Path(line).name for line in _lines(folder / listing)]
-        missing += [name for name in names if not (folder / name).is_file()]
-        counts[split] = sum(_h5_length(folder / name) for name in names if name not in missing)
-    return Contents(counts, tuple(missing))
-
-
-def _h5_length(path: Path) -> int:
-    """How many labels a file has.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return len(file["label"])  # pyright: ignore[reportArgumentType]
-    except (OSError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as HDF5 with 'label' ({error}); download it again"
-        ) from error
+        names = [Path(line).name for line in _words(folder / listing)]
+        absent = _absent(folder, names)
+        missing += absent
+        counts[split] = sum(_h5_length(folder / name) for name in names if name not in absent)
+    return Contents(counts, missing)
 
 
 def _modelnet_h5(folder: Path) -> Contents:
     lists = {split: f"{split}_files.txt" for split in ("train", "test")}
-    return _h5_listed(folder, lists, len(_lines(folder / NAMES_FILE)))
+    return _h5_listed(folder, lists, len(_words(folder / NAMES_FILE)))
 
 
 def _parts_h5(folder: Path) -> Contents:
-    splits = [s for s in ("train", "val", "test") if (folder / _parts_list(s)).is_file()]
-    categories = len(_lines(folder / H5_MARKER)) // 2  # a name and an id on each line
-    return _h5_listed(folder, {split: _parts_list(split) for split in splits}, categories)
-
-
-def _parts_list(split: str) -> str:
-    return f"{split}_hdf5_file_list.txt"
+    lists = {split: f"{split}_hdf5_file_list.txt" for split in ("train", "val", "test")}
+    there = {split: name for split, name in lists.items() if (folder / name).is_file()}
+    categories = len(_words(folder / H5_MARKER)) // 2  # a name and an id on each line
+    return _h5_listed(folder, there, categories)
 
 
 def _parts_txt(folder: Path) -> Contents:
-    counts, missing = {"classes": len(_lines(folder / TXT_MARKER)) // 2}, []
+    counts, missing = {"classes": len(_words(folder / TXT_MARKER)) // 2}, []
     for split in ("train", "val", "test"):
         listing = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
         if not listing.is_file():
@@ -127,38 +139,11 @@ def _parts_txt(folder: Path) -> Contents:
     return Contents(counts, tuple(missing))
 
 
-def listed_classes(folder: Path, layout: str) -> list[str]:
-    """The class names that a folder's own list gives, of ModelNet's layouts."""
-    # Beside the lists of all classes of the text layout lie those of ten of them.
-    return max((_lines(path) for path in folder.glob(LAYOUTS[layout].marker)), key=len)
-
-
-def resampled_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
-    """Class names, and (path, class) of the files of each split, as the lists beside them say."""
-    # Beside the lists of all classes lie those of ten of them.
-    every = folder.glob(LAYOUTS["modelnet_txt"].marker)
-    names_file = max(every, key=lambda path: len(_lines(path)))
-    prefix = names_file.name.removesuffix("_shape_names.txt")
-    splits = {}
-    for split in ("train", "test"):
-        shapes = _lines(folder / f"{prefix}_{split}.txt")
-        names = [shape.rpartition("_")[0] for shape in shapes]  # of "night_stand_0001"
-        paths = [f"{name}/{shape}.txt" for name, shape in zip(names, shapes, strict=True)]
-        splits[split] = list(zip(paths, names, strict=True))
-    return _lines(names_file), splits
-
-
 def _modelnet_txt(folder: Path) -> Contents:
     names, splits = resampled_files(folder)
+    counts = {split: len(files) for split, files in splits.items()}
     listed = [path for files in splits.values() for path, _ in files]
-    return Contents(
-        {"classes": len(names), **{split: len(files) for split, files in splits.items()}},
-        _absent(folder, listed),
-    )
-
-
-def _absent(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if not (folder / name).is_file())
+    return Contents({"classes": len(names), **counts}, _absent(folder, listed))
 
 
 def _meshes(folder: Path) -> Contents:
@@ -172,23 +157,20 @@ def _scanobjectnn(folder: Path) -> Contents:
         for split, prefix in (("train", "training"), ("test", "test"))
     }
     missing = _absent(folder, files.values())
-    return Contents(
-        {split: _h5_length(folder / file) for split, file in files.items() if file not in missing},
-        missing,
-    )
+    there = {split: file for split, file in files.items() if file not in missing}
+    return Contents({split: _h5_length(folder / file) for split, file in there.items()}, missing)
 
 
 def _modelnet40_c(folder: Path) -> Contents:
     import numpy as np
 
-    sets = [path for path in folder.glob("data_*_[1-5].npy")]
     label = np.load(folder / "label.npy", mmap_mode="r")
-    return Contents({"sets": len(sets), "test": label.size})
+    return Contents({"sets": len(list(folder.glob("data_*_[1-5].npy"))), "test": label.size})
 
 
 def _modelnet_c(folder: Path) -> Contents:
-    sets = [path for path in folder.glob("*_[0-4].h5")]
-    return Contents({"sets": len(sets), "test": _h5_length(folder / "clean.h5")})
+    sets = len(list(folder.glob("*_[0-4].h5")))
+    return Contents({"sets": sets, "test": _h5_length(folder / "clean.h5")})
 
 
 LAYOUTS: dict[str, Layout] = {

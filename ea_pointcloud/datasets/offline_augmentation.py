@@ -10,7 +10,7 @@ from ea_pointcloud.augment.transforms import (
     random_elastic,
     random_scale,
 )
-from ea_pointcloud.datasets._padding import in_chunks
+from ea_pointcloud.datasets._padded import in_chunks
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart, described
 from ea_pointcloud.descriptors import DESCRIPTORS
 

@@ -1,38 +1,23 @@
 """Sets larger than memory, in ModelNet's HDF5 layout: their clouds stay on disk.
 
-How batches are cut from one, shuffled and read ahead is in ``out_of_core_loader.py``.
+Batches of such a set are in ``out_of_core_loader.py``.
 """
 
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ea_pointcloud._checks import check_at_least, check_choice, check_count
+from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.augment.transforms import SAMPLINGS, negate_x
-from ea_pointcloud.datasets._files import find_modelnet
-from ea_pointcloud.datasets._splits import (
-    SPLIT_SEED,
-    SPLITS,
-    check_val_fraction,
-    stratified_mask,
-)
-from ea_pointcloud.datasets.axes import find_mirroring
-from ea_pointcloud.datasets.modelnet import (
-    check_content,
-    check_finite,
-    listed_files,
-    read_class_names,
-    unreadable,
-)
+from ea_pointcloud.datasets._modelnet_files import ModelNetFiles
+from ea_pointcloud.datasets._splits import SPLIT_SEED, check_opening
 from ea_pointcloud.ops import farthest_point_sample, gather_points
 
 BUFFER_MB = 256
-_WINDOWS = 3  # in memory at once: being cut into batches, filled ahead, and about to be freed
+_WINDOWS = 3  # in memory at once: being divided into batches, filled ahead, and about to be freed
 _BLOCKS = 64  # of a window: files sorted by class are mixed by them
 
 
@@ -40,7 +25,7 @@ class Block(NamedTuple):
     """Consecutive clouds of one file, which are read at once.
 
     Args:
-        file: position in ``files``.
+        file: position in the list of files.
         start: its first row in the file.
         stop: behind its last row.
         first: the position in the data set of its first cloud.
@@ -57,27 +42,25 @@ class Block(NamedTuple):
 class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
     """A set in the layout of :class:`~ea_pointcloud.datasets.ModelNet`, of any size, left on disk.
 
-    Labels are in memory (8 bytes a cloud), coordinates are read when they are asked for. Samples,
-    their order and the rule of the val split are those of ``ModelNet``. ``dataset[i]`` opens a file
-    each time; training reads through
-    :class:`~ea_pointcloud.datasets.out_of_core_loader.OutOfCoreLoader`.
+    Labels are in memory (8 bytes a cloud), coordinates are read on access. Samples, their order and
+    the rule of the val split are those of ``ModelNet``. ``dataset[i]`` opens a file each time;
+    training reads through :class:`~ea_pointcloud.datasets.OutOfCoreLoader`.
 
     Reading takes the least where the files are not compressed and 16-bit floats are enough. A val
-    split that is cut from train lies scattered in its files, so reading it reads all of train.
+    split that is part of train lies scattered in its files, so reading it reads all of train.
 
     Args:
-        root: data root or the folder itself; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
-        name: the folder is ``<name>_ply_hdf5_2048`` or ``<name>_hdf5_2048``.
-        split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
+        root: see ``ModelNet``, as ``name``, ``split``, ``val_fraction`` and ``mirrored``.
+        name: of the set.
+        split: of the set.
         num_points: points kept of each cloud, 0 for all.
         sampling: which: the ``"first"`` (no others are read), a ``"random"`` set, fixed by the
-            cloud's position in the files, or by farthest point sampling (``"fps"``), at each
-            reading anew; a set that was prepared in that order needs only its first.
+            cloud's position in the files, or by farthest point sampling (``"fps"``) at each
+            reading; a set that was prepared in that order needs only its first.
         val_fraction: fraction of each class of the train split that goes to val.
-        buffer_mb: memory in 1e6 bytes that streaming may take for coordinates; decides over how
+        buffer_mb: memory in 1e6 bytes that a loader may take for coordinates; decides over how
             many clouds is shuffled at once.
-        mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` as for
-            ``ModelNet``.
+        mirrored: whether the files are mirror images.
 
     Attributes:
         label: (n,) int64.
@@ -85,7 +68,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         blocks: what is read at once, in stored order.
         window: clouds that are shuffled together.
         file_points: points of each cloud in the files.
-        mirroring: ``"none"``, ``"undone"`` (x negated) or ``"kept"``, as of ``ModelNet``.
+        mirroring: ``"none"``, ``"undone"`` (x negated) or ``"kept"``.
 
     Raises:
         FileNotFoundError: if the folder or a listed file is missing.
@@ -106,37 +89,20 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         buffer_mb: int = BUFFER_MB,
         mirrored: bool | str = "auto",
     ) -> None:
-        check_choice("split", split, SPLITS)
-        check_at_least("num_points", num_points, 0)
-        check_choice("sampling", sampling, SAMPLINGS)
-        check_val_fraction(val_fraction)
+        check_opening(split, num_points, sampling, val_fraction)
         check_count("buffer_mb", buffer_mb)
         self.name = name
         self.split = split
         self.num_points = num_points
         self.sampling = sampling
-        self.folder = find_modelnet(root, name)
-        self.mirroring = find_mirroring(self.folder, mirrored)
-        self.class_names = read_class_names(self.folder)
-        self.files = listed_files(self.folder, "test" if split == "test" else "train")
-        outlines = [_outline(path, len(self.class_names)) for path in self.files]
-        self.file_points = _one_size(self.files, [outline.num_points for outline in outlines])
-        if num_points > self.file_points:
-            raise ValueError(
-                f"num_points must be at most the {self.file_points} points stored, got {num_points}"
-            )
-        self.label = torch.cat([outline.label for outline in outlines])
-        self._file_rows = len(self.label)
-        self._row = torch.arange(self._file_rows)  # of each cloud, counted through all files
-        if split in ("train", "val"):
-            is_val = stratified_mask(self.label, val_fraction)
-            self._row = (is_val if split == "val" else ~is_val).nonzero().flatten()
-            self.label = self.label[self._row]
-        lengths = torch.tensor([len(outline.label) for outline in outlines])
-        self._file_start = lengths.cumsum(0) - lengths  # row of each file's first cloud
+        stored = self._stored = ModelNetFiles(root, name, split, val_fraction, mirrored)
+        stored.check_num_points(num_points)
+        self.folder, self.mirroring = stored.folder, stored.mirroring
+        self.class_names, self.label = stored.class_names, stored.label
+        self.file_points = stored.num_points
         cloud_bytes = 12 * self._read_points  # float32, whatever the files have
         self.window = max(1, int(buffer_mb * 1e6 / _WINDOWS / cloud_bytes))
-        self.blocks = self._cut([outline.chunk_rows for outline in outlines], lengths.tolist())
+        self.blocks = self._cut(stored.chunk_rows, stored.file_rows)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -146,12 +112,12 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         places = torch.arange(len(self))[index]
         flat = places.reshape(-1)
         xyz = torch.empty(len(flat), self._read_points, 3)
-        rows = self._row[flat]
-        file_of = torch.searchsorted(self._file_start, rows, right=True) - 1
+        starts, rows = self._stored.file_start, self._stored.row[flat]
+        file_of = torch.searchsorted(starts, rows, right=True) - 1
         for file in file_of.unique().tolist():
             chosen = file_of == file
-            own, back = (rows[chosen] - self._file_start[file]).unique(return_inverse=True)
-            xyz[chosen] = self._read(file, own.numpy())[back]
+            own, back = (rows[chosen] - starts[file]).unique(return_inverse=True)
+            xyz[chosen] = self._stored.read(file, own.numpy(), self._read_points)[back]
         xyz = self.choose(xyz, flat)
         return {"xyz": xyz.view(*places.shape, *xyz.shape[1:]), "label": self.label[index]}
 
@@ -169,7 +135,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
     @property
     def file_bytes(self) -> int:
         """Of all coordinates of its files as 32-bit floats, those of another split included."""
-        return 12 * self._file_rows * self.file_points
+        return 12 * sum(self._stored.file_rows) * self.file_points
 
     def read_block(self, number: int) -> Tensor:
         """The clouds of a block that belong to the split, in stored order, before any choice.
@@ -178,45 +144,26 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
             (n, N, 3) float32; N is that of the files unless the first points are kept.
         """
         block = self.blocks[number]
-        rows = self._row[block.first : block.end] - self._file_start[block.file]
-        xyz = self._read(block.file, slice(block.start, block.stop))
+        rows = self._stored.row[block.first : block.end] - self._stored.file_start[block.file]
+        xyz = self._stored.read(block.file, slice(block.start, block.stop), self._read_points)
         return xyz if len(xyz) == len(rows) else xyz[rows - block.start]
 
     def choose(self, xyz: Tensor, index: Tensor) -> Tensor:
-        """The points to keep of clouds that were read.
-
-        Args:
-            xyz: (n, N, 3) as read.
-            index: (n,) positions in the data set.
-        """
+        """The points to keep of clouds (n, N, 3) that were read; ``index`` (n,) are positions."""
         if xyz.shape[1] == (self.num_points or self.file_points):
             return xyz
         if self.sampling == "fps":
             return gather_points(xyz, farthest_point_sample(xyz, self.num_points))
         kept = []
-        for row in self._row[index].tolist():
+        for row in self._stored.row[index].tolist():
             generator = torch.Generator().manual_seed(mix_seeds(SPLIT_SEED, row))
             kept.append(torch.randperm(xyz.shape[1], generator=generator)[: self.num_points])
         return gather_points(xyz, torch.stack(kept))
 
     @property
     def _read_points(self) -> int:
-        if self.sampling == "first" and self.num_points:
-            return self.num_points
-        return self.file_points
-
-    def _read(self, file: int, rows: "slice | np.ndarray") -> Tensor:
-        import h5py
-
-        path = self.files[file]
-        try:
-            with h5py.File(path, "r") as opened:
-                data = np.asarray(opened["data"][rows, : self._read_points])  # pyright: ignore[reportIndexIssue]
-        except (OSError, KeyError) as error:
-            raise unreadable(path, error) from error
-        xyz = torch.from_numpy(data).float()
-        check_finite(path, xyz)
-        return negate_x(xyz) if self.mirroring == "undone" else xyz
+        first = self.sampling == "first" and self.num_points
+        return self.num_points if first else self.file_points
 
     def _cut(self, chunk_rows: list[int], lengths: list[int]) -> list[Block]:
         """Blocks of about a 64th of a window, made of whole chunks of the files."""
@@ -224,44 +171,9 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         for file, (rows, length) in enumerate(zip(chunk_rows, lengths, strict=True)):
             size = max(1, self.window // _BLOCKS // rows) * rows
             starts = torch.arange(0, length, size)
-            edges = torch.cat([starts, torch.tensor([length])])
-            places = torch.searchsorted(self._row, edges + self._file_start[file]).tolist()
+            edges = torch.cat([starts, torch.tensor([length])]) + self._stored.file_start[file]
+            places = torch.searchsorted(self._stored.row, edges).tolist()
             for start, first, end in zip(starts.tolist(), places, places[1:], strict=False):
                 if first < end:
                     blocks.append(Block(file, start, min(start + size, length), first, end))
         return blocks
-
-
-class _Outline(NamedTuple):
-    """What a file holds, without its coordinates."""
-
-    label: Tensor  # (n,) int64
-    num_points: int
-    chunk_rows: int
-
-
-def _outline(path: Path, num_classes: int) -> _Outline:
-    import h5py
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}, which its list names; download the data set again")
-    try:
-        with h5py.File(path, "r") as file:
-            data = file["data"]
-            assert isinstance(data, h5py.Dataset)
-            label, shape = np.asarray(file["label"]), data.shape
-            chunk_rows = data.chunks[0] if data.chunks else 1
-    except (OSError, KeyError) as error:
-        raise unreadable(path, error) from error
-    labels = check_content(path, shape, label, num_classes)
-    return _Outline(labels, shape[1], chunk_rows)
-
-
-def _one_size(files: list[Path], sizes: list[int]) -> int:
-    for path, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(
-                f"{path} holds clouds of {size} points, {files[0]} of {sizes[0]}; all files of a "
-                "set must have the same"
-            )
-    return sizes[0]

@@ -1,15 +1,15 @@
-"""Batches of a set that stays on disk: in which order, and read while the network works."""
+"""Batches of a set that stays on disk, shuffled in windows and read ahead."""
 
 import warnings
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
@@ -40,20 +40,20 @@ class _Window(NamedTuple):
 
 
 class OutOfCoreLoader(Epochs):
-    """Batches ``{"xyz": (B, N, 3), "label": (B,)}`` of a streamed set; an iterator for each epoch.
+    """Batches ``{"xyz": (B, N, 3), "label": (B,)}`` of a set on disk; an iterator for each epoch.
 
-    The order without a seed is the stored one, and a last batch that is not full is kept. With a
-    seed it depends on (seed, epoch), the files, the split and ``buffer_mb`` alone, never on timing
-    or the number of workers: the blocks of the set are shuffled; one after another they make
-    windows of at least ``dataset.window`` clouds; all clouds of a window are shuffled; batches are
-    cut from the windows laid end to end, and a last one that is not full is dropped unless it is
-    the only one. Each of several processes has windows and batches of its share of the shuffled
-    blocks laid end to end, and reads no others. So a batch is given by its number, and
-    :meth:`starting_at` continues an epoch at any without reading the windows before.
+    Without a seed the order is the stored one, and a last batch that is not full is kept. With one
+    it depends on (seed, epoch), the files, the split and ``buffer_mb`` alone, never on timing or
+    the number of workers: the blocks of the set are shuffled; one after another they make windows
+    of at least ``dataset.window`` clouds; the clouds of each window are shuffled; batches are taken
+    from the windows laid end to end, and a last one that is not full is dropped unless it is the
+    only one. Each of several processes has windows and batches of its own part of the shuffled
+    blocks, and reads no others. So a batch is given by its number, and :meth:`starting_at`
+    continues an epoch at any batch without reading the windows before.
 
-    One thread reads the next window while batches are cut from the present one; with
-    ``num_workers`` it gathers what that many processes read. At most ``buffer_mb`` of coordinates
-    are in memory, and one block more for each worker twice.
+    One thread reads the next window while batches are taken from the present one; with
+    ``num_workers`` it gathers what these processes read. At most ``buffer_mb`` of coordinates are
+    in memory, and one block more for each worker twice.
 
     Args:
         dataset: the set.
@@ -61,7 +61,7 @@ class OutOfCoreLoader(Epochs):
         shuffle_seed: None for the stored order.
         least: batches of a shuffled epoch, which goes through a small set as often as that takes,
             each time in another order.
-        num_workers: processes that read; without it one for every four cores, at most four. They
+        num_workers: processes that read; by default one for every four cores, at most four. They
             help where files are compressed.
         shard: samples of this process, where several train together.
 
@@ -130,29 +130,29 @@ class OutOfCoreLoader(Epochs):
         self, number: int, done: int, sizes: list[int]
     ) -> Generator[dict[str, Tensor], None, None]:
         """Batches of one time through the set, without the first that are ``done``."""
-        skipped, sizes = sum(sizes[:done]), sizes[done:]
         windows = self._windows(number)
-        while windows and skipped >= len(windows[0].index):
-            skipped -= len(windows.pop(0).index)
-        blocks = self._blocks(windows)
-        pieces: list[tuple[Tensor, Tensor]] = []
-        missing = sizes.pop(0)
-        with closing(_one_ahead(_gather(blocks, windows))) as gathered:
-            for xyz, index in gathered:
-                start, skipped = skipped, 0
-                while start < len(index):
+        start = sum(sizes[:done])
+        while len(windows) > 1 and start >= len(windows[0].index):
+            start -= len(windows.pop(0).index)
+        with closing(_one_ahead(_gather(self._blocks(windows), windows))) as gathered:
+            xyz, index = next(gathered)
+            for missing in sizes[done:]:
+                pieces = []
+                while missing:
+                    if start == len(index):
+                        (xyz, index), start = next(gathered), 0
                     piece = slice(start, start + missing)
                     pieces.append((xyz[piece], index[piece]))
+                    start += len(pieces[-1][1])
                     missing -= len(pieces[-1][1])
-                    start = piece.stop
-                    if missing == 0:
-                        yield self._join(pieces)
-                        if not sizes:
-                            return
-                        pieces, missing = [], sizes.pop(0)
+                # Copied even where it is one: a view would keep its whole window in memory.
+                joined, positions = (torch.cat(each) for each in zip(*pieces, strict=True))
+                chosen = self.dataset.choose(joined, positions)
+                yield {"xyz": chosen, "label": self.dataset.label[positions]}
 
     def _blocks(self, windows: list[_Window]) -> Iterator[Tensor]:
         """Clouds of each block, in order; called in the main thread: it starts processes."""
+        every = [each for window in windows for each in zip(*window[:2], strict=True)]
         with warnings.catch_warnings():
             # Python 3.12 and later warn of forking beside threads; the workers start none and wait
             # for none. How many there are is the caller's choice.
@@ -161,15 +161,20 @@ class OutOfCoreLoader(Epochs):
             )
             warnings.filterwarnings("ignore", message=".*will create .* worker processes.*")
             loader = DataLoader(
-                _Blocks(self.dataset),
+                every,  # pyright: ignore[reportArgumentType]
                 batch_size=None,
-                sampler=[each for window in windows for each in zip(*window[:2], strict=True)],
+                collate_fn=self._read_part,  # reads in the worker process
                 num_workers=self.num_workers,
                 generator=torch.Generator(),  # else it would draw from the global one
             )
             return iter(loader)
 
+    def _read_part(self, chosen: Any) -> Tensor:
+        number, part = chosen  # of a block, and which of its clouds
+        return self.dataset.read_block(number)[part]
+
     def _windows(self, number: int) -> list[_Window]:
+        """The windows of this process in one time through the set."""
         blocks = self.dataset.blocks
         order, generator = torch.arange(len(blocks)), None
         if self.shuffle_seed is not None:
@@ -177,51 +182,31 @@ class OutOfCoreLoader(Epochs):
             generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(len(blocks), generator=generator)
         first, end = self.shard.range_of(len(self.dataset))
-        windows, chosen, parts, size, position = [], [], [], 0, 0
+        windows, chosen, size, position = [], {}, 0, 0
         for block in order.tolist():
             length = blocks[block].end - blocks[block].first
             part = slice(max(0, first - position), min(length, end - position))
             position += length
-            if part.start >= part.stop:
-                continue
-            chosen.append(block)
-            parts.append(part)
-            size += part.stop - part.start
-            if size >= self.dataset.window:
-                windows.append(self._window(chosen, parts, generator))
-                chosen, parts, size = [], [], 0
-        if chosen:
-            windows.append(self._window(chosen, parts, generator))
+            if part.start < part.stop:
+                chosen[block] = part
+                size += part.stop - part.start
+            if chosen and (size >= self.dataset.window or position >= end):
+                windows.append(self._window(chosen, generator))
+                chosen, size = {}, 0
         return windows
 
-    def _window(
-        self, chosen: list[int], parts: list[slice], generator: torch.Generator | None
-    ) -> _Window:
-        spans = [self.dataset.blocks[number] for number in chosen]
-        index = torch.cat(
-            [
-                torch.arange(span.first, span.end)[part]
-                for span, part in zip(spans, parts, strict=True)
-            ]
-        )
-        place = torch.arange(len(index))
+    def _window(self, chosen: dict[int, slice], generator: torch.Generator | None) -> _Window:
+        spans = [
+            torch.arange(self.dataset.blocks[number].first, self.dataset.blocks[number].end)[part]
+            for number, part in chosen.items()
+        ]
+        stored = torch.cat(spans)
+        place = torch.arange(len(stored))
         if generator is not None:
-            place = torch.randperm(len(index), generator=generator)
-        return _Window(chosen, parts, place, torch.empty_like(index).scatter_(0, place, index))
-
-    def _join(self, pieces: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        # Copied even where it is one: a view would keep its whole window in memory.
-        xyz, index = (torch.cat(each) for each in zip(*pieces, strict=True))
-        return {"xyz": self.dataset.choose(xyz, index), "label": self.dataset.label[index]}
-
-
-class _Blocks(Dataset[Tensor]):
-    def __init__(self, dataset: OutOfCoreModelNet) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, chosen: tuple[int, slice]) -> Tensor:
-        number, part = chosen
-        return self.dataset.read_block(number)[part]
+            place = torch.randperm(len(stored), generator=generator)
+        index = torch.empty_like(stored)
+        index[place] = stored
+        return _Window(list(chosen), list(chosen.values()), place, index)
 
 
 def _gather(

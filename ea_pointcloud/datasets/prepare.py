@@ -1,4 +1,4 @@
-"""A folder of meshes or clouds into the HDF5 layout that :class:`ModelNet` opens at once."""
+"""Preparation: a folder of meshes or clouds sampled into the HDF5 layout of ModelNet."""
 
 import hashlib
 import json
@@ -14,26 +14,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from ea_pointcloud._files import whole_file, write_whole
-from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE, replace_folder
+from ea_pointcloud._files import whole_file
+from ea_pointcloud.datasets._files import bad_files, replace_folder
 from ea_pointcloud.datasets._folder_files import list_folder
-from ea_pointcloud.datasets._sampling import Job, Preparation, Sample, sample_file
+from ea_pointcloud.datasets._sampling import (
+    Job,
+    Preparation,
+    Sample,
+    default_workers,
+    sample_file,
+)
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.layouts import recognize, resampled_files
-from ea_pointcloud.datasets.verify import describe_written, package_version
+from ea_pointcloud.datasets.writing import package_version, write_lists
 from ea_pointcloud.io import CloudFileError
-from ea_pointcloud.io.pool import WorkerDied, map_ahead, usable_cores
+from ea_pointcloud.io.pool import WorkerDied, map_ahead
 
 SHAPES_PER_FILE = 512  # what an interruption costs at most
-_FILES_PER_WORKER = 32  # fewer are read sooner than a process starts
-_MAX_WORKERS = 8
-_SHOWN = 5  # files that an error or a warning lists
 _VAL_FRACTION = 0.1  # immaterial: what it sets apart is put back
+_BAD = "files cannot be prepared"
 
 logger = logging.getLogger(__name__)
 
 
-class _Shard(NamedTuple):
+class _Part(NamedTuple):
+    """One HDF5 file of the outcome."""
+
     name: str
     split: str
     files: list[tuple[str, str]]  # (path, class name)
@@ -53,9 +59,8 @@ def prepare_folder(
     """Sample every shape of a folder into ``target``, in the layout of ModelNet's HDF5 files.
 
     ``target`` appears when all of it is there. What an interrupted call has done is kept beside it
-    and continued by the next with the same settings and files. The outcome depends on files and
-    settings alone, not on the number of workers or interruptions. Of mirrored files, such as those
-    of ``modelnet40_normal_resampled``, x is negated, also of normals.
+    and continued by the next with the same settings and files, on which alone the outcome depends.
+    Of mirrored files, such as ``modelnet40_normal_resampled``, x is negated, also of normals.
 
     Args:
         folder: class folders in any arrangement of :class:`FolderDataset`, or ModelNet as text,
@@ -65,8 +70,8 @@ def prepare_folder(
         source: name of the data set, for the manifest.
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
         force: replace ``target`` if it is there.
-        workers: processes, 0 for none but this one; chosen by the number of files without it.
-        progress: is told the files done and the files in all.
+        workers: processes, 0 for none but this one; by default chosen by the number of files.
+        progress: called with the files done and the files in all.
 
     Returns:
         The manifest, as written to ``target/manifest.json``. Its ``ids`` are the names of the
@@ -78,30 +83,25 @@ def prepare_folder(
         ValueError: if the folder cannot be understood.
     """
     names, splits = _list_files(folder)
-    blank = [name for name in names if name.split() != [name]]
-    if blank:
-        raise ValueError(
-            f"{folder} has class folders whose names have blanks, {blank}, which the lists of this "
-            "layout cannot hold; rename them"
-        )
     work = _Work(
         folder=folder,
         place=target.with_name(f".{target.name}.preparing"),
         names=names,
-        shards=_divide(splits),
+        parts=_divide(splits),
         preparation=preparation,
         mirroring=find_mirroring(folder, preparation.mirrored),
         skip_bad=skip_bad,
     )
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists() and not force:
-            raise FileExistsError(
-                f"{target}: exists; replace it with --force, or choose another --output"
-            )
+            raise FileExistsError(f"{target}: exists; replace it with --force, or choose --output")
         work.place.mkdir(exist_ok=True)
         bad = work.sample(workers, progress)
         if bad and not skip_bad:
-            raise CloudFileError(_bad_files(folder, bad))
+            raise CloudFileError(
+                f"{bad_files(folder, bad, _BAD)}\nrepair or remove them, or leave them out with "
+                "--skip-bad; most others need not be read again"
+            )
         manifest = work.finish(source or folder.resolve().name)
         replace_folder(work.place, target)
     return manifest
@@ -114,94 +114,90 @@ class _Work:
     folder: Path
     place: Path
     names: list[str]
-    shards: list[_Shard]
+    parts: list[_Part]
     preparation: Preparation
     mirroring: str
     skip_bad: bool
 
     def sample(self, workers: int | None, progress: Callable[[int, int], None]) -> dict[str, str]:
         """Make the files that are not there yet; returns what could not be read, and why."""
-        missing = [shard for shard in self.shards if not self._is_done(shard)]
+        missing = [part for part in self.parts if not self._is_done(part)]
         jobs = [
             Job(str(self.folder), path, self.preparation, self.mirroring == "undone")
-            for shard in missing
-            for path, _ in shard.files
+            for part in missing
+            for path, _ in part.files
         ]
-        total = sum(len(shard.files) for shard in self.shards)
+        total = sum(len(part.files) for part in self.parts)
         done = total - len(jobs)
-        if workers is None:
-            workers = min(usable_cores(), _MAX_WORKERS, len(jobs) // _FILES_PER_WORKER)
-            workers = 0 if workers == 1 else workers
+        workers = default_workers(len(jobs)) if workers is None else workers
         results = map_ahead(
             sample_file, jobs, workers=workers, ahead=4 * max(1, workers), preload=(__name__,)
         )
         bad: dict[str, str] = {}
         with closing(results):
-            for shard in missing:
+            for part in missing:
                 good: dict[str, Sample] = {}
-                for job, result in islice(results, len(shard.files)):
+                for job, result in islice(results, len(part.files)):
                     if isinstance(result, Sample):
                         good[job.path] = result
+                    elif isinstance(result, WorkerDied):
+                        bad[job.path] = "the process that read it ended; too large, or damaged"
                     else:
-                        died = "the process that read it ended; too large, or damaged"
-                        bad[job.path] = died if isinstance(result, WorkerDied) else result
+                        bad[job.path] = result
                     done += 1
                     progress(done, total)
                 # A file that is repaired later must find its place free.
-                if len(good) == len(shard.files) or self.skip_bad:
-                    self._write(shard, good)
+                if len(good) == len(part.files) or self.skip_bad:
+                    self._write(part, good)
         if bad and self.skip_bad:
-            logger.warning("%s", _bad_files(self.folder, bad))
+            logger.warning("%s", bad_files(self.folder, bad, f"{_BAD} and are left out"))
         return bad
 
     def finish(self, source: str) -> dict[str, Any]:
         """Write the lists and the manifest; returns the latter."""
         import h5py
 
-        counts = {split: dict.fromkeys(self.names, 0) for split in ("train", "test")}
+        splits = ("train", "test")
+        counts = {split: dict.fromkeys(self.names, 0) for split in splits}
         kept: set[str] = set()
         ids = {}
-        for shard in self.shards:
-            with h5py.File(self.place / shard.name, "r") as file:
+        for part in self.parts:
+            with h5py.File(self.place / part.name, "r") as file:
                 paths = [os.fsdecode(path) for path in np.asarray(file["file"]).tolist()]
             kept.update(paths)
-            ids[shard.name] = [Path(path).stem for path in paths]
-            for path, name in shard.files:
-                counts[shard.split][name] += path in kept
-        for split in counts:
-            listed = [shard.name for shard in self.shards if shard.split == split]
-            write_whole(self.place / f"{split}_files.txt", "".join(f"{n}\n" for n in listed))
-        write_whole(self.place / NAMES_FILE, "".join(f"{name}\n" for name in self.names))
-        files = [NAMES_FILE, "train_files.txt", "test_files.txt", *(s.name for s in self.shards)]
-        every = [path for shard in self.shards for path, _ in shard.files]
-        manifest = {
-            "source": source,
-            **asdict(self.preparation),
-            "mirroring": self.mirroring,
-            "left_out": [path for path in every if path not in kept],
-            **describe_written(self.place, self.names, counts, files),
-            "ids": ids,
-        }
-        write_whole(self.place / MANIFEST, json.dumps(manifest, indent=2))
+            ids[part.name] = [Path(path).stem for path in paths]
+            for path, name in part.files:
+                counts[part.split][name] += path in kept
         for path in self.place.glob("*.h5"):  # of an earlier call for more files
-            if path.name not in manifest["sha256"]:
+            if path.name not in ids:
                 path.unlink()
-        return manifest
+        every = [path for part in self.parts for path, _ in part.files]
+        return write_lists(
+            self.place,
+            self.names,
+            {split: [p.name for p in self.parts if p.split == split] for split in splits},
+            counts,
+            source=source,
+            **asdict(self.preparation),
+            mirroring=self.mirroring,
+            left_out=[path for path in every if path not in kept],
+            ids=ids,
+        )
 
-    def _is_done(self, shard: _Shard) -> bool:
+    def _is_done(self, part: _Part) -> bool:
         """Whether an earlier call made the file, of the same files in the same way."""
         import h5py
 
-        path = self.place / shard.name
+        path = self.place / part.name
         if not path.is_file():
             return False
         with h5py.File(path, "r") as file:
-            whole = len(file["file"]) == len(shard.files)  # pyright: ignore[reportArgumentType]
-            return file.attrs["recipe"] == self._recipe(shard) and (whole or self.skip_bad)
+            whole = len(file["file"]) == len(part.files)  # pyright: ignore[reportArgumentType]
+            return file.attrs["recipe"] == self._recipe(part) and (whole or self.skip_bad)
 
-    def _recipe(self, shard: _Shard) -> str:
+    def _recipe(self, part: _Part) -> str:
         """A hash of all that the file depends on."""
-        files = [(path, name, *_stamp(self.folder / path)) for path, name in shard.files]
+        files = [(path, name, *_stamp(self.folder / path)) for path, name in part.files]
         values = {
             **asdict(self.preparation),
             "mirroring": self.mirroring,
@@ -211,23 +207,23 @@ class _Work:
         text = json.dumps([values, str(self.folder.resolve()), files])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _write(self, shard: _Shard, good: dict[str, Sample]) -> None:
+    def _write(self, part: _Part, good: dict[str, Sample]) -> None:
         import h5py
 
-        label = [self.names.index(name) for path, name in shard.files if path in good]
-        samples = [good[path] for path, _ in shard.files if path in good]
-        shape = (len(samples), self.preparation.points, 3)
-        columns = {"data": np.array([sample.xyz for sample in samples]).reshape(shape)}
+        rows = [(path, name) for path, name in part.files if path in good]
+        shape = (len(rows), self.preparation.points, 3)
+        columns = {"data": [good[path].xyz for path, _ in rows]}
         if self.preparation.normals:
-            columns["normal"] = np.array([sample.normal for sample in samples]).reshape(shape)
+            columns["normal"] = [good[path].normal for path, _ in rows]  # pyright: ignore[reportArgumentType]
+        label = [self.names.index(name) for _, name in rows]
         dtype = np.uint8 if len(self.names) <= 256 else np.int64
-        with whole_file(self.place / shard.name) as partial, h5py.File(partial, "w") as file:
+        with whole_file(self.place / part.name) as partial, h5py.File(partial, "w") as file:
             # Random points do not pack, and files that are not packed can be mapped into memory.
             for key, values in columns.items():
-                file[key] = values.astype(np.float32)
+                file[key] = np.array(values, np.float32).reshape(shape)
             file["label"] = np.array(label, dtype).reshape(-1, 1)
-            file.attrs["recipe"] = self._recipe(shard)
-            file["file"] = [os.fsencode(path) for path, _ in shard.files if path in good]
+            file.attrs["recipe"] = self._recipe(part)
+            file["file"] = [os.fsencode(path) for path, _ in rows]
 
 
 def _list_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
@@ -235,14 +231,20 @@ def _list_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, str]
     if folder.is_dir() and recognize(folder) == "modelnet_txt":
         return resampled_files(folder)
     listing = list_folder(folder, _VAL_FRACTION)
+    blank = [name for name in listing.class_names if name.split() != [name]]
+    if blank:
+        raise ValueError(
+            f"{folder} has class folders whose names have blanks, {blank}, which the lists of this "
+            "layout cannot hold; rename them"
+        )
     # ModelNet's layout has no val split: it is set apart from train when it is opened.
     train = sorted([*listing.splits["train"], *listing.splits["val"]])
     return list(listing.class_names), {"train": train, "test": listing.splits["test"]}
 
 
-def _divide(splits: dict[str, list[tuple[str, str]]]) -> list[_Shard]:
+def _divide(splits: dict[str, list[tuple[str, str]]]) -> list[_Part]:
     return [
-        _Shard(f"ply_data_{split}{number}.h5", split, files[start : start + SHAPES_PER_FILE])
+        _Part(f"ply_data_{split}{number}.h5", split, files[start : start + SHAPES_PER_FILE])
         for split, files in splits.items()
         for number, start in enumerate(range(0, len(files), SHAPES_PER_FILE))
     ]
@@ -255,14 +257,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def _bad_files(folder: Path, bad: dict[str, str]) -> str:
-    lines = [f"  {path}: {reason}" for path, reason in sorted(bad.items())[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"  and {len(bad) - _SHOWN} more")
-    listed = "\n".join(lines)
-    return (
-        f"{folder}: {len(bad)} files cannot be prepared:\n{listed}\nrepair or remove "
-        "them, or leave them out with --skip-bad; most others need not be read again"
-    )

@@ -51,9 +51,9 @@ _YAW = math.radians(15)
 _TILT = math.radians(12)
 _STRETCH = 0.18
 _NOISE = (0.002, 0.035)  # of the bounding sphere
-_MAX_CUT = 0.25
-# Share of a part's points in view, relative to that of the whole object, below which the object is
-# shown whole: a view that hides the handle would turn a mug into a cup.
+_MAX_CROP = 0.25
+# Fraction of a part's points in view, relative to that of the whole object, below which the object
+# is shown whole: a view that hides the handle would turn a mug into a cup.
 _MIN_PART_SEEN = 0.35
 _DEPTH_CELLS = 20
 
@@ -114,7 +114,7 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
 
     Args:
         split: "train", "val" or "test"; the splits share no randomness.
-        num_shapes: >= 1; without it 1680, 280 or 420 by split.
+        num_shapes: >= 1; by default 1680, 280 or 420 by split.
         num_points: N >= 1 points of each cloud.
         seed: another seed is another data set.
 
@@ -145,7 +145,6 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
         num_points: int = 1024,
         seed: int = 0,
     ) -> None:
-        """Generate every shape of the split."""
         check_choice("split", split, _NUM_SHAPES)
         if num_shapes is None:
             num_shapes = _NUM_SHAPES[split]
@@ -164,21 +163,14 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
                 )
 
     def __len__(self) -> int:
-        """Return the number of shapes."""
         return len(self.label)
 
     def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
         """Return one shape, or a batch of shapes, under the names of the attributes."""
-        return {
-            "xyz": self.xyz[index],
-            "label": self.label[index],
-            "part_label": self.part_label[index],
-            "category": self.category[index],
-            "mask": self.mask[index],
-        }
+        names = ("xyz", "label", "part_label", "category", "mask")
+        return {name: getattr(self, name)[index] for name in names}
 
     def __repr__(self) -> str:
-        """Return the split and the size."""
         return (
             f"{type(self).__name__}({self.split!r}, num_shapes={len(self)}, "
             f"num_points={self.xyz.shape[1]}, seed={self.seed})"
@@ -205,7 +197,7 @@ class ProceduralShapes(Dataset[dict[str, Tensor]]):
 def _one_thread() -> Iterator[None]:
     """Keep torch to one thread inside the block.
 
-    A cloud is too small to share out: on a busy machine the threads of every little operation wait
+    A cloud is too small for several: on a busy machine the threads of every small operation wait
     for one another, and the whole takes ten times as long.
     """
     threads = torch.get_num_threads()
@@ -221,12 +213,12 @@ def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tu
     draw = Draw(generator)
     # All draws but the points come first, so that they are the same for any number of points.
     sigma = draw(*_NOISE)
-    view, uneven = draw.pick("whole", "cut", "front"), draw.chance(0.5)
-    azimuth, height, cut = draw(0, 2 * math.pi), draw(-0.3, 0.8), draw(0.05, _MAX_CUT)
+    view, uneven = draw.pick("whole", "crop", "front"), draw.chance(0.5)
+    azimuth, height, crop = draw(0, 2 * math.pi), draw(-0.3, 0.8), draw(0.05, _MAX_CROP)
     radius = math.sqrt(1 - height**2)
     viewer = torch.tensor((radius * math.sin(azimuth), height, radius * math.cos(azimuth)))
 
-    spare = {"whole": 1, "cut": 2, "front": 4}[view] * (2 if uneven else 1)
+    spare = {"whole": 1, "crop": 2, "front": 4}[view] * (2 if uneven else 1)
     xyz, face = sample_surface(mesh.vertices, mesh.faces, spare * num_points, generator=generator)
     xyz, part = normalize_unit_sphere(xyz[None])[0], mesh.face_part[face]
     near = xyz @ viewer
@@ -234,8 +226,8 @@ def _observe(mesh: ShapeMesh, num_points: int, generator: torch.Generator) -> tu
     if uneven:
         # Density falls in proportion from the nearest point to the farthest.
         hidden |= torch.rand(len(xyz), generator=generator) > (near + 1) / 2
-    if view == "cut":
-        hidden |= near < near.quantile(cut)
+    if view == "crop":
+        hidden |= near < near.quantile(crop)
     elif view == "front":
         hidden |= ~_in_front(xyz, viewer)
     total, seen = (p.bincount(minlength=len(PART_NAMES)) for p in (part, part[~hidden]))

@@ -44,7 +44,7 @@ class PyGDataset(GraphDataset):
         self.shapes = shapes
 
     def len(self) -> int:
-        """Samples."""
+        """Number of samples."""
         return len(self.shapes)
 
     def get(self, idx: int) -> Data:
@@ -59,16 +59,15 @@ class PyGDataset(GraphDataset):
 
 
 def to_pyg(sample: dict[str, Tensor]) -> Data:
-    """One sample of a data set of this package as a PyG graph without edges; padding is left out.
+    """One sample of a data set of this package as a PyG graph without edges and padding.
 
     Args:
         sample: ``xyz`` (N, 3), and where there are any ``mask`` (N,), ``features`` (N, F),
             ``label`` (), ``part_label`` (N,) and ``category`` ().
 
     Returns:
-        ``pos`` (N, 3), ``x`` (N, F), ``y`` and ``category`` (1,); ready for PyG's ``DataLoader``
-        and transforms. ``y`` is the label (1,) where the cloud has one, ``part_label`` (N,) beside
-        it; else the part labels (N,), as in PyG's ``ShapeNet``.
+        ``pos`` (N, 3), ``x`` (N, F), ``y`` and ``category`` (1,). ``y`` is the label (1,) where the
+        cloud has one, ``part_label`` (N,) beside it; else the part labels, as in its ``ShapeNet``.
 
     Raises:
         ValueError: if ``xyz`` is a batch.
@@ -83,10 +82,8 @@ def to_pyg(sample: dict[str, Tensor]) -> Data:
     data = Data(pos=sample["xyz"], x=sample.get("features"))
     if "label" in sample:
         data.y = sample["label"].view(1)
-        if "part_label" in sample:
-            data.part_label = sample["part_label"]
-    elif "part_label" in sample:
-        data.y = sample["part_label"]
+    if "part_label" in sample:
+        data["part_label" if "label" in sample else "y"] = sample["part_label"]
     if "category" in sample:
         data.category = sample["category"].view(1)
     return data
@@ -137,13 +134,7 @@ def from_pyg(batch: Data) -> dict[str, Tensor]:
 def pyg_batches(
     graphs: GraphDataset | Sequence[Data], batch_size: int, **options: Any
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches of PyG's ``DataLoader`` as the networks here take them, see :func:`from_pyg`.
-
-    Args:
-        graphs: a PyG data set, or a list of graphs.
-        batch_size: clouds a batch.
-        options: of the loader, such as ``shuffle`` and ``num_workers``.
-    """
+    """Batches of PyG's ``DataLoader``, which takes ``options``, see :func:`from_pyg`."""
     for batch in DataLoader(graphs, batch_size=batch_size, **options):
         yield from_pyg(batch)
 
@@ -151,9 +142,9 @@ def pyg_batches(
 class CloudTransform(BaseTransform):
     """A transform of this package as one of PyG's.
 
-    ``CloudTransform(normalize_unit_sphere)``, or with what is drawn fixed by a generator of one's
-    own, ``CloudTransform(partial(Augmentation(rotation="up"), generator=generator))``. Points that
-    the transform drops are dropped with all that belongs to them.
+    ``CloudTransform(normalize_unit_sphere)``, or with a generator of one's own,
+    ``CloudTransform(partial(Augmentation(rotation="up"), generator=generator))``. Points that the
+    transform drops are dropped with all that belongs to them.
 
     Args:
         function: takes (B, N, 3), returns that or, as
@@ -202,8 +193,8 @@ def apply_pyg(
         transform: of PyG; may change the number of points.
         batch: ``xyz`` (B, N, 3) with whatever a data set here has beside it.
         generator: decides what the transform draws. PyG's transforms draw from the global
-            generators of Python, numpy and torch, which are put back afterwards; without a
-            generator they draw from these as they are.
+            generators of Python, numpy and torch, which are restored afterwards; if omitted,
+            they draw from these as they are.
 
     Returns:
         A new batch; with ``mask``, and padded where clouds came to differ in size.

@@ -1,25 +1,21 @@
 """ShapeNetPart in either published layout, or any part-labelled set laid out like it."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ea_pointcloud._checks import check_at_least, check_choice
-from ea_pointcloud.augment.transforms import SAMPLINGS, normalize_unit_sphere
-from ea_pointcloud.datasets._padding import choose_real_points, in_chunks, length_mask, pad
+from ea_pointcloud._checks import check_choice
+from ea_pointcloud.datasets._padded import PaddedClouds, in_chunks, pad
 from ea_pointcloud.datasets._part_files import (
     LabelledCloud,
     PartFolder,
     PartTable,
     check_distinct,
 )
-from ea_pointcloud.datasets._splits import SPLITS, check_val_fraction, stratified_mask
+from ea_pointcloud.datasets._splits import check_opening, stratified_mask
 from ea_pointcloud.descriptors import DESCRIPTORS
-from ea_pointcloud.ops import gather_points
 
 # The numbering of both published layouts; a table beside the files comes before it.
 SHAPENETPART_PARTS: dict[str, tuple[int, ...]] = {
@@ -42,17 +38,17 @@ SHAPENETPART_PARTS: dict[str, tuple[int, ...]] = {
 }
 
 
-class ShapeNetPart(Dataset[dict[str, Tensor]]):
+class ShapeNetPart(PaddedClouds):
     """ShapeNetPart, or any set in one of its layouts, held in memory.
 
-    The layout is found by itself. HDF5 (``shapenet_part_seg_hdf5_data``):
+    The layout is recognised. HDF5 (``shapenet_part_seg_hdf5_data``):
     ``all_object_categories.txt``, ``{train,val,test}_hdf5_file_list.txt`` and the files they list,
     with ``data`` (n, N, 3), ``label`` (n, 1) and ``pid`` (n, N), part ids counted through all
     categories. Text (``shapenetcore_partanno_segmentation_benchmark_v0_normal``):
     ``synsetoffset2category.txt``, ``train_test_split/shuffled_{train,val,test}_file_list.json``
     and ``SYNSET/ID.txt`` with x y z nx ny nz part on each line; or without normals, as
     ``SYNSET/points/ID.pts`` and ``SYNSET/points_label/ID.seg``, labels counted from 1 in each
-    category. Where both are there the HDF5 files are taken; give the folder itself as ``root`` for
+    category. Where both are there the HDF5 files are read; give the folder itself as ``root`` for
     the other.
 
     The part ids of each category come from ``seg_classes.json`` or
@@ -63,7 +59,7 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
     are padded.
 
     Args:
-        root: data root or the folder itself; ``$EA_POINTCLOUD_DATA``, then ``./data`` without it.
+        root: data root or the folder itself; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
         name: ``"shapenetpart"`` for the published folders; any other ``NAME`` is looked for in
             ``NAME_hdf5_data`` and ``NAME_txt_normal``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
@@ -95,9 +91,6 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         of Qi et al., PointNet, CVPR 2017, and PointNet++, NeurIPS 2017.
     """
 
-    up_axis: ClassVar[str] = "y"
-    mirroring: ClassVar[str] = "none"
-
     def __init__(
         self,
         root: str | Path | None = None,
@@ -109,12 +102,9 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
         val_fraction: float = 0.2,
         features: str = "none",
     ) -> None:
+        check_opening(split, num_points, sampling, val_fraction)
         check_choice("features", features, ("none", "normals", *DESCRIPTORS))
         normals = features == "normals"
-        check_choice("split", split, SPLITS)
-        check_at_least("num_points", num_points, 0)
-        check_choice("sampling", sampling, SAMPLINGS)
-        check_val_fraction(val_fraction)
         self.name = name
         self.split = split
         files = PartFolder.find(root, name, normals=normals)
@@ -128,58 +118,17 @@ class ShapeNetPart(Dataset[dict[str, Tensor]]):
                 f"{self.folder} has no shape for split {split!r}; take 'trainval', or add shapes"
             )
         self.category = torch.tensor([cloud.category for cloud in clouds])
-        self.mask = length_mask([cloud.xyz for cloud in clouds])
         self.part_label = pad([cloud.part for cloud in clouds], -1)
         self.features = pad(_all_normals(clouds), 0) if normals else None
         # Some codes leave the HDF5 coordinates as they are: they are centred and in the unit sphere
         # up to their rounding already (1.0006 has been seen). Here both layouts go through the
         # same step, so that they give the same numbers.
-        self.xyz = in_chunks(normalize_unit_sphere, pad([c.xyz for c in clouds], 0), self.mask)
-        if 0 < num_points < self.mask.shape[1]:
-            self._reduce(num_points, sampling)
-        if features in DESCRIPTORS:
+        self._set_clouds([cloud.xyz for cloud in clouds])
+        self.fields = ("part_label", "category", *(("features",) if normals else ()))
+        self._keep_points(num_points, sampling)
+        if features in DESCRIPTORS:  # of the points kept
             self.features = described(self.xyz, self.mask, features)
-
-    def __len__(self) -> int:
-        return len(self.category)
-
-    def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
-        """One sample, or a whole batch where ``index`` is a list or tensor.
-
-        Returns:
-            ``xyz``, ``mask``, ``part_label`` and ``category``, and ``features`` where they were
-            asked for; no longer than the longest cloud of the batch.
-        """
-        mask = self.mask[index]
-        longest = int(mask.sum(-1).max())
-        sample = {
-            "xyz": self.xyz[index][..., :longest, :],
-            "mask": mask[..., :longest],
-            "part_label": self.part_label[index][..., :longest],
-            "category": self.category[index],
-        }
-        if self.features is not None:
-            sample["features"] = self.features[index][..., :longest, :]
-        return sample
-
-    def __repr__(self) -> str:
-        lengths = self.mask.sum(1)
-        low, high = int(lengths.min()), int(lengths.max())
-        return (
-            f"ShapeNetPart({self.name!r}, split={self.split!r}, shapes={len(self)}, "
-            f"points={high if low == high else f'{low}..{high}'}, "
-            f"categories={len(self.category_names)}, parts={len(self.part_names)})"
-        )
-
-    def _reduce(self, num_points: int, sampling: str) -> None:
-        """Keep at most ``num_points`` of each cloud; a cloud with fewer keeps them all."""
-        idx = choose_real_points(self.xyz, self.mask, num_points, sampling)
-        self.mask = self.mask[:, :num_points]
-        padding = ~self.mask
-        self.part_label = self.part_label.gather(1, idx).masked_fill_(padding, -1)
-        self.xyz = gather_points(self.xyz, idx).masked_fill_(padding[..., None], 0)
-        if self.features is not None:
-            self.features = gather_points(self.features, idx).masked_fill_(padding[..., None], 0)
+            self.fields = (*self.fields, "features")
 
 
 def described(xyz: Tensor, mask: Tensor, features: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""A data set with some of its classes alone."""
+"""The subset of a data set that has only some of its classes."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -13,7 +13,7 @@ from ea_pointcloud.datasets.modelnet import ModelNet
 def select_classes(
     dataset: ModelNet | FolderDataset, classes: Sequence[str]
 ) -> ModelNet | FolderDataset:
-    """The clouds of ``classes``, their labels counted anew in that order; others are left out.
+    """The clouds of ``classes``, with labels in that order; others are left out.
 
     Args:
         dataset: not altered.

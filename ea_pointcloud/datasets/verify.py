@@ -1,26 +1,25 @@
-"""Comparing a data set on disk with what was published, or with what its preparation noted."""
+"""Comparison of a data set on disk with what was published, or with its own manifest."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ea_pointcloud.datasets._files import MANIFEST
 from ea_pointcloud.datasets.catalog import CatalogEntry, entry_of_folder
-from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, recognize
+from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, Layout, recognize
 
 _SHOWN = 5  # missing files that are named
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One comparison.
 
     Args:
-        what: in words.
+        what: was compared.
         expected: as published, empty where nothing is.
         found: on disk.
     """
@@ -44,13 +43,7 @@ def verify_folder(entry: CatalogEntry, folder: Path) -> list[Finding]:
     layout = LAYOUTS[entry.layout]
     if layout.marker and not any(folder.glob(layout.marker)):
         return [Finding("layout", layout.title, "something else")]
-    sums = [
-        Finding(f"md5 of {name}", expected, file_digest(folder / name, "md5"))
-        for name, expected in entry.md5.items()
-    ]
-    # The counts of files that are not what they should be say nothing more.
-    missing = [each for each in sums if not each.right]
-    return missing or [*sums, *_compare(entry.counts, layout.contents(folder))]
+    return _compare_all(folder, "md5", entry.md5, entry.counts, layout)
 
 
 def verify_prepared(folder: Path) -> list[Finding]:
@@ -60,44 +53,9 @@ def verify_prepared(folder: Path) -> list[Finding]:
         ValueError: if a file cannot be read.
     """
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    sums = [
-        Finding(f"sha256 of {name}", expected, file_digest(folder / name, "sha256"))
-        for name, expected in manifest["sha256"].items()
-    ]
-    missing = [each for each in sums if not each.right]
     expected = {"classes": len(manifest["classes"])}
     expected |= {split: sum(counts.values()) for split, counts in manifest["counts"].items()}
-    return missing or [*sums, *_compare(expected, LAYOUTS["modelnet_h5"].contents(folder))]
-
-
-def describe_written(
-    folder: Path,
-    class_names: Sequence[str],
-    counts: Mapping[str, Mapping[str, int]],
-    files: Iterable[str],
-) -> dict[str, Any]:
-    """What the manifest says of any folder that this package wrote, for :func:`verify_prepared`.
-
-    Args:
-        folder: with ``files`` in it.
-        class_names: in the order of the labels.
-        counts: shapes of each split and class.
-        files: names, whose checksums are taken.
-    """
-    return {
-        "classes": list(class_names),
-        "counts": counts,
-        "version": package_version(),
-        "sha256": {name: file_digest(folder / name, "sha256") for name in files},
-    }
-
-
-def package_version() -> str:
-    """Of this package."""
-    try:
-        return version("ea-pointcloud")
-    except PackageNotFoundError:
-        return "not installed"
+    return _compare_all(folder, "sha256", manifest["sha256"], expected, LAYOUTS["modelnet_h5"])
 
 
 def verify_listed(folder: Path) -> list[Finding]:
@@ -106,7 +64,7 @@ def verify_listed(folder: Path) -> list[Finding]:
     The official numbers are expected where the folder has the name of a prepared set.
 
     Raises:
-        ValueError: if the folder has no layout that can be told, or a file cannot be read.
+        ValueError: if the layout of the folder is not recognised, or a file cannot be read.
     """
     key = recognize(folder)
     if key is None:
@@ -120,6 +78,18 @@ def count_deviations(entry: CatalogEntry, layout: str, folder: Path) -> list[Fin
     """Where the numbers of classes and shapes differ from the official ones."""
     contents = LAYOUTS[layout].contents(folder)
     return [each for each in _compare(entry.counts, contents) if not each.right]
+
+
+def _compare_all(
+    folder: Path, kind: str, sums: Mapping[str, str], counts: Mapping[str, int], layout: Layout
+) -> list[Finding]:
+    found = [
+        Finding(f"{kind} of {name}", expected, file_digest(folder / name, kind))
+        for name, expected in sums.items()
+    ]
+    # The counts of files that are not what they should be say nothing more.
+    wrong = [each for each in found if not each.right]
+    return wrong or [*found, *_compare(counts, layout.contents(folder))]
 
 
 def _compare(expected: Mapping[str, int], contents: Contents) -> list[Finding]:
@@ -137,12 +107,14 @@ def _compare(expected: Mapping[str, int], contents: Contents) -> list[Finding]:
     return [*findings, Finding("missing files", "0", found)]
 
 
-def file_digest(path: Path, kind: str) -> str:
-    """The checksum of a file, ``"no such file"`` where there is none."""
+def file_digest(path: Path, kind: str, progress: Callable[[int], None] = lambda done: None) -> str:
+    """The checksum of a file, ``"no such file"`` where there is none; reports the bytes done."""
     if not path.is_file():
         return "no such file"
-    digest = hashlib.new(kind, usedforsecurity=False)
+    digest, done = hashlib.new(kind, usedforsecurity=False), 0
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
+            done += len(chunk)
+            progress(done)
     return digest.hexdigest()

@@ -1,15 +1,17 @@
-"""Writing clouds of one's own as a data set, piece by piece, so that it may exceed the memory."""
+"""Writing data sets of any size in ModelNet's HDF5 layout, piece by piece."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ea_pointcloud._files import whole_file, write_whole
 from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE
-from ea_pointcloud.datasets.modelnet import check_content
-from ea_pointcloud.datasets.verify import describe_written
+from ea_pointcloud.datasets._modelnet_files import check_content
+from ea_pointcloud.datasets.verify import file_digest
 
 Piece = tuple[np.ndarray, np.ndarray]
 
@@ -23,8 +25,8 @@ def write_modelnet(
 ) -> Path:
     """Write a set in ModelNet's HDF5 layout, each piece a file, not compressed.
 
-    ``ea-pointcloud train modelnet40 data.root=FOLDER`` learns it. Clouds should be right-handed, y
-    up, centred and within the unit sphere
+    ``ea-pointcloud train modelnet40 data.root=FOLDER`` trains on it. Clouds should be right-handed,
+    y up, centred and within the unit sphere
     (:func:`~ea_pointcloud.augment.normalize_unit_sphere`); a manifest beside them says so and
     lets ``ea-pointcloud data verify`` check the files. Files of 100 MB to some GB are a good size;
     16-bit floats halve them.
@@ -51,11 +53,10 @@ def write_modelnet(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    num_points, files = None, [NAMES_FILE]
-    counts: dict[str, dict[str, int]] = {}
+    num_points = None
+    files: dict[str, list[str]] = {"train": [], "test": []}
+    counts = {split: dict.fromkeys(class_names, 0) for split in files}
     for split, pieces in (("train", train), ("test", test)):
-        names = []
-        counts[split] = dict.fromkeys(class_names, 0)
         for number, (xyz, label) in enumerate(pieces):
             path = folder / f"ply_data_{split}{number}.h5"
             labels = check_content(path, xyz.shape, label, len(class_names))
@@ -68,12 +69,51 @@ def write_modelnet(
             with whole_file(path) as partial, h5py.File(partial, "w") as file:
                 file["data"] = xyz
                 file["label"] = labels[:, None].numpy()
-            names.append(path.name)
-            for place, count in enumerate(labels.bincount(minlength=len(class_names)).tolist()):
-                counts[split][class_names[place]] += count
-        write_whole(folder / f"{split}_files.txt", "".join(f"{name}\n" for name in names))
-        files += [f"{split}_files.txt", *names]
-    write_whole(folder / NAMES_FILE, "".join(f"{name}\n" for name in class_names))
-    manifest = describe_written(folder, class_names, counts, files)
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2))
+            files[split].append(path.name)
+            for index, count in enumerate(labels.bincount(minlength=len(class_names)).tolist()):
+                counts[split][class_names[index]] += count
+    write_lists(folder, class_names, files, counts)
     return folder
+
+
+def write_lists(
+    folder: Path,
+    class_names: Sequence[str],
+    files: Mapping[str, Sequence[str]],
+    counts: Mapping[str, Mapping[str, int]],
+    **more: Any,
+) -> dict[str, Any]:
+    """Write the lists and the manifest of a set whose HDF5 files are there.
+
+    Args:
+        folder: that holds them.
+        class_names: in the order of the labels.
+        files: names of the HDF5 files of each split.
+        counts: shapes of each split and class.
+        more: further entries of the manifest.
+
+    Returns:
+        The manifest, with the checksums that ``data verify`` compares.
+    """
+    lists = {NAMES_FILE: class_names}
+    lists |= {f"{split}_files.txt": names for split, names in files.items()}
+    for name, lines in lists.items():
+        write_whole(folder / name, "".join(f"{line}\n" for line in lines))
+    every = [*lists, *(name for names in files.values() for name in names)]
+    manifest = {
+        **more,
+        "classes": list(class_names),
+        "counts": counts,
+        "version": package_version(),
+        "sha256": {name: file_digest(folder / name, "sha256") for name in every},
+    }
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2))
+    return manifest
+
+
+def package_version() -> str:
+    """Of this package."""
+    try:
+        return version("ea-pointcloud")
+    except PackageNotFoundError:
+        return "not installed"

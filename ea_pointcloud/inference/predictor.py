@@ -24,18 +24,14 @@ PRECISIONS = ("float32", "bfloat16")
 _Kind = TypeVar("_Kind")
 
 
-class ClassifyOptions(TypedDict, total=False):
-    """Options of :meth:`Predictor.classify`."""
-
+class _ClassifyOptions(TypedDict, total=False):
     up: str
     topk: int
     tta_rotations: int
     remove_outliers: bool
 
 
-class SegmentOptions(TypedDict, total=False):
-    """Options of :meth:`Predictor.segment`."""
-
+class _SegmentOptions(TypedDict, total=False):
     up: str
     category: str | None
     classifier: "Predictor | None"
@@ -84,23 +80,19 @@ class Predictor:
         *,
         precision: str = "float32",
     ) -> "Predictor":
-        """Load weights from a folder or run folder, by name, or from the hub.
-
-        :func:`~ea_pointcloud.models.list_pretrained` lists those that come with the package; a
-        classifier among them is the default.
-        """
+        """Load weights from a folder or run folder, by name (``list_pretrained()``), or the hub."""
         model = load_model(str(name_or_path))
         assert isinstance(model, (Classifier, Segmenter))
         return cls(model, device, precision=precision)
 
     @overload
     def classify(
-        self, clouds: CloudLike | ModelInput, **options: Unpack[ClassifyOptions]
+        self, clouds: CloudLike | ModelInput, **options: Unpack[_ClassifyOptions]
     ) -> Classification: ...
 
     @overload
     def classify(
-        self, clouds: Sequence[CloudLike | ModelInput], **options: Unpack[ClassifyOptions]
+        self, clouds: Sequence[CloudLike | ModelInput], **options: Unpack[_ClassifyOptions]
     ) -> list[Classification]: ...
 
     def classify(
@@ -167,9 +159,7 @@ class Predictor:
             weight: of the statistics of these clouds against training's, 0 < weight <= 1.
 
         Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if there are too few clouds, one holds no usable points, or the weights are
-                a segmenter's.
+            ValueError: as :meth:`classify`, or if there are too few clouds.
         """
         check_choice("up", up, AXES)
         self.check_classify()
@@ -186,11 +176,11 @@ class Predictor:
         return Predictor(adapted, self.device, precision=self.precision)
 
     @overload
-    def segment(self, clouds: CloudLike, **options: Unpack[SegmentOptions]) -> Segmentation: ...
+    def segment(self, clouds: CloudLike, **options: Unpack[_SegmentOptions]) -> Segmentation: ...
 
     @overload
     def segment(
-        self, clouds: Sequence[CloudLike], **options: Unpack[SegmentOptions]
+        self, clouds: Sequence[CloudLike], **options: Unpack[_SegmentOptions]
     ) -> list[Segmentation]: ...
 
     def segment(
@@ -223,9 +213,7 @@ class Predictor:
                 point that is left, at confidence 0.
 
         Raises:
-            FileNotFoundError: if a file is missing.
-            ValueError: if a file or array holds no usable points, the category is unknown or comes
-                from two places, or the weights are a classifier's.
+            ValueError: as :meth:`classify`, or if the category is unknown or comes from two places.
         """
         check_choice("up", up, (*AXES, AUTO))
         check_count("tta_rotations", tta_rotations)

@@ -20,7 +20,8 @@ from ea_pointcloud.models import (
     Segmenter,
     load_model,
 )
-from ea_pointcloud.training.data import Shapes, batches, open_split
+from ea_pointcloud.training.batches import batches
+from ea_pointcloud.training.data import Shapes, open_split
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.tasks import Batch, part_logits

@@ -38,7 +38,7 @@ def furthest(run: Path) -> Progress:
     Raises:
         ValueError: if a checkpoint is damaged.
     """
-    places = [Progress()]
+    found = [Progress()]
     for name in (LAST_CHECKPOINT, WITHIN_CHECKPOINT):
         path = run / name
         if not path.is_file():
@@ -48,12 +48,11 @@ def furthest(run: Path) -> Progress:
             epoch, batches = checkpoint["epoch"], checkpoint.get(BATCHES_DONE)
         except Exception as error:
             raise ValueError(
-                f"{path} is damaged ({error}); copy the run folder again, or train anew"
+                f"{path} is damaged ({error}); copy the run folder again, or start a new run"
             ) from error
-        places.append(
-            Progress(epoch + 1, 0, path) if batches is None else Progress(epoch, batches, path)
-        )
-    return max(places, key=lambda place: place[:2])
+        whole = batches is None
+        found.append(Progress(epoch + 1, 0, path) if whole else Progress(epoch, batches, path))
+    return max(found, key=lambda progress: progress[:2])
 
 
 def epochs_done(run: Path) -> int:

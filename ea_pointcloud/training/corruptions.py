@@ -28,7 +28,8 @@ from ea_pointcloud.robustness.evaluation import (
     evaluate_corruptions,
 )
 from ea_pointcloud.robustness.options import InferenceOptions
-from ea_pointcloud.training.data import Shapes, batches, open_split
+from ea_pointcloud.training.batches import batches
+from ea_pointcloud.training.data import Shapes, open_split
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.recipe_keys import Recipe
 

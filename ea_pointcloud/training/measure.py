@@ -23,8 +23,9 @@ from ea_pointcloud.metrics import (
     classification_metrics,
 )
 from ea_pointcloud.models import Classifier, PretrainedModel, Segmenter
+from ea_pointcloud.training.batches import batches
 from ea_pointcloud.training.calibrate import labelled_points
-from ea_pointcloud.training.data import Shapes, batches
+from ea_pointcloud.training.data import Shapes
 from ea_pointcloud.training.labels import match_labels
 from ea_pointcloud.training.refined import NOT_POSTPROCESSED, PostprocessedFigures
 from ea_pointcloud.training.tasks import Batch, class_logits, part_logits

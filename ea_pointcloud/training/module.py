@@ -12,8 +12,8 @@ from ea_pointcloud._device import generator_for, mix_seeds
 from ea_pointcloud.metrics import MeanLoss
 from ea_pointcloud.models import PretrainedModel
 from ea_pointcloud.training.distributed import learning_rate_scale
+from ea_pointcloud.training.precision import compile_network, optimizer_options
 from ea_pointcloud.training.recipe_keys import OptimRecipe, Recipe
-from ea_pointcloud.training.speed import compile_network, optimizer_options
 from ea_pointcloud.training.tasks import task_of
 
 SPLITS = ("val", "test")  # what the validation loaders hold, in order; test in legacy runs only

@@ -43,29 +43,30 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
             # The network of the weights takes the place of the recipe's own.
             config.model.size, config.model.overrides = None, {}
         for override in overrides or []:
-            if override.startswith("model.name=") and override != f"model.name={config.model.name}":
-                config.model.overrides = {}  # those of another architecture
             key, separator, _ = override.partition("=")
             if not separator or not key:
                 raise ValueError(f"override must read key=value, got {override!r}")
             source = f"override {override!r}"
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+            change = OmegaConf.from_dotlist([override])
+            if OmegaConf.select(change, "model.name") not in (None, config.model.name):
+                config.model.overrides = {}  # those of another architecture
+            config = OmegaConf.merge(config, change)
         if config.model.init is not None and OmegaConf.is_missing(config.model, "size"):
             config.model.size = None
         missing = OmegaConf.missing_keys(config)
         if missing:
             raise ValueError(f"{source}: {', '.join(sorted(missing))} must be set")
-        recipe = OmegaConf.to_object(cast("DictConfig", config))
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ValueError(f"{source}: {_explain(error)}") from error
-    assert isinstance(recipe, Recipe)
-    recipe.name = recipe.name or Path(name_or_path).stem
     try:
+        recipe = OmegaConf.to_object(cast("DictConfig", config))
+        assert isinstance(recipe, Recipe)
+        recipe.name = recipe.name or Path(name_or_path).stem
         check_choice("task", recipe.task, TASKS)
         if recipe.model.init is not None and recipe.model.size is None:
             recipe.model.overrides = network_of(recipe.model.init, recipe)
         check_recipe(recipe)
-    except (TypeError, ValueError) as error:
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ValueError(f"recipe {name_or_path}: {error}") from error
     return recipe
 

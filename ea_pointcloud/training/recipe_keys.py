@@ -1,16 +1,18 @@
-"""The keys of a recipe: structured configuration with its defaults and what each means."""
+"""The keys of a recipe with their defaults, meanings and checks, but for those of clouds."""
 
-from dataclasses import dataclass, field, fields
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from ea_pointcloud.augment.cutmix import CutMix
-from ea_pointcloud.augment.pipeline import Augmentation
+from ea_pointcloud._checks import check_at_least, check_choice, check_fraction, check_positive
+from ea_pointcloud._device import check_device_name
 from ea_pointcloud.models.base import named_config
 from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
 from ea_pointcloud.models.pretrained import PretrainedModel
+from ea_pointcloud.training.recipe_data import AugmentRecipe, DataRecipe
 
 # Which data sets a task can be trained on.
 TASKS = {
@@ -22,65 +24,6 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 STRATEGIES = ("auto", "ddp", "fsdp")
 LR_SCALES = ("none", "linear", "sqrt")
-
-
-@dataclass
-class DataRecipe:
-    """Which data set, which of its points, and how it is read.
-
-    Args:
-        dataset: kind of data set: ``"modelnet"`` (its HDF5 layout), ``"shapenetpart"`` (part
-            labels), ``"folder"`` (classes of your own), ``"procedural"`` (generated) or ``"pyg"``
-            (what a data set of PyTorch Geometric has stored, see
-            :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`).
-        root: folder of data sets; if omitted ``$EA_POINTCLOUD_DATA``, then ``./data``. With
-            ``folder`` and ``pyg`` the data set itself.
-        name: the set in that folder, as in ``NAME_ply_hdf5_2048``.
-        num_points: points of each cloud that the network sees.
-        sampling: how they are chosen: ``"first"``, ``"random"``, or ``"fps"`` (farthest point
-            sampling). The last two are drawn again for every training batch, ``"fps"`` from a
-            random half of the stored points; held-out clouds always keep the same points.
-        train_split: ``"train"``, or ``"trainval"`` to train on val too, for a last run after
-            everything was chosen: nothing is selected then, the last epoch counts.
-        val_fraction: fraction of each class of the training split that is set apart as val.
-        shapes: numbers of generated shapes to train, validate and test on (``procedural``).
-        features: what points carry beside coordinates when parts are learned: ``"none"``,
-            ``"normals"`` (the text layout has them), or descriptors that are computed from the
-            coordinates: ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
-        up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (``folder`` and ``pyg``).
-        stored_points: points kept of each file (``folder`` and ``pyg``).
-        skip_bad: leave out files that cannot be read, instead of stopping (``folder``).
-        drop_invalid: leave out points that are not finite (``folder``).
-        mirrored: whether the files are mirror images, whose x is negated when they are read:
-            ``true``, ``false``, or ``auto``, which recognises the published clouds of ModelNet40,
-            see :func:`~ea_pointcloud.datasets.axes.find_mirroring` (``modelnet``, ``folder`` and
-            ``pyg``). What was done is stored with the weights.
-        classes: classes to take (``modelnet`` and ``folder``); all of them if empty.
-        in_memory: hold the clouds in memory (``true``), read them out of core (``false``, only
-            ``modelnet``), or decide by the available memory (``auto``).
-        buffer_mb: memory of the shuffle buffer when clouds are read out of core, see
-            :class:`~ea_pointcloud.datasets.OutOfCoreLoader`.
-        workers: processes that read ahead when clouds are read out of core; chosen if ``null``.
-    """
-
-    dataset: str = "modelnet"
-    root: str | None = None
-    name: str = "modelnet40"
-    num_points: int = 1024
-    sampling: str = "first"
-    train_split: str = "train"
-    val_fraction: float = 0.1
-    shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
-    features: str = "none"
-    up: str = "y"
-    stored_points: int = 2048
-    skip_bad: bool = False
-    drop_invalid: bool = False
-    classes: list[str] = field(default_factory=list)
-    mirrored: bool | str = "auto"
-    in_memory: bool | str = "auto"
-    buffer_mb: int = 256
-    workers: int | None = None
 
 
 @dataclass
@@ -104,55 +47,6 @@ class ModelRecipe:
     init: str | None = None
     category: bool = True
     overrides: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class AugmentRecipe:
-    """Random changes of the training clouds; ``Augmentation`` applies them, in this order.
-
-    Args:
-        offline_copies: copies of each shape made before training by ``elastic`` and ``scale``,
-            with descriptors of their own; an epoch goes through all of them, and batches are not
-            deformed again. See
-            :func:`~ea_pointcloud.datasets.offline_augmentation.augment_offline`.
-        elastic: strength of a smooth deformation.
-        rotation: ``"none"``, ``"up"`` (about the up axis), ``"tilt"`` (at most 30 degrees about any
-            axis) or ``"any"`` (uniform over SO(3)).
-        rotation_prob: fraction of the clouds that are rotated.
-        mirror: mirror half of the clouds in an upright plane.
-        scale: lowest and highest factor, drawn for each axis.
-        shift: largest shift along an axis.
-        jitter: standard deviation of the noise on each coordinate, cut off at five times that.
-        outlier_ratio: largest fraction of points that become outliers.
-        partial_view_prob: fraction of the clouds that become partial views, seen from one side.
-        crop_ratio: largest fraction of points cropped beyond a random plane.
-        point_dropout: largest fraction of points in point dropout.
-        corruption_prob: fraction of the clouds to which ``outlier_ratio``, ``partial_view_prob``,
-            ``crop_ratio`` and ``point_dropout`` apply.
-        cutmix_prob: fraction of a classifier's clouds that are mixed with another cloud of the
-            batch, see :class:`~ea_pointcloud.augment.CutMix`. Mixed clouds lose points after that.
-        cutmix_beta: parameter of the Beta distribution of CutMix's ``lam``.
-        normalize: centre and scale a classifier's clouds to the unit sphere after all that, as in
-            inference, where outliers and missing points move and scale the rest. A shift has no
-            effect then, and a scale only as far as it differs by axis.
-    """
-
-    offline_copies: int = 0
-    elastic: float = 0.0
-    rotation: str = "none"
-    rotation_prob: float = 1.0
-    mirror: bool = False
-    scale: list[float] = field(default_factory=lambda: [0.6667, 1.5])
-    shift: float = 0.2
-    jitter: float = 0.0
-    outlier_ratio: float = 0.0
-    partial_view_prob: float = 0.0
-    crop_ratio: float = 0.0
-    point_dropout: float = 0.0
-    corruption_prob: float = 1.0
-    cutmix_prob: float = 0.0
-    cutmix_beta: float = 1.0
-    normalize: bool = False
 
 
 @dataclass
@@ -188,6 +82,22 @@ class OptimRecipe:
     iou_weight: float = 0.0
     scale_lr: str = "none"
     fused: bool | str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values that can be checked without the other sections."""
+        check_choice("optim.name", self.name, OPTIMIZERS)
+        check_positive("optim.lr", self.lr)
+        check_positive("optim.clip_norm", self.clip_norm)
+        for name in ("min_lr", "weight_decay", "warmup_epochs", "iou_weight", "logit_adjustment"):
+            check_at_least(f"optim.{name}", getattr(self, name), 0)
+        if not math.isfinite(self.lr) or self.min_lr > self.lr:
+            raise ValueError(
+                f"optim.lr must be finite and at least min_lr={self.min_lr}, got {self.lr}"
+            )
+        check_fraction("optim.label_smoothing", self.label_smoothing)
+        check_fraction("optim.ema_decay", self.ema_decay)
+        check_choice("optim.scale_lr", self.scale_lr, LR_SCALES)
+        check_choice("optim.fused", self.fused, ("auto", True, False))
 
 
 @dataclass
@@ -230,6 +140,29 @@ class TrainerRecipe:
     checkpoint_minutes: float = 10.0
     compile: str = "none"
 
+    def __post_init__(self) -> None:
+        """Check the values that can be checked without the other sections."""
+        if self.epochs != MISSING:  # a recipe has to set it
+            check_at_least("trainer.epochs", self.epochs, 1)
+        check_at_least("trainer.batch_size", self.batch_size, 1)
+        check_at_least("trainer.min_batches_per_epoch", self.min_batches_per_epoch, 1)
+        check_at_least("trainer.seed", self.seed, 0)
+        check_choice("trainer.precision", self.precision, PRECISIONS)
+        check_choice("trainer.compile", self.compile, COMPILE_MODES)
+        check_device_name("trainer.device", self.device)
+        if self.precision == "16-mixed" and self.device == "cpu":
+            raise ValueError(
+                "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
+            )
+        for name in ("devices", "num_nodes"):
+            count = getattr(self, name)
+            if isinstance(count, str):
+                check_choice(f"trainer.{name}", count, ("auto", "a number"))
+            else:
+                check_at_least(f"trainer.{name}", count, 1)
+        check_choice("trainer.strategy", self.strategy, STRATEGIES)
+        check_at_least("trainer.checkpoint_minutes", self.checkpoint_minutes, 0)
+
 
 @dataclass
 class EvalRecipe:
@@ -249,6 +182,12 @@ class EvalRecipe:
     votes: int = 10
     tta_copies: int = 0
     legacy: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values that can be checked without the other sections."""
+        check_at_least("eval.batch_size", self.batch_size, 1)
+        check_at_least("eval.votes", self.votes, 0)
+        check_at_least("eval.tta_copies", self.tta_copies, 0)
 
 
 @dataclass
@@ -278,22 +217,6 @@ class Recipe:
     def num_sampled(self) -> int:
         """Points of a cloud that are drawn again for every batch, 0 where they stay the same."""
         return 0 if self.data.sampling == "first" else self.data.num_points
-
-    def augmentation(self) -> Augmentation:
-        """The augmentation of training clouds, after their points were sampled."""
-        values = {each.name: getattr(self.augment, each.name) for each in fields(Augmentation)}
-        low, high = self.augment.scale
-        values["scale"] = low, high
-        if self.augment.offline_copies:
-            values["elastic"] = 0.0
-        return Augmentation(**values)
-
-    def cutmix(self) -> CutMix | None:
-        """CutMix of the clouds of a batch, None without it."""
-        augment = self.augment
-        if not augment.cutmix_prob:
-            return None
-        return CutMix(augment.cutmix_prob, augment.cutmix_beta)
 
     def architecture(self) -> Architecture:
         """The network of this task and name."""

@@ -64,8 +64,8 @@ class ClassificationTask:
         kind = "mean_class" if recipe.optim.logit_adjustment else "overall"
         self.monitor = f"val/{kind}_accuracy"
         self.num_points = recipe.num_sampled()
-        self.augmentation = recipe.augmentation()
-        self.cutmix = recipe.cutmix()
+        self.augmentation = recipe.augment.augmentation()
+        self.cutmix = recipe.augment.cutmix()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
@@ -127,7 +127,7 @@ class SegmentationTask:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.num_points = recipe.num_sampled()
-        self.augmentation = recipe.augmentation()
+        self.augmentation = recipe.augment.augmentation()
 
     def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""

@@ -23,7 +23,7 @@ from ea_pointcloud.models import Classifier, load_model
 from ea_pointcloud.training.calibrate import TRAIN_CLOUDS
 from ea_pointcloud.training.data import Shapes, open_split
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.recipe_keys import DataRecipe
+from ea_pointcloud.training.recipe_data import DataRecipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 
 

@@ -13,19 +13,8 @@ from ea_pointcloud.datasets._shapes.primitives import Draw, NamedParts
 from ea_pointcloud.datasets._shapes.seats import bench, chair, sofa, stool
 from ea_pointcloud.datasets._shapes.vehicles import airplane, car
 
+_SEATS = (bench, chair, sofa, stool)
+_OTHERS = (airplane, bed, bottle, car, cup, lamp, monitor, mug, shelf, table)
 BUILDERS: dict[str, Callable[[Draw], NamedParts]] = {
-    "airplane": airplane,
-    "bed": bed,
-    "bench": bench,
-    "bottle": bottle,
-    "car": car,
-    "chair": chair,
-    "cup": cup,
-    "lamp": lamp,
-    "monitor": monitor,
-    "mug": mug,
-    "shelf": shelf,
-    "sofa": sofa,
-    "stool": stool,
-    "table": table,
+    builder.__name__: builder for builder in (*_SEATS, *_OTHERS)
 }

@@ -96,7 +96,7 @@ def table(draw: Draw) -> NamedParts:
     under, middle = high - thick, (0, high - thick / 2, 0)
     round_top = draw.chance(0.35)
     if round_top:
-        disc = lathe(((1, -thick / 2), (1, thick / 2)), sides=24)
+        disc = lathe((1, 1), (-thick / 2, thick / 2), sides=24)
         yield "top", move(scale(disc, (wide / 2, 1, depth / 2)), middle)
     else:
         yield "top", box(middle, (wide, thick, depth), bevel=draw.pick(0.0, 0.5))
@@ -107,7 +107,7 @@ def table(draw: Draw) -> NamedParts:
         column, foot = draw(0.04, 0.1), draw(0.3, 0.6)
         yield "leg", rod((0, under + 0.01, 0), (0, 0.03, 0), column)
         if draw.chance(0.5):
-            disc = lathe(((1, 0.0), (1, 0.03), (0.4, 0.06)))
+            disc = lathe((1, 1, 0.4), (0, 0.03, 0.06))
             yield "leg", scale(disc, (foot * wide / 2, 1, foot * depth / 2))
         else:
             for corner in range(4):

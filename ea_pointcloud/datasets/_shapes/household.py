@@ -27,28 +27,20 @@ def bottle(draw: Draw) -> NamedParts:
     shoulder, waist = draw(0.02, 0.3), draw(0.8, 1.0)
     sides, flat = draw.pick(20, 20, 20, 4, 6), draw.pick(1.0, 1.0, draw(0.4, 0.8))
     foot = radius * draw(0.75, 1.0)
-    profile = (
-        (foot, 0.0),
-        (radius, 0.05),
-        (radius * waist, body * 0.45),
-        (radius, body * 0.85),
-        (radius, body),
-        (radius * 0.3 + neck * 0.7, body + shoulder * 0.7),
-        (neck, body + shoulder),
-    )
-    yield "body", scale(lathe(profile, sides=sides), (1, 1, flat))
+    radii = (foot, radius, radius * waist, radius, radius, radius * 0.3 + neck * 0.7, neck)
+    heights = (0, 0.05, body * 0.45, body * 0.85, body, body + shoulder * 0.7, body + shoulder)
+    yield "body", scale(lathe(radii, heights, sides=sides), (1, 1, flat))
     top = body + shoulder + length
     squeeze = (1, 1, math.sqrt(flat))
-    stem = ((neck, body + shoulder - 0.02), (neck * draw(0.75, 1.0), top))
-    yield "neck", scale(lathe(stem), squeeze)
+    stem = lathe((neck, neck * draw(0.75, 1.0)), (body + shoulder - 0.02, top))
+    yield "neck", scale(stem, squeeze)
     cap = draw.pick("screw", "screw", "cork", "rim", "pump")
     if cap == "screw":
         wide, tall = neck * draw(1.1, 1.5), draw(0.05, 0.14)
-        profile = ((wide, top - tall * 0.4), (wide, top + tall * 0.6))
-        yield "cap", scale(lathe(profile), squeeze)
+        yield "cap", scale(lathe((wide, wide), (top - tall * 0.4, top + tall * 0.6)), squeeze)
     elif cap == "cork":
-        profile = ((neck * 0.6, top - 0.01), (neck * 0.6, top + 0.03), (neck * 0.9, top + 0.08))
-        yield "cap", lathe(profile)
+        radii = (neck * 0.6, neck * 0.6, neck * 0.9)
+        yield "cap", lathe(radii, (top - 0.01, top + 0.03, top + 0.08))
     elif cap == "rim":
         yield "neck", torus((0, top, 0), neck, neck * 0.25)
     else:
@@ -67,41 +59,27 @@ def cup(draw: Draw) -> NamedParts:
         stem = draw(0.25, 0.7)
         high *= 0.7
         radius, reach = draw(0.03, 0.07), wide * draw(0.6, 0.95)
-        profile = (
-            (reach, 0.0),
-            (reach, 0.03),
-            (radius, 0.08),
-            (radius, stem),
-            (radius * 2, stem + 0.05),
-        )
-        yield "foot", lathe(profile)
+        radii = (reach, reach, radius, radius, radius * 2)
+        yield "foot", lathe(radii, (0, 0.03, 0.08, stem, stem + 0.05))
     elif style == "bowl":
         high *= 0.8
         stem = foot
         ring = wide * draw(0.4, 0.6)
-        yield "foot", lathe(((ring, 0.0), (ring, foot + 0.03)))
+        yield "foot", lathe((ring, ring), (0, foot + 0.03))
     bottom = wide * (draw(0.6, 1.0) if style == "tumbler" else draw(0.3, 0.6))
     bulge = wide * draw(0.95, 1.1) if style != "tumbler" else (bottom + wide) / 2
     vessel = _vessel((bottom, bulge, wide), high, wall, sides)
     yield "body", move(vessel, (0, stem, 0))
     if style != "goblet" and draw.chance(0.3):
         rim = wide * draw(1.3, 1.7)
-        profile = ((bottom * 1.1, -0.02), (rim, 0.08), (rim, 0.11), (bottom * 1.1, 0.01))
-        yield "saucer", lathe(profile)
+        yield "saucer", lathe((bottom * 1.1, rim, rim, bottom * 1.1), (-0.02, 0.08, 0.11, 0.01))
 
 
 def _vessel(radii: tuple[float, float, float], high: float, wall: float, sides: int) -> Part:
     """Open vessel with the outer ``radii`` at the bottom, at 45 % of the height and at the rim."""
     bottom, bulge, rim = radii
-    profile = (
-        (bottom, 0.0),
-        (bulge, high * 0.45),
-        (rim, high),
-        (rim - wall, high),
-        (bulge - wall, high * 0.45),
-        (bottom - wall, wall),
-    )
-    return lathe(profile, sides=sides)
+    profile = (bottom, bulge, rim, rim - wall, bulge - wall, bottom - wall)
+    return lathe(profile, (0, high * 0.45, high, high, high * 0.45, wall), sides=sides)
 
 
 def lamp(draw: Draw) -> NamedParts:
@@ -111,16 +89,15 @@ def lamp(draw: Draw) -> NamedParts:
         return
     if kind == "pendant":
         drop, foot, radius = draw(0.4, 1.2), draw(0.06, 0.12), draw(0.006, 0.012)
-        yield "base", lathe(((foot * 0.7, drop), (foot, drop + 0.05)))
+        yield "base", lathe((foot * 0.7, foot), (drop, drop + 0.05))
         yield "pole", rod((0, 0, 0), (0, drop + 0.01, 0), radius)
         yield from _shade(draw, -0.1)
         return
     floor = kind == "floor"
     high = draw(1.1, 1.7) if floor else draw(0.35, 0.75)
     foot, radius = draw(0.1, 0.2), draw(0.01, 0.025)
-    style = (
-        draw.pick("disc", "disc", "tripod") if floor else draw.pick("disc", "vase", "vase", "block")
-    )
+    styles = ("disc", "disc", "tripod") if floor else ("disc", "vase", "vase", "block")
+    style = draw.pick(*styles)
     if style == "tripod":
         hub = high * draw(0.5, 0.9)
         start = draw(0, 2)
@@ -130,19 +107,13 @@ def lamp(draw: Draw) -> NamedParts:
             yield "base", rod((0, hub, 0), end, radius)
     elif style == "vase":
         tall, bulge = high * draw(0.5, 0.95), foot * draw(0.9, 1.3)
-        profile = (
-            (foot * 0.8, 0.0),
-            (foot * 0.6, tall * 0.08),
-            (bulge, tall * draw(0.25, 0.6)),
-            (bulge * 0.5, tall * 0.85),
-            (radius * 1.5, tall),
-        )
-        yield "base", lathe(profile)
+        radii = (foot * 0.8, foot * 0.6, bulge, bulge * 0.5, radius * 1.5)
+        yield "base", lathe(radii, (0, tall * 0.08, tall * draw(0.25, 0.6), tall * 0.85, tall))
     elif style == "block":
         tall = high * draw(0.3, 0.8)
         yield "base", box((0, tall / 2, 0), (1.3 * foot, tall, 1.3 * foot), bevel=0.2)
     else:
-        yield "base", lathe(((foot, 0.0), (foot, 0.02), (foot * 0.3, draw(0.025, 0.08))))
+        yield "base", lathe((foot, foot, foot * 0.3), (0, 0.02, draw(0.025, 0.08)))
     yield "pole", rod((0, 0.01 if style == "disc" else 0.1, 0), (0, high + 0.1, 0), radius)
     yield from _shade(draw, high)
 
@@ -155,8 +126,9 @@ def _shade(draw: Draw, high: float) -> NamedParts:
         yield "shade", ellipsoid((0, high + globe, 0), (globe, globe * draw(0.7, 1.2), globe))
         return
     if shade == "dome":
-        profile = [(wide * math.cos(a), tall * math.sin(a)) for a in np.linspace(0, 1.5, 6)]
-        yield "shade", move(lathe(profile), (0, high - 0.05, 0))
+        angles = np.linspace(0, 1.5, 6).tolist()
+        dome = lathe([wide * math.cos(a) for a in angles], [tall * math.sin(a) for a in angles])
+        yield "shade", move(dome, (0, high - 0.05, 0))
         return
     top = wide * (draw(0.3, 0.75) if shade == "cone" else draw(0.85, 1.0))
     hood = shell(wide, top, tall, 0.008, sides=4 if shade == "square" else 20)
@@ -168,7 +140,7 @@ def _shade(draw: Draw, high: float) -> NamedParts:
 
 def _desk_lamp(draw: Draw) -> NamedParts:
     foot, radius = draw(0.08, 0.14), draw(0.01, 0.018)
-    yield "base", lathe(((foot, 0.0), (foot, 0.02), (foot * 0.5, 0.04)))
+    yield "base", lathe((foot, foot, foot * 0.5), (0, 0.02, 0.04))
     first, second = draw(0.25, 0.5), draw(0.2, 0.45)
     back, front = draw(-0.4, 0.5), draw(0.7, 1.7)
     elbow = (0.0, 0.02 + first * math.cos(back), -first * math.sin(back))
@@ -215,7 +187,7 @@ def monitor(draw: Draw) -> NamedParts:
         post = draw(0.05, 0.16)
         yield "stand", box((0, middle / 2, back - 0.015), (post, middle, 0.035))
     if draw.chance(0.4):
-        disc = lathe(((1, 0.0), (0.97, 0.02)))
+        disc = lathe((1, 0.97), (0, 0.02))
         yield "base", move(scale(disc, (draw(0.12, 0.2), 1, depth / 2)), (0, 0, back))
     else:
         yield "base", box((0, 0.012, back + 0.02), (draw(0.2, 0.4), 0.024, depth), bevel=0.3)

@@ -1,4 +1,4 @@
-"""What the procedural shapes are made of: random draws and mesh primitives."""
+"""Random draws and mesh primitives of the procedural shapes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -41,16 +41,9 @@ class Draw:
 
 
 def loft(rings: NDArray[np.float64], *, closed: bool = False) -> Part:
-    """Join rings of points to a tube.
+    """Join rings (R, S, 3) of points to a tube; ``closed`` joins the ends, else they get lids.
 
     Rings turn clockwise seen from the last one, so that the triangles face outwards.
-
-    Args:
-        rings: (R, S, 3) points, ring after ring.
-        closed: join the last ring to the first; otherwise both ends get a convex lid.
-
-    Returns:
-        The part, with the R * S points as vertices.
     """
     count, sides = rings.shape[:2]
     return rings.reshape(-1, 3), _loft_faces(count, sides, closed)
@@ -69,12 +62,9 @@ def box(
     Args:
         center: (3,) middle of the box, before ``lean``.
         size: (3,) edges along x, y and z.
-        bevel: chamfer of all edges, as a share of half the shortest edge, 0 <= bevel < 1.
+        bevel: chamfer of all edges, as a fraction of half the shortest edge, 0 <= bevel < 1.
         top: scale of the upper side along x and z.
         lean: shift of the upper side along z.
-
-    Returns:
-        The part.
     """
     x, y, z = (edge / 2 for edge in size)
     if bevel:
@@ -94,26 +84,25 @@ def box(
 
 
 def lathe(
-    profile: Sequence[tuple[float, float]],
+    radii: "Sequence[float] | NDArray[np.float64]",
+    heights: "Sequence[float] | NDArray[np.float64]",
     *,
     center: Point = (0.0, 0.0, 0.0),
     sides: int = 20,
     closed: bool = False,
 ) -> Part:
-    """Turn a profile around the vertical axis through ``center``.
+    """Rotate a profile around the vertical axis through ``center``.
 
     Args:
-        profile: (radius, height) pairs; the side to their right, walking along, is the outside.
+        radii: of the profile; the side to its right, walking along, is the outside.
+        heights: of the same points.
         center: (3,) origin of the profile.
         sides: corners of each ring; with 4 the flat sides face x and z.
         closed: join the profile's end to its start, as for a tube or a lamp shade.
-
-    Returns:
-        The part.
     """
-    radius, height = np.array(profile).T
+    radius, height = np.array((radii, heights))
     turn = _circle(sides)
-    rings = np.empty((len(profile), sides, 3))
+    rings = np.empty((len(radius), sides, 3))
     rings[..., 0] = center[0] + radius[:, None] * turn[:, 0]
     rings[..., 1] = center[1] + height[:, None]
     rings[..., 2] = center[2] + radius[:, None] * turn[:, 1]
@@ -122,22 +111,20 @@ def lathe(
 
 def shell(bottom: float, top: float, height: float, wall: float, *, sides: int = 20) -> Part:
     """Make an open frustum with a wall and no lids, from y = 0 to ``height``."""
-    inner_bottom, inner_top = max(bottom - wall, 0.0), max(top - wall, 0.0)
-    profile = ((bottom, 0.0), (top, height), (inner_top, height), (inner_bottom, 0.0))
-    return lathe(profile, sides=sides, closed=True)
+    radii = (bottom, top, max(top - wall, 0.0), max(bottom - wall, 0.0))
+    return lathe(radii, (0.0, height, height, 0.0), sides=sides, closed=True)
 
 
 def torus(center: Point, radius: float, thickness: float) -> Part:
     """Make a horizontal ring of ``radius`` with a round section of radius ``thickness``."""
-    section = _circle(8) * thickness
-    profile = [(radius + x, y) for x, y in section.tolist()]
-    return lathe(profile, center=center, closed=True)
+    x, y = (_circle(8) * thickness).T
+    return lathe(radius + x, y, center=center, closed=True)
 
 
 def ellipsoid(center: Point, radii: Point) -> Part:
     """Make an ellipsoid with half axes ``radii`` along x, y and z."""
     angle = np.linspace(-math.pi / 2, math.pi / 2, 9)
-    vertices, faces = lathe(list(zip(np.cos(angle), np.sin(angle), strict=True)), sides=14)
+    vertices, faces = lathe(np.cos(angle), np.sin(angle), sides=14)
     return vertices * np.asarray(radii) + np.asarray(center), faces
 
 

@@ -31,9 +31,9 @@ def bench(draw: Draw) -> NamedParts:
         pivot = (0, under, -depth / 2)
         boards, bars = draw.pick(1, 2, 3, 0), draw.count(8, 16)
         for index in range(boards):
-            share = rise / boards
-            y = high + rise - share * (index + 0.5)
-            board = box((0, y, -depth / 2), (length, share * (0.7, 0.8)[boards == 1], 0.03))
+            step = rise / boards
+            y = high + rise - step * (index + 0.5)
+            board = box((0, y, -depth / 2), (length, step * (0.7, 0.8)[boards == 1], 0.03))
             yield "back", turn(board, 0, -lean, pivot)
         uprights = draw.count(2, 4) if boards else bars
         if not boards:
@@ -74,7 +74,7 @@ def chair(draw: Draw) -> NamedParts:
     middle = (0, high - thick / 2, 0)
     round_seat = draw.chance(0.2)
     if round_seat:
-        disc = lathe(((1, -thick / 2), (1, thick / 2)))
+        disc = lathe((1, 1), (-thick / 2, thick / 2))
         yield "seat", move(scale(disc, (width / 2, 1, depth / 2)), middle)
     else:
         yield "seat", box(middle, (width, thick, depth), bevel=draw.pick(0.0, 0.6), top=(1, 1))
@@ -195,8 +195,7 @@ def stool(draw: Draw) -> NamedParts:
     style = draw.pick("round", "round", "square", "cushion")
     if style == "round":
         rim = draw(0.7, 1.0)
-        profile = ((half * rim, -thick / 2), (half, 0.0), (half, thick / 2))
-        yield "seat", lathe(profile, center=middle)
+        yield "seat", lathe((half * rim, half, half), (-thick / 2, 0, thick / 2), center=middle)
     elif style == "cushion":
         yield "seat", ellipsoid(middle, (half, thick * 0.8, half))
     else:
@@ -206,7 +205,7 @@ def stool(draw: Draw) -> NamedParts:
     if draw.chance(0.25):
         foot = wide * draw(0.45, 0.65)
         yield "leg", rod((0, under, 0), (0, 0.02, 0), draw(0.02, 0.04))
-        yield "leg", lathe(((foot, 0.0), (foot, 0.02), (foot * 0.4, 0.05)))
+        yield "leg", lathe((foot, foot, foot * 0.4), (0, 0.02, 0.05))
         if high > 0.55:
             ring, level = foot * 0.9, high * draw(0.3, 0.45)
             yield "rung", torus((0, level, 0), ring, 0.011)

@@ -19,15 +19,11 @@ from ea_pointcloud.datasets._shapes.primitives import (
 def airplane(draw: Draw) -> NamedParts:
     radius, tail = draw(0.045, 0.1), draw(0.15, 0.4)
     nose = draw(0.25, 0.47)
-    profile = (
-        (0.02, -0.5),
-        (radius * draw(0.35, 0.6), -0.45),
-        (radius, -0.5 + tail),
-        (radius, nose - 0.05),
-        (radius * draw(0.75, 0.9), nose + (0.5 - nose) * 0.5),
-        (radius * draw(0.1, 0.5), 0.5),
-    )
-    yield "fuselage", scale(turn(lathe(profile), 0, math.pi / 2), (1, draw(0.9, 1.3), 1))
+    radii = (0.02, radius * draw(0.35, 0.6), radius, radius)
+    radii += (radius * draw(0.75, 0.9), radius * draw(0.1, 0.5))
+    heights = (-0.5, -0.45, -0.5 + tail, nose - 0.05, nose + (0.5 - nose) * 0.5, 0.5)
+    hull = turn(lathe(radii, heights), 0, math.pi / 2)
+    yield "fuselage", scale(hull, (1, draw(0.9, 1.3), 1))
     if draw.chance(0.3):
         half = radius * 0.6
         yield "fuselage", ellipsoid((0, radius * 0.9, nose - 0.1), (half, half, 0.1))
@@ -42,12 +38,34 @@ def airplane(draw: Draw) -> NamedParts:
         if biplane:
             high = (tip[0], tip[1] + lift, tip[2])
             yield "wing", wing((0, level + lift, at), high, chord, chord * taper, 0.1)
-            for share in (0.15, 0.75):
-                foot = (tip[0] * share, level + rise * share, at - sweep * share)
+            for part in (0.15, 0.75):
+                foot = (tip[0] * part, level + rise * part, at - sweep * part)
                 yield "wing", rod(foot, (foot[0], foot[1] + lift, foot[2]), 0.008)
         elif winglets:
             yield "wing", wing(tip, (tip[0] * 1.04, tip[1] + 0.07, tip[2] - 0.05), 0.07, 0.04, 0.1)
+    yield from _tail(draw)
 
+    power = draw.pick("jet", "jet", "rear", "propeller", "none")
+    size = draw(0.02, 0.045)
+    pod = lathe((0.6 * size, size, size), (-2 * size, -size, 2 * size))
+    pod = turn(pod, 0, math.pi / 2)
+    if power == "propeller":
+        length = draw(0.09, 0.16)
+        yield "engine", turn(lathe((0.03, 0.03, 0), (0.49, 0.51, 0.55)), 0, math.pi / 2)
+        blade, angle = box((0, 0, 0.515), (2 * length, 0.025, 0.012)), draw(0, math.pi)
+        for quarter in range(draw.count(1, 2)):
+            yield "engine", turn(blade, 2, angle + quarter * math.pi / 2)
+    elif power == "rear":
+        for side in (-1, 1):
+            yield "engine", move(pod, (side * (radius * 0.85 + size), radius * 0.4, -0.5 + tail))
+    elif power == "jet":
+        for part in (0.35, 0.62)[: draw.count(1, 2)]:
+            for side in (-1, 1):
+                hung = (side * span * part, level + rise * part - size, at - sweep * part + 0.05)
+                yield "engine", move(pod, hung)
+
+
+def _tail(draw: Draw) -> NamedParts:
     fin, fin_chord = draw(0.11, 0.24), draw(0.08, 0.16)
     back, slant = -0.5 + fin_chord / 2, draw(0.0, 0.1)
     stabilizer = draw(0.12, 0.24)
@@ -62,24 +80,6 @@ def airplane(draw: Draw) -> NamedParts:
     for side in (-1, 1):
         tip = (side * stabilizer, root[1], root[2] - slant * 0.7)
         yield "tail", wing(root, tip, fin_chord * 0.9, fin_chord * 0.6, 0.1)
-
-    power = draw.pick("jet", "jet", "rear", "propeller", "none")
-    size = draw(0.02, 0.045)
-    pod = turn(lathe(((0.6 * size, -2 * size), (size, -size), (size, 2 * size))), 0, math.pi / 2)
-    if power == "propeller":
-        length = draw(0.09, 0.16)
-        yield "engine", turn(lathe(((0.03, 0.49), (0.03, 0.51), (0.0, 0.55))), 0, math.pi / 2)
-        blade, angle = box((0, 0, 0.515), (2 * length, 0.025, 0.012)), draw(0, math.pi)
-        for quarter in range(draw.count(1, 2)):
-            yield "engine", turn(blade, 2, angle + quarter * math.pi / 2)
-    elif power == "rear":
-        for side in (-1, 1):
-            yield "engine", move(pod, (side * (radius * 0.85 + size), radius * 0.4, -0.5 + tail))
-    elif power == "jet":
-        for share in (0.35, 0.62)[: draw.count(1, 2)]:
-            for side in (-1, 1):
-                hung = (side * span * share, level + rise * share - size, at - sweep * share + 0.05)
-                yield "engine", move(pod, hung)
 
 
 def car(draw: Draw) -> NamedParts:

@@ -7,16 +7,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
 from ea_pointcloud.models import create_model
+from ea_pointcloud.training.ema import average_weights
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.module import RecipeModule
-from ea_pointcloud.training.recipe import load_recipe
-from ea_pointcloud.training.run_folder import load_run_recipe
-from ea_pointcloud.training.speed import (
-    average_weights,
+from ea_pointcloud.training.precision import (
     compile_network,
     optimizer_options,
     resolve_precision,
 )
+from ea_pointcloud.training.recipe import load_recipe
+from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_training import QUICK
 
 CPU = torch.device("cpu")
