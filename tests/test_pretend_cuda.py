@@ -34,7 +34,7 @@ def test_what_waits_is_counted() -> None:
         "copy to the device from pageable memory", "_local_scalar_dense", "index with a mask",
         "tolist()",
     ]  # fmt: skip
-    assert not device.errors
+    assert list(device.errors) == []
 
 
 def test_what_a_device_refuses_is_counted() -> None:
@@ -46,7 +46,7 @@ def test_what_a_device_refuses_is_counted() -> None:
     assert [what for what, _ in device.errors] == [
         "add with an operand of shape (3,) on the CPU", "rand() with a generator on cpu",
     ]  # fmt: skip
-    assert not device.waits
+    assert list(device.waits) == []
 
 
 def test_the_operators_wait_for_nothing() -> None:
@@ -67,8 +67,8 @@ def test_the_operators_wait_for_nothing() -> None:
         attended = ops.external_attention(features, memory, memory)
         (out.sum() + pooled.sum() + attended.sum()).backward()
         assert features.grad.device == CUDA
-    assert not device.waits
-    assert not device.errors
+    assert list(device.waits) == []
+    assert list(device.errors) == []
 
 
 NETWORKS = {
@@ -93,8 +93,8 @@ def test_a_training_step_waits_for_nothing(name: str, masked: bool) -> None:
             torch.nn.functional.cross_entropy(network(xyz, mask=mask), label).backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-    assert not device.waits
-    assert not device.errors
+    assert list(device.waits) == []
+    assert list(device.errors) == []
 
 
 # --- recipes: three steps, and a batch of val
@@ -150,13 +150,15 @@ def test_no_recipe_waits_in_a_step(name: str) -> None:
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
         assert len(order) == 3
-        assert not device.waits
+        assert list(device.waits) == []
         module.eval()
         with torch.no_grad():
             batch = {key: value[order[0]] for key, value in data.items()}
-            module.task.update(module.metrics["val"], module.task.logits(module.model, batch), batch)
-        assert not device.waits
-    assert not device.errors
+            module.task.update(
+                module.metrics["val"], module.task.logits(module.model, batch), batch
+            )
+        assert list(device.waits) == []
+    assert list(device.errors) == []
 
 
 # --- masked batch normalisation, which the device runs as sums

@@ -78,9 +78,7 @@ def ball(k: int) -> Case:
     return Case(lambda: neighbors.ball_query(floats(2, 512, 3), floats(2, 1024, 3), 0.1, k, None))
 
 
-def move(
-    channels: int, dtype: torch.dtype, *, architectures: tuple[int, ...] = BY_DEFAULT
-) -> Case:
+def move(channels: int, dtype: torch.dtype, *, architectures: tuple[int, ...] = BY_DEFAULT) -> Case:
     def call() -> None:
         features = floats(2, 1024, channels).to(dtype)
         idx, weight = integers(2, 512, 3), floats(2, 512, 3)
@@ -121,7 +119,7 @@ CASES = {
     "fps-2048": fps(2048),
     "fps-4096": fps(4096),
     "fps-8192": fps(8192),
-    "fps-16384": fps(16384, spills=512),
+    "fps-16384": fps(16384, spills=1200),
     "fps-20000": fps(20_000, spills=32),
     "fps-100000": fps(100_000, spills=32),
     "fps-250000": fps(250_000, spills=32),
@@ -146,8 +144,8 @@ if ALL:  # seven seconds each
     CASES |= {
         "attend-64-half": attend(64, torch.float16),
         "attend-64": attend(64, torch.float32, spills=512),
-        "attend-256-half": attend(256, torch.float16),
-        "attend-256-bfloat16": attend(256, torch.bfloat16),
+        "attend-256-half": attend(256, torch.float16, spills=128),
+        "attend-256-bfloat16": attend(256, torch.bfloat16, spills=128),
         "attend-128-bfloat16": attend(128, torch.bfloat16, architectures=HOPPER),
         "attend-512-bfloat16": attend(512, torch.bfloat16, spills=64, architectures=HOPPER),
         "attend-32-256-slots": attend(
