@@ -6,6 +6,7 @@ It is a process of its own, so that a crash is a result and the peak of memory i
 """
 
 import base64
+import gzip
 import json
 import random
 import re
@@ -18,6 +19,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import DracoPy
 import h5py
 import numpy as np
 
@@ -39,6 +41,8 @@ def sound_files(folder: Path) -> list[Path]:
         rng.random((40, 3)).astype(np.float32),
         rng.integers(0, 50, 40),
         rng.random(40).astype(np.float32),
+        rng.integers(0, 4000, 40).astype(np.float32),
+        {"time": rng.random(40), "ring": np.arange(40, dtype=np.uint8)},
     )
     for suffix in ("ply", "pcd", "txt", "csv", "npz", "h5", "las", "laz"):
         write_cloud(folder / f"cloud.{suffix}", full)
@@ -60,10 +64,54 @@ def sound_files(folder: Path) -> list[Path]:
     write_pcd_variants(folder, xyz)
     write_gltf(folder, corners, faces)
     np.savez_compressed(folder / "small.npz", xyz=xyz, labels=full.labels)
+    write_unusual(folder, xyz, corners, faces)
     with h5py.File(folder / "chunks.h5", "w") as file:
         file.create_dataset("data", data=xyz[None].repeat(3, 0), chunks=(1, 20, 3), compression=4)
         file["label"] = np.arange(3)[:, None]
     return sorted(path for path in folder.iterdir() if path.suffix != ".bin")
+
+
+def write_unusual(folder: Path, xyz: np.ndarray, corners: np.ndarray, faces: np.ndarray) -> None:
+    """Kinds that are less common: see ``tests/cases`` and the formats' own names."""
+    for path in (Path(__file__).parent / "cases").iterdir():
+        # Those that are refused are no sound files.
+        if not path.stem.startswith(("csv_east", "off_bin", "npy_ch", "npy_fe", "glb_v")):
+            (folder / f"case-{path.name}").write_bytes(path.read_bytes())
+    rows = ["{} {} {} 12 255 0 9".format(*row) for row in xyz.tolist()]
+    (folder / "text.xyz.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    (folder / "text.txt").write_bytes("\n".join(["x y z i r g b", *rows]).encode("utf-16"))
+    cells = [f"{x};{y};{z};;tree" for x, y, z in xyz.tolist()]
+    (folder / "cells.csv").write_text("\n".join(["X [m];Y [m];Z [m];t;kind", *cells]))
+    kind = np.dtype([("x", "f4"), ("y", "f4"), ("z", "f4"), ("ring", "u1")])
+    np.save(folder / "rows.npy", np.zeros(40, kind))
+    with h5py.File(folder / "groups.h5", "w") as file:
+        for axis, values in zip("xyz", xyz.T, strict=True):
+            file[f"scan/{axis}"] = values
+    quads = np.concatenate([faces, faces[:, :1] * 0 + 7], 1).tolist()
+    lists = faces.tolist() + quads
+    body = corners.astype("<f4").tobytes()
+    body += b"".join(struct.pack(f"<B{len(face)}H", len(face), *face) for face in lists)
+    (folder / "mixed.ply").write_bytes(
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 8\nproperty float x\n"
+        b"property float y\nproperty float z\nelement face %d\n"
+        b"property list uchar ushort vertex_indices\nend_header\n" % len(lists) + body
+    )
+    text = "".join("v {} {} {}\n".format(*row) for row in corners)
+    text += "".join(f"f {a + 1} {b + 1} {c + 1} {d + 1}\n" for a, b, c, d in quads)
+    (folder / "quads.obj").write_text(text)
+    content = DracoPy.encode(corners.astype(np.float32), faces.astype(np.uint32))
+    document = {
+        "asset": {"version": "2.0"},
+        "extensionsRequired": ["KHR_draco_mesh_compression"],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "extensions": {
+            "KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {"POSITION": 0}}}}]}],
+        "accessors": [{"componentType": 5126, "count": len(corners), "type": "VEC3"}],
+        "bufferViews": [{"buffer": 0, "byteLength": len(content)}],
+        "buffers": [{"byteLength": len(content), "uri": "data:application/octet-stream;base64,"
+                     + base64.b64encode(content).decode()}],
+    }  # fmt: skip
+    (folder / "draco.gltf").write_text(json.dumps(document))
 
 
 def write_ply_mesh(folder: Path, corners: np.ndarray, faces: np.ndarray) -> None:

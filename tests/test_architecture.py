@@ -73,6 +73,8 @@ HOMES = {
     "pooch": ("datasets/",),
     "requests": ("datasets/",),
     "laspy": ("io/",),
+    "mapbox_earcut": ("io/",),
+    "DracoPy": ("io/",),
     "lightning": ("training/",),
     "torchmetrics": ("metrics.py", "training/"),
     "omegaconf": ("training/",),

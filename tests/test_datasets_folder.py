@@ -323,11 +323,11 @@ def test_bad_files_are_listed_or_left_out(
         opened(tmp_path)
     lines = str(error.value).splitlines()
     assert lines[0] == f"{tmp_path}: 8 of 32 files cannot be read as clouds:"
-    assert lines[1] == "  rod/empty.ply: is empty (0 bytes); copy or export it again"
+    assert lines[1] == "  rod/empty.ply: is empty (0 bytes); export it again from its source"
     assert lines[2].startswith("  rod/notes.txt: ")
     assert lines[3] == "  rod/point.xyz: has no extent: 2 points in one place"
     assert lines[4] == "  slab/gone.ply: No such file or directory (a link that leads nowhere)"
-    assert lines[5].startswith("  slab/holes.xyz: 1 of 4 points have a coordinate or normal that")
+    assert lines[5].startswith("  slab/holes.xyz: 1 of 4 points have a coordinate that is not")
     assert lines[6] == "  and 3 more"
     assert "data.skip_bad=true" in lines[7]
     assert "data.drop_invalid=true" in lines[7]

@@ -7,7 +7,7 @@ import torch
 
 from ea_pointcloud.datasets import ShapeNetPart
 from ea_pointcloud.datasets.offline_augmentation import augment_offline
-from ea_pointcloud.descriptors import local_shape
+from ea_pointcloud.descriptors import eigen_features
 from ea_pointcloud.training.data import data_spec, open_training
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
@@ -28,9 +28,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_variants_follow_the_shapes_they_were_made_of(root: Path) -> None:
-    dataset = ShapeNetPart(root, features="local_shape")
+    dataset = ShapeNetPart(root, features="eigen_features")
     before = dataset.xyz.clone()
-    larger = augment_offline(dataset, 2, features="local_shape", generator=seeded(), **OPTIONS)
+    larger = augment_offline(dataset, 2, features="eigen_features", generator=seeded(), **OPTIONS)
     n = len(dataset)
     assert len(larger) == 3 * n
     assert torch.equal(dataset.xyz, before)
@@ -49,7 +49,7 @@ def test_variants_follow_the_shapes_they_were_made_of(root: Path) -> None:
         assert (larger.xyz[part][~dataset.mask] == 0).all()
         assert (larger.features[part][~dataset.mask] == 0).all()
     # The features are those of the bent points, not of the original ones.
-    described = local_shape(larger.xyz[n : n + 1], lengths=larger.mask[n : n + 1].sum(1))
+    described = eigen_features(larger.xyz[n : n + 1], lengths=larger.mask[n : n + 1].sum(1))
     real = larger.mask[n]
     torch.testing.assert_close(larger.features[n][real], described[0][real])
 
@@ -69,7 +69,7 @@ def test_errors_of_variants(root: Path) -> None:
     dataset = ShapeNetPart(root)
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         augment_offline(dataset, -1, features="none", generator=seeded(), **OPTIONS)
-    with pytest.raises(ValueError, match="features must be none or one of local_shape, surface_s"):
+    with pytest.raises(ValueError, match="features must be none or one of eigen_features, surf"):
         augment_offline(dataset, 1, features="normals", generator=seeded(), **OPTIONS)
 
 

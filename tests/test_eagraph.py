@@ -18,7 +18,7 @@ from ea_pointcloud.models import (
     create_model,
     load_model,
 )
-from ea_pointcloud.models.eagraph import EAGraphTrunk
+from ea_pointcloud.models.eagraph import EAGraphBackbone
 from ea_pointcloud.nn import MaxEdgeConv
 from ea_pointcloud.training.recipe import load_recipe, recipe_values
 from tests.oracles import cloud, randomise, seeded
@@ -101,8 +101,8 @@ def test_what_eagraph_attends_to_can_be_shown() -> None:
 
 def test_a_row_is_what_the_encoder_says_of_the_point() -> None:
     model, xyz = shaken(segmenter()), cloud("surface", 40, batch=2)
-    context = model.trunk.prepare(xyz, xyz, None, None, None)
-    rows = model.trunk.rows(context, slice(None))
+    encoding = model.trunk.encode(xyz, xyz, None, model.build_pyramid(xyz))
+    rows = model.trunk.decode(encoding, slice(None))
     encoder: Any = model.trunk
     close(rows, encoder.encoder(xyz))
     whole = torch.cat([rows.amax(1), rows.mean(1)], dim=-1)
@@ -153,13 +153,13 @@ def test_predictor_labels_every_point_of_a_dense_cloud(monkeypatch: pytest.Monke
     predictor = Predictor(shaken(segmenter(data_spec=spec)), "cpu")
     xyz = cloud("surface", 300)[0].numpy()
     seen: list[int] = []
-    prepare = EAGraphTrunk.prepare
+    encode = EAGraphBackbone.encode
 
-    def watched(trunk: EAGraphTrunk, points: Tensor, *others: Any) -> Any:
+    def watched(trunk: EAGraphBackbone, points: Tensor, *others: Any) -> Any:
         seen.append(points.shape[1])
-        return prepare(trunk, points, *others)
+        return encode(trunk, points, *others)
 
-    monkeypatch.setattr(EAGraphTrunk, "prepare", watched)
+    monkeypatch.setattr(EAGraphBackbone, "encode", watched)
     answer = predictor.segment(xyz, category="b")
     assert answer.labels.shape == (300,)
     assert set(answer.labels.tolist()) <= {2, 3}

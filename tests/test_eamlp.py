@@ -26,8 +26,9 @@ from ea_pointcloud.models import (
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.ops import build_pyramid, gather_points
-from ea_pointcloud.training.fit import load_run_recipe, train
+from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values
+from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.oracles import cloud, seeded
 
 SMALL: dict[str, Any] = {
@@ -276,8 +277,8 @@ def test_rows_are_one_layer_over_carried_tokens_and_the_point() -> None:
     joined = torch.cat([carried, trunk.point_out(trunk.point_in(xyz))], dim=-1)
     matrix = torch.cat([trunk.fuse_token.weight, trunk.fuse_point.weight], dim=1)
     expected = F.relu(trunk.fuse_norm(joined @ matrix.T))
-    context = trunk.prepare(xyz, xyz, None, None, None)
-    close(trunk.rows(context, slice(None)), expected, 1e-4)
+    encoding = trunk.encode(xyz, xyz, None, pyramid)
+    close(trunk.decode(encoding, slice(None)), expected, 1e-4)
 
 
 def test_a_segmenter_learns_everywhere() -> None:
@@ -417,9 +418,9 @@ def test_starting_from_weights() -> None:
     model = named(classifier(2), DataSpec(("c", "d")))
     assert "new 2-class head" in load_matching_weights(model, weights)
     assert torch.equal(model.encoder.position[0].weight, weights.encoder.position[0].weight)
-    with pytest.raises(ValueError, match="channels is 24 in the weights and 32 in the network"):
+    with pytest.raises(ValueError, match="channels is 24 in the checkpoint and 32 in the network"):
         load_matching_weights(classifier(channels=32), classifier())
-    with pytest.raises(ValueError, match="the weights are those of an EAMLPClassifier, the netwo"):
+    with pytest.raises(ValueError, match="the checkpoint is of an EAMLPClassifier, the network"):
         load_matching_weights(create_model("ea_classifier_tiny"), classifier())
 
 

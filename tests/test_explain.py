@@ -358,7 +358,7 @@ def test_a_cloud_of_ones_own() -> None:
     assert everywhere.seen is everywhere.xyz
 
 
-@pytest.mark.parametrize(("features", "channels"), [("normals", 3), ("local_shape", 19)])
+@pytest.mark.parametrize(("features", "channels"), [("normals", 3), ("eigen_features", 19)])
 def test_a_cloud_of_ones_own_with_features(features: str, channels: int) -> None:
     config = SegmenterConfig(num_parts=3, feature_channels=channels, **WIDTHS)
     model = EASegmenter(config, DataSpec(("a", "b", "c"), features=features)).eval()

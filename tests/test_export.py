@@ -353,7 +353,7 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 def described() -> EASegmenter:
-    spec = replace(small_segmenter().data_spec, features="local_shape")
+    spec = replace(small_segmenter().data_spec, features="eigen_features")
     return create_model("ea_segmenter_grouped_tiny", data_spec=spec, **SMALL)
 
 
@@ -394,7 +394,7 @@ def test_what_a_network_takes() -> None:
     assert about["inputs"][0]["meaning"].endswith("mean at 0, farthest point at 1")
     assert about["inputs"][1]["shape"] == ["batch", "points", 19]
     assert about["inputs"][1]["meaning"] == (
-        "local_shape of the points, as ea_pointcloud.descriptors.local_shape gives them"
+        "eigen_features of the points, as ea_pointcloud.descriptors.eigen_features gives them"
     )
     inputs = example_inputs(network, 2, 50, seeded())
     expected = network.model(inputs[0], inputs[1], category=inputs[2])

@@ -7,9 +7,8 @@ from ea_pointcloud.models import (
     DataSpec,
     EAClassifier,
     EASegmenter,
-    classifier_config,
+    create_model,
     load_matching_weights,
-    segmenter_config,
 )
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.training.callbacks import read_metrics
@@ -29,8 +28,9 @@ SMALL = {
 
 
 def classifier(*names: str, **options: object) -> EAClassifier:
-    config = classifier_config("tiny", len(names), **{**SMALL, **options})
-    return EAClassifier(config, DataSpec(names)).eval()
+    return create_model(
+        "ea_classifier_tiny", data_spec=DataSpec(names), **{**SMALL, **options}
+    ).eval()
 
 
 def segmenter(parts: dict[str, tuple[str, ...]], *, told: bool = True) -> EASegmenter:
@@ -38,9 +38,11 @@ def segmenter(parts: dict[str, tuple[str, ...]], *, told: bool = True) -> EASegm
     places = tuple(
         tuple(names.index(f"{category}/{part}") for part in own) for category, own in parts.items()
     )
-    config = segmenter_config("grouped_tiny", len(names), len(parts) if told else 0, **SMALL)
     spec = DataSpec(tuple(names), category_names=tuple(parts), parts=places)
-    return EASegmenter(config, spec).eval()
+    count = len(parts) if told else 0
+    return create_model(
+        "ea_segmenter_grouped_tiny", data_spec=spec, num_categories=count, **SMALL
+    ).eval()
 
 
 def same(model: PretrainedModel, other: PretrainedModel) -> dict[str, bool]:

@@ -144,10 +144,12 @@ def test_ply_binary_mesh_of_mixed_polygons_is_sampled(tmp_path: Path, order: str
     np.testing.assert_allclose(xyz[:, :2].mean(0), 0.5, atol=0.03)
     assert cloud.normals is not None
     assert (cloud.normals == [0, 0, 1]).all()
-    with pytest.raises(CloudFileError, match="promises 3 faces, the file holds 2; it is truncated"):
+    with pytest.raises(
+        CloudFileError, match="promises 3 faces, the file holds 2; it is incomplete: comp"
+    ):
         read_cloud(put(tmp_path, "cut.ply", path.read_bytes()[:-3]))
-    with pytest.raises(CloudFileError, match="holds 5 bytes more than the header promises"):
-        read_cloud(put(tmp_path, "long.ply", path.read_bytes() + b"12345"))
+    longer = read_cloud(put(tmp_path, "long.ply", path.read_bytes() + b"12345"), num_points=4000)
+    assert (longer.xyz == cloud.xyz).all()  # what follows is left out
 
 
 FACES = "element face 1\nproperty list uchar int vertex_index\n"
@@ -157,13 +159,12 @@ FACES = "element face 1\nproperty list uchar int vertex_index\n"
     ("text", "words"),
     [
         (ascii_ply(XYZ_PLY, "1 2 3\n4 5 6\n", 5), "x.ply: the header promises 5 vertices, the file"
-         " holds 2; it is truncated, copy it again"),
-        (ascii_ply(XYZ_PLY, "1 2 3\n4 5 6\n", 1), "promises 1 vertices, the file holds 2; correct"),
+         " holds 2; it is incomplete: compare its size with the original's"),
         (ascii_ply(XYZ_PLY, "1 2 3\n\n4 abc 6\n", 2), "line 11: 'abc' is not a number"),
         (ascii_ply(XYZ_PLY, "1 2 3\n4 5\n", 2), "line 10 has 2 columns, line 9 has 3"),
         (ascii_ply(XYZ_PLY, "1 2\n4 5\n", 2), "names 3 properties of a vertex, line 9 has 2"),
         (ascii_ply(XYZ_PLY, "", 0), "promises no vertices"),
-        (ascii_ply("property float a\n", "1\n", 1), "has no column x y z, only a"),
+        (ascii_ply("property float a\n", "1\n", 1), "no columns are named x y z, only a"),
         (ascii_ply(XYZ_PLY + "property uchar red\n", "1 2 3 300\n", 1), "not within 0..255"),
         (ascii_ply(XYZ_PLY + "property real w\n", "1 2 3 4\n", 1), "line 8: 'property real w'"),
         (ascii_ply(XYZ_PLY + "property int x\n", "1 2 3 4\n", 1), "no property, or one twice"),
@@ -189,7 +190,7 @@ def test_ply_errors(tmp_path: Path, text: str, words: str) -> None:
 def test_ply_binary_truncated_in_the_vertices(tmp_path: Path) -> None:
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex 3\n{XYZ_PLY}end_header\n"
     path = put(tmp_path, "scan.ply", header.encode() + bytes(50))
-    with pytest.raises(CloudFileError, match="promises 3 vertices, the file holds 2; it is trunc"):
+    with pytest.raises(CloudFileError, match="promises 3 vertices, the file holds 2; it is incom"):
         read_cloud(path)
 
 
@@ -237,11 +238,10 @@ ROW = b"1 2 3 0 0\n"
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (pcd("ascii", ROW, 3), "promises 3 points, the file holds 1; it is truncated"),
-        (pcd("ascii", ROW * 2, 1), "promises 1 points, the file holds 2; correct the count"),
+        (pcd("ascii", ROW, 3), "promises 3 points, the file holds 1; it is incomplete"),
         (pcd("ascii", ROW + b"1 a 3 0 0\n", 2), "line 13: 'a' is not a number"),
         (pcd("ascii", b"1 2 3 0\n", 1), "line 12 has not the 5 columns"),
-        (pcd("binary", bytes(60), 2), "promises 2 points, the file holds 1; it is truncated"),
+        (pcd("binary", bytes(60), 2), "promises 2 points, the file holds 1; it is incomplete"),
         (pcd("binary_compressed", struct.pack("<II", 9, 64), 2), "promises 9 compressed bytes"),
         (
             pcd("binary_compressed", struct.pack("<II", 9, 64) + b"\xff" * 9, 2),
@@ -255,7 +255,10 @@ ROW = b"1 2 3 0 0\n"
         (pcd("ascii", ROW, 1, size="8 8 8 2 4"), "field rgb has 1 values of 2 bytes"),
         (pcd("ascii", ROW, 1).replace(b"1 1 1 1 1", b"1 1 1 1 0"), "field label has 0 values"),
         (pcd("ascii", b"1 2 3 0 -1\n", 1), "a 'label' is not within 0..4294967295 as its type"),
-        (pcd("ascii", ROW, 1).replace(b"x y z", b"x y k"), "has no column z, only x y k rgb label"),
+        (
+            pcd("ascii", ROW, 1).replace(b"x y z", b"x y k"),
+            "no columns are named z, only x y k rgb label",
+        ),
         (b"hello\n" * 9, "no PCD header"),
     ],
 )
@@ -298,7 +301,7 @@ def test_stl_binary(tmp_path: Path) -> None:
     cloud = read_cloud(path, num_points=20)
     assert len(cloud) == 20
     np.testing.assert_allclose(in_file(cloud)[:, 2], 2, rtol=1e-12)
-    with pytest.raises(CloudFileError, match="promises 1 triangles, the file holds 0; it is trunc"):
+    with pytest.raises(CloudFileError, match="promises 1 triangles, the file holds 0; it is incom"):
         read_cloud(put(tmp_path, "cut.stl", path.read_bytes()[:-9]))
 
 
@@ -323,7 +326,7 @@ SOLID = (
     ("content", "words"),
     [
         (FAR, "near 500001 come in steps of 0.03125 in a binary STL"),
-        (SOLID[:-11], "x.stl: ends before its 'endsolid'; it is truncated, copy it again"),
+        (SOLID[:-11], "x.stl: ends before its 'endsolid'; it is incomplete: compare its"),
         (SOLID[:-28], "ends before its 'endsolid'"),
         (SOLID.replace("outer loop\n", ""), "line 3 starts with 'vertex' in place of 'outer'"),
         (SOLID.replace("1 0 0", "1 0"), "line 5 has 2 columns, needs 3"),
@@ -331,7 +334,7 @@ SOLID = (
         (SOLID.replace("1 0 0", "1 o 0"), "line 5: 'o' is not a number"),
         ("solid facet\nendsolid\n", "has no facets"),
         ("abc", "too short for an STL"),
-        ("abc" * 50, "promises 1667391843 triangles, the file holds 1; it is truncated"),
+        ("abc" * 50, "promises 1667391843 triangles, the file holds 1; it is incomplete"),
     ],
 )
 def test_stl_errors(tmp_path: Path, content: str | bytes, words: str) -> None:
@@ -371,7 +374,6 @@ def test_text_coordinates(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "normals", "colors", "labels"),
     [
-        ("a.txt", "1 2 3 7\n4 5 6 8\n", None, None, [7, 8]),
         ("a.txt", "1 2 3 0 0 1\n4 5 6 0 0 0\n", [[0, 0, 1], [0, 0, 0]], None, None),
         ("a.txt", "1 2 3 0 0 -1\n4 5 6 1 1 1\n", [[0, 0, -1], [0, 0, 0]], None, None),
         ("a.txt", "1 2 3 0 0 1\n4 5 6 1 1 1\n", None, [[0, 0, 1], [1, 1, 1]], None),
@@ -408,14 +410,18 @@ def test_text_columns(
         ("x.txt", "# a\n1 2 3\n4 5 six\n", "x.txt: line 3: 'six' is not a number"),
         ("x.txt", "1 2 3\n\n4 5\n", "line 3 has 2 columns, line 1 has 3"),
         ("x.csv", "1,2,3\n4,,6\n", "line 2: '' is not a number"),
-        ("x.csv", "a,b,c\n1,2,3\n", "line 1: 'a' is not a number"),
+        (
+            "x.csv",
+            "a,b,c\n1,2,3\n",
+            "no columns are named x y z, only a b c; name them with --columns",
+        ),
         ("x.csv", "x,y,z,label\n1,2,3\n", "header names 4 columns .* line 2 has 3"),
         ("x.txt", "1 2\n3 4\n", "has 2 columns, .txt needs at least 3"),
         ("x.xyzn", "1 2 3\n3 4 5\n", "has 3 columns, .xyzn needs at least 6"),
         ("x.txt", "# nothing\n", "holds no points"),
         ("x.txt", " \n\n", "holds no points"),
-        ("x.pts", "3\n1 2 3\n4 5 6\n", "promises 3 points, the file holds 2; it is truncated"),
-        ("x.csv", "x,y,z,r,g,b\n1,2,3,999,0,0\n", r"colours must be within .* got 0..999"),
+        ("x.pts", "3\n1 2 3\n4 5 6\n", "promises 3 points, the file holds 2; it is incomplete"),
+        ("x.csv", "x,y,z,r,g,b\n1,2,3,70000,0,0\n", r"colours must be within .* got 0..70000"),
         ("x.csv", "x,y,z,label\n1,2,3,1.5\n", "label of point 0 is 1.5; labels must be whole"),
     ],
 )
@@ -446,8 +452,8 @@ def test_npy_columns_are_those_of_text(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[1, 2, 3, 7], [4, 5, 6, 8]]))
     cloud = read_cloud(tmp_path / "a.npy")
     assert in_file(cloud).tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert cloud.labels is not None
-    assert cloud.labels.tolist() == [7, 8]
+    assert cloud.intensity is not None
+    assert cloud.intensity.tolist() == [7, 8]
 
 
 @pytest.mark.parametrize("key", ["xyz", "points", "pos", "data"])
@@ -461,8 +467,8 @@ def test_npz_keys(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"vertices": UTM}, "has no array xyz, points, pos, .* positions, only vertices"),
-        ({"labels": np.zeros(2)}, "has no array xyz, points, pos, .* positions, only labels"),
+        ({"vertices": UTM}, "has no array xyz, points, pos, .* positions, .*only vertices"),
+        ({"labels": np.zeros(2)}, "has no array xyz, points, pos, .* positions, .*only labels"),
         (
             {"xyz": np.zeros((2, 8, 3))},
             "x.npz: holds 2 clouds; name one of them, x.npz#0 to x.npz#1",
@@ -486,7 +492,9 @@ def test_npz_errors(tmp_path: Path, arrays: dict, words: str) -> None:
 def test_damaged_numpy_files(tmp_path: Path, name: str) -> None:
     write_cloud(tmp_path / name, a_cloud(normals=None, colors=None, labels=None, confidence=None))
     content = (tmp_path / name).read_bytes()
-    with pytest.raises(CloudFileError, match=r"damaged or not a numpy file .* copy it again"):
+    with pytest.raises(
+        CloudFileError, match=r"damaged or not a numpy file .*; compare it with the original"
+    ):
         read_cloud(put(tmp_path, f"cut-{name}", content[:-30]))
     np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(CloudFileError, match="holds Python objects"):
@@ -522,19 +530,17 @@ def test_off_variants_are_the_unit_square(tmp_path: Path, name: str, text: str) 
     ("text", "words"),
     [
         ("hello\n", "does not start with OFF"),
-        ("4OFF\n1 1 0\n", "does not start with OFF"),
+        ("4OFF\n1 1 0\n", "OFF of other than 3 dimensions"),
         ("OFF\n", "line 1: '' does not give the numbers"),
-        ("OFF BINARY\n", "line 1: 'BINARY' does not give the numbers"),
-        ("OFF\n3 1 0\n0 0 0\n1 0 0\n", "promises 3 vertices, the file holds 2; it is truncated"),
+        ("OFF BINARY\n", "is binary OFF, which is not supported"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n", "promises 3 vertices, the file holds 2; it is incomplete"),
         ("OFF\n3 2 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "promises 2 faces, the file holds 1; it is"),
-        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n3 0 1 2\n", "holds 2; correct the count"),
         ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "line 4 has 2 columns, needs 3"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\nx 0 1 2\n", "line 6: 'x' is not the number of corners"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 3\n", r"corners \[0, 1, 3\].* vertices are 0..2"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n2 0 1\n", "has no faces"),
-        ("OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n", "has no faces; save bare points as .ply"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n", "x.off: the mesh has no face with a pos"),
-        ("OFF\n3 1 0\n0 0 0\n1 nan 0\n2 0 0\n3 0 1 2\n", "1 of 1 triangles .* drop_invalid=True"),
+        ("OFF\n3 1 0\n0 0 0\n1 nan 0\n2 0 0\n3 0 1 2\n", "1 of 1 triangles .* --drop-invalid"),
     ],
 )
 def test_off_errors(tmp_path: Path, text: str, words: str) -> None:
@@ -569,7 +575,8 @@ def test_obj_with_what_assimp_gets_wrong(tmp_path: Path) -> None:
         ("v 0 0 0\nv\nv 0 1 0\nf 1 2 3\n", "line 2 has 0 columns, needs 3"),
         ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 a\n", "line 4: 'f 1 2 a' does not list vertices"),
         ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 0\n", r"corners \[0, 1, -1\]"),
-        ("v 0 0 0\nv 1 0 0\nv 0 1 0\n", "has no faces"),
+        ("v 0 0 0\nv 1 0 0\np 3\n", "a 'p' names a vertex beyond the 2 there are"),
+        ("vn 0 0 1\n", "has no vertices"),
     ],
 )
 def test_obj_errors(tmp_path: Path, text: str, words: str) -> None:
@@ -758,5 +765,4 @@ def test_ply_faces_that_do_not_start_with_their_vertices(tmp_path: Path) -> None
     header = f"ply\nformat ascii 1.0\nelement vertex 3\n{XYZ_PLY}element face 1\n"
     faces = "property uchar flags\nproperty list uchar int vertex_indices\nend_header\n"
     path = put(tmp_path, "x.ply", header + faces + "0 0 0\n1 0 0\n0 1 0\n7 3 0 1 2\n")
-    with pytest.raises(CloudFileError, match=r"x.ply: its faces start with 'flags' in place of"):
-        read_cloud(path)
+    assert len(read_cloud(path, num_points=9)) == 9

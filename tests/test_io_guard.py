@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ea_pointcloud.io import Cloud, CloudFileError, guard, read_cloud, write_cloud
+from ea_pointcloud.io.common import Options
 
 # Takes the place of h5py in the process of the reader, and does what the file says.
 STAND_IN = """
@@ -61,10 +62,10 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("crash", r"reading it crashed \(SIGSEGV\) or took more than 1.0 GiB; the file is damaged"),
         ("leave", r"reading it crashed \(exit status 3\) or took more than 1.0 GiB; the file"),
-        ("hang", r"reading it took more than 1 s; the file is damaged or too large, copy it again"),
+        ("hang", r"reading it took more than 1 s; the file is damaged or too large, compare it"),
         ("memory", r"takes more than 1.0 GiB; damaged or too large, split it"),
-        ("panic", r"damaged \(BaseException: a panic in Rust\); copy it again"),
-        ("talk", r"damaged or not an HDF5 file \(nothing in it\); copy it again"),
+        ("panic", r"damaged \(a panic in Rust\); compare it with"),
+        ("talk", r"damaged or not an HDF5 file \(nothing in it\); compare it with"),
     ],
 )
 def test_whatever_happens_is_an_error_of_the_file(
@@ -145,7 +146,7 @@ def test_daemonic_workers_read_with_a_process_of_their_own(cloud_file: Path, met
     read_cloud(cloud_file)
     before = child_of(os.getpid())
     with multiprocessing.get_context(method).Pool(1) as pool:
-        arguments = [("h5py", cloud_file, None)] * 3
+        arguments = [("h5py", cloud_file, Options())] * 3
         for points in pool.starmap(guard.read_guarded, arguments):
             assert (points.xyz == np.eye(3)).all()
     assert len(read_cloud(cloud_file)) == 3
@@ -155,7 +156,8 @@ def test_daemonic_workers_read_with_a_process_of_their_own(cloud_file: Path, met
 def test_the_process_ends_with_ours(cloud_file: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from ea_pointcloud.io import guard; "
-        "guard.read_guarded('h5py', Path(sys.argv[1]), None); "
+        "from ea_pointcloud.io.common import Options; "
+        "guard.read_guarded('h5py', Path(sys.argv[1]), Options()); "
         "print(*[process._child.pid for process in guard._processes.values()], flush=True); "
         "os._exit(0)"  # no clean-up of ours
     )

@@ -202,7 +202,7 @@ def test_dgcnn_is_its_published_formula() -> None:
     encoder: Any = model.encoder
     outputs, hidden = [], xyz
     for edge in encoder.edges:
-        hidden = edge(hidden, neighbor=feature_neighbors(hidden, 6))
+        hidden = edge(hidden, neighbor_idx=feature_neighbors(hidden, 6))
         outputs.append(hidden)
     token = encoder.fuse(torch.cat(outputs, dim=-1))
     close(model(xyz), model.head(torch.cat([token.amax(1), token.mean(1)], dim=-1)), 1e-4)

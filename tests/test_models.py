@@ -19,11 +19,12 @@ from ea_pointcloud.models import (
     DataSpec,
     EAClassifier,
     PointEncoder,
-    classifier_config,
     create_model,
     list_models,
     load_model,
 )
+from ea_pointcloud.models.base import named_config
+from ea_pointcloud.models.ea import CLASSIFIER_SIZES
 from ea_pointcloud.nn.blocks import ATTENTION
 from tests.oracles import cloud, seeded
 
@@ -48,7 +49,7 @@ def _seed() -> None:
 
 
 def small(num_classes: int = 3, **overrides: Any) -> EAClassifier:
-    return EAClassifier(ClassifierConfig(num_classes, **{**SMALL, **overrides}))
+    return EAClassifier(ClassifierConfig(num_classes=num_classes, **{**SMALL, **overrides}))
 
 
 def lively(model: EAClassifier) -> EAClassifier:
@@ -218,7 +219,7 @@ def test_top_pooling_is_the_mean_of_the_largest_quarter(centers: int, kept: int)
 
 
 def test_encoder_returns_tokens() -> None:
-    tokens = PointEncoder(ClassifierConfig(3, **SMALL))(cloud("surface", 64, batch=2))
+    tokens = PointEncoder(ClassifierConfig(num_classes=3, **SMALL))(cloud("surface", 64, batch=2))
     assert tokens.shape == (2, 16, 48)
 
 
@@ -327,17 +328,30 @@ def test_wrong_configs(wrong: dict[str, Any], words: str) -> None:
         ClassifierConfig(**{"num_classes": 3, **wrong})
 
 
+def test_variants_of_dynamic_attention_are_overrides() -> None:
+    xyz = cloud("surface", 64, batch=2)
+    options = {"attention": "dynamic_external", "dynamic_form": "skip+norm", "memory_std": 0.5}
+    model = small(**options)
+    assert model(xyz).isfinite().all()
+    assert model.encoder.blocks[0].attention.form.skip
+    with pytest.raises(ValueError, match="dynamic_form must be 'plain' without dynamic attention"):
+        small(dynamic_form="gate")
+    with pytest.raises(ValueError, match="memory_std must be positive, got 0"):
+        small(memory_std=0)
+
+
 def test_lists_become_tuples() -> None:
-    listed = ClassifierConfig(3, num_centers=[512, 256], head_channels=[512, 256])
-    assert listed == ClassifierConfig(3)
-    assert hash(listed) == hash(ClassifierConfig(3))
+    listed = ClassifierConfig(num_classes=3, num_centers=[512, 256], head_channels=[512, 256])
+    assert listed == ClassifierConfig(num_classes=3)
+    assert hash(listed) == hash(ClassifierConfig(num_classes=3))
 
 
 def test_a_named_size_with_overrides() -> None:
-    config = classifier_config("tiny", 5, depth=2, attention="self")
+    options = {"num_classes": 5, "depth": 2, "attention": "self"}
+    config = create_model("ea_classifier_tiny", **options).config
     assert (config.num_classes, config.depth, config.attention) == (5, 2, "self")
-    assert config.fuse_channels == classifier_config("tiny", 5).fuse_channels
-    assert classifier_config("base", 40) == ClassifierConfig(40)
+    assert config.fuse_channels == create_model("ea_classifier_tiny").config.fuse_channels
+    assert create_model("ea_classifier_base").config == ClassifierConfig(num_classes=40)
 
 
 def test_wrong_names_list_the_known_ones() -> None:
@@ -345,7 +359,7 @@ def test_wrong_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match=words):
         create_model("pointnet")
     with pytest.raises(ValueError, match="size must be one of 'tiny', 'small', 'base', got 'huge'"):
-        classifier_config("huge", 3)
+        named_config(ClassifierConfig, CLASSIFIER_SIZES, "huge", {"num_classes": 3}, {})
     with pytest.raises(
         ValueError, match=r"model override must be one of 'attention', .*got 'width'"
     ):
@@ -365,7 +379,7 @@ def test_unnamed_classes() -> None:
 
 def test_class_names_must_fit() -> None:
     with pytest.raises(ValueError, match="data_spec must name num_classes=4 classes, got 3"):
-        EAClassifier(ClassifierConfig(4, **SMALL), SPEC)
+        EAClassifier(ClassifierConfig(num_classes=4, **SMALL), SPEC)
 
 
 @pytest.mark.parametrize(

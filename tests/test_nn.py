@@ -323,6 +323,83 @@ def test_the_multihead_block_closes_its_residual() -> None:
     torch.testing.assert_close(block(features, position), F.relu(summed + attended))
 
 
+# --- variants of the dynamic form
+
+
+FORMS = ["skip", "gate", "project", "norm", "skip+gate+project+norm"]
+
+
+def dynamic_by_hand(layer: MultiHeadExternalAttention, features: Tensor) -> Tensor:
+    """One head after the other, with the (N, M) weights written out."""
+    form, heads = layer.form, []
+    for query in layer.queries(features).unbind(2):
+        logits = query @ layer.key_memory.T
+        over_points = logits.softmax(1)  # (B, N, M)
+        if form.project is None:
+            gathered = over_points.transpose(1, 2) @ query
+        else:
+            gathered = over_points.transpose(1, 2) @ form.project(query)
+        if form.norm is not None:
+            gathered = form.norm(gathered)
+        weights = over_points / over_points.sum(-1, keepdim=True)
+        out = weights @ (layer.value_memory + gathered)
+        if form.gate is not None:
+            out = out * form.gate(query).sigmoid()
+        heads.append(out + query.relu() if form.skip else out)
+    return layer.output((torch.stack(heads, dim=2) + layer.value_bias).flatten(2))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_variant_of_the_dynamic_form_is_its_formula(form: str) -> None:
+    layer = MultiHeadExternalAttention(16, heads=4, memory_size=5, dynamic=True, dynamic_form=form)
+    layer, features = randomise(layer).double(), draw(2, 16, 16)
+    torch.testing.assert_close(layer(features), dynamic_by_hand(layer, features))
+    torch.testing.assert_close(layer(features, chunk=5), layer(features))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("attention", ["dynamic_external", "multihead_dynamic_external"])
+def test_a_variant_in_chunks_and_with_padding(attention: str, form: str) -> None:
+    block = AttentionBlock(16, attention=attention, memory_size=5, heads=4, dynamic_form=form)
+    block = randomise(block).double().eval()
+    features, position = draw(2, 16, 16), 0.1 * draw(2, 16, 16)
+    whole = block(features, position, MASK)
+    rows = [slice(0, 9), slice(9, 16)]
+    one, two = (block.slot_state(features[:, r], position[:, r], MASK[:, r]) for r in rows)
+    state = one.merge(two)
+    chunks = [block(features[:, r], position[:, r], MASK[:, r], state=state) for r in rows]
+    torch.testing.assert_close(torch.cat(chunks, dim=1)[MASK], whole[MASK])
+    for cloud_features, cloud_position, mask, row in zip(
+        features, position, MASK, whole, strict=True
+    ):
+        alone = block(cloud_features[None, mask], cloud_position[None, mask])[0]
+        torch.testing.assert_close(row[mask], alone)
+
+
+def test_projected_content_starts_as_the_plain_form() -> None:
+    layers = []
+    for form in ("plain", "project"):
+        torch.manual_seed(0)
+        layers.append(ExternalAttention(16, memory_size=5, dynamic=True, dynamic_form=form))
+    features = draw(2, 16, 16).float()
+    torch.testing.assert_close(layers[0](features), layers[1](features))
+    assert set(layers[1].state_dict()) - set(layers[0].state_dict()) == {"form.project.weight"}
+
+
+@pytest.mark.parametrize("build", [ExternalAttention, MultiHeadExternalAttention])
+def test_the_initial_scale_of_the_memories(build: Callable[..., nn.Module]) -> None:
+    layer = build(256, memory_std=0.03)
+    assert float(layer.key_memory.detach().std()) == pytest.approx(0.03, rel=0.1)
+    assert torch.equal(layer.key_memory, layer.value_memory)
+
+
+def test_wrong_variants() -> None:
+    with pytest.raises(ValueError, match=r"dynamic_form must be one of 'plain', 'skip', .*'skp'"):
+        ExternalAttention(16, dynamic=True, dynamic_form="norm+skp")
+    with pytest.raises(ValueError, match="must be 'plain' without dynamic attention, got 'skip'"):
+        AttentionBlock(16, attention="external", dynamic_form="skip")
+
+
 # --- neighbour embedding
 
 

@@ -68,8 +68,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("task=detection", "task must be one of 'classification', 'segmentation', got 'detection'"),
         (
             "data.features=colour",
-            "data.features must be one of 'none', 'normals', 'local_shape', 'surface_shape', "
-            "'whole_shape', got",
+            "data.features must be one of 'none', 'normals', 'eigen_features', 'surface_features', "
+            "'shape_features', got",
         ),
         ("data.features=normals", "data.features must be none unless parts are learned from data"),
         ("optim.iou_weight=-1", "optim.iou_weight must be at least 0, got -1"),

@@ -15,7 +15,7 @@ from ea_pointcloud.nn import (
     initialise_memories,
     replace_attention,
 )
-from ea_pointcloud.nn.initialise_memories import k_means
+from ea_pointcloud.nn.memory_init import k_means
 from tests.oracles import seeded
 
 C, HEADS = 16, 4

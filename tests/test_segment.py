@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
-from ea_pointcloud.descriptors import local_shape
+from ea_pointcloud.descriptors import eigen_features
 from ea_pointcloud.inference import segment
 from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter
 from ea_pointcloud.viz import part_colors
@@ -249,7 +249,8 @@ def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: 
 
 @FORMS
 @pytest.mark.parametrize(
-    ("features", "channels"), [("local_shape", 19), ("surface_shape", 36), ("whole_shape", 139)]
+    ("features", "channels"),
+    [("eigen_features", 19), ("surface_features", 36), ("shape_features", 139)],
 )
 def test_descriptors_are_found_for_what_the_network_sees(
     form: Form, xyz: np.ndarray, features: str, channels: int
@@ -272,11 +273,11 @@ def test_the_order_of_a_scan_does_not_shift_local_shape() -> None:
     xyz = normalize_unit_sphere(cloud("surface", 2000))
     xyz = xyz[:, xyz[0, :, 1].argsort()]
     seen = []
-    model = segmenter(spec=replace(SPEC, features="local_shape"))
+    model = segmenter(spec=replace(SPEC, features="eigen_features"))
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     Predictor(model, "cpu").segment(xyz[0].numpy(), category="mug")
     offset = seen[0][0, :, 17]  # of the mean, in the largest ball
-    sorted_offset = local_shape(xyz)[0, :, 17]
+    sorted_offset = eigen_features(xyz)[0, :, 17]
     assert float(offset.mean()) < 0.6 * float(sorted_offset.mean())
 
 

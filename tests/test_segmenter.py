@@ -1,4 +1,4 @@
-"""The segmentation network: its sizes, masks, categories, the streamed form, and its errors."""
+"""The segmentation network: its sizes, masks, categories, the form in chunks, and its errors."""
 
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from ea_pointcloud.models import (
     SegmenterConfig,
     create_model,
     load_model,
-    segmenter_config,
 )
+from ea_pointcloud.models.base import named_config
+from ea_pointcloud.models.ea_segmenter import SEGMENTER_SIZES
 from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops import gather_points
 from tests.oracles import cloud, seeded
@@ -66,8 +67,8 @@ def test_the_published_dimensions() -> None:
 @FORMS
 def test_the_split_first_layer_is_the_layer_over_the_concatenation(form: dict[str, object]) -> None:
     model, xyz = lively(small(**form)), cloud("surface", 70, batch=2)
-    context = model.trunk.prepare(xyz, xyz, None, None, None)
-    rows = model.trunk.rows(context, slice(None))
+    encoding = model.trunk.encode(xyz, xyz, None, model.build_pyramid(xyz))
+    rows = model.trunk.decode(encoding, slice(None))
     one_hot = model.category(F.one_hot(CATEGORY, 3).float())
     globally = torch.cat([rows.amax(1), rows.mean(1), one_hot], dim=-1)
     joined = torch.cat([rows, globally[:, None].expand(-1, 70, -1)], dim=-1)
@@ -83,7 +84,7 @@ def test_the_split_first_layer_is_the_layer_over_the_concatenation(form: dict[st
     ["external", "dynamic_external", "multihead_external", "multihead_dynamic_external", "none"],
 )
 @pytest.mark.parametrize("chunk", [1, 7, 70, 1000])
-def test_the_streamed_form_is_that_of_the_whole_cloud(
+def test_the_form_in_chunks_is_that_of_the_whole_cloud(
     chunk: int, attention: str, form: dict[str, object]
 ) -> None:
     model = lively(small(attention=attention, feature_channels=2, **form))
@@ -94,14 +95,14 @@ def test_the_streamed_form_is_that_of_the_whole_cloud(
     torch.testing.assert_close(parts[mask], whole[mask], atol=1e-5, rtol=1e-5)
 
 
-def test_the_softmax_form_streams_too() -> None:
+def test_the_softmax_form_works_in_chunks_too() -> None:
     model, xyz = lively(small(norm="softmax")), cloud("surface", 70, batch=2)
     torch.testing.assert_close(
         model(xyz, category=CATEGORY, chunk=9), model(xyz, category=CATEGORY), atol=1e-5, rtol=1e-5
     )
 
 
-def test_the_base_network_streams_a_cloud_of_twenty_thousand_points() -> None:
+def test_the_base_network_takes_in_chunks_a_cloud_of_twenty_thousand_points() -> None:
     model = lively(create_model("ea_segmenter_base", num_categories=0))
     xyz = cloud("surface", 20_000)
     with torch.inference_mode():
@@ -186,7 +187,7 @@ def test_weights_come_back_with_their_names(form: dict[str, object], tmp_path: P
     spec = DataSpec(
         ("wing", "body", "leg"), category_names=("plane", "chair"), parts=((0, 1), (2,))
     )
-    config = SegmenterConfig(3, 2, **{**WIDTHS, **form})
+    config = SegmenterConfig(num_parts=3, num_categories=2, **{**WIDTHS, **form})
     model = lively(EASegmenter(config, spec))
     model.save_pretrained(tmp_path / "weights")
     again = load_model(str(tmp_path / "weights"))
@@ -268,9 +269,9 @@ def test_impossible_configurations(wrong: dict[str, object], words: str) -> None
 
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="size must be one of"):
-        segmenter_config("huge", 4)
+        named_config(SegmenterConfig, SEGMENTER_SIZES, "huge", {"num_parts": 4}, {})
     with pytest.raises(ValueError, match="model override must be one of"):
-        segmenter_config("tiny", 4, colour=3)
+        create_model("ea_segmenter_tiny", colour=3)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_unknown_names() -> None:
     [
         ({"category_names": ("a", "a"), "parts": ((0,), (1,))}, "category_names must differ"),
         ({"category_names": ("a",)}, "parts must have an entry for each of the 1 category_names, "),
-        ({"category_names": ("a",), "parts": ((0, 9),)}, "parts of a must be places in the 2 clas"),
+        ({"category_names": ("a",), "parts": ((0, 9),)}, "parts of a must be indices into the 2 c"),
         (
             {"min_part_fraction": (0.1,)},
             r"min_part_fraction must be a share in 0..1 for each of the 2 class_n",
@@ -295,7 +296,7 @@ def test_a_data_spec_with_other_features() -> None:
     spec = DataSpec(("x", "y"), features="normals")
     assert create_model("ea_segmenter_tiny", data_spec=spec).config.feature_channels == 3
     with pytest.raises(ValueError, match="feature_channels must be 3 as data_spec says the feat"):
-        EASegmenter(SegmenterConfig(2, **WIDTHS), spec)
+        EASegmenter(SegmenterConfig(num_parts=2, **WIDTHS), spec)
 
 
 def test_weights_with_features_nobody_named_come_back(tmp_path: Path) -> None:
@@ -312,4 +313,4 @@ def test_counts_that_do_not_apply() -> None:
 
 def test_a_data_spec_of_another_size() -> None:
     with pytest.raises(ValueError, match="data_spec must name num_parts=6, got 2"):
-        EASegmenter(SegmenterConfig(6, **WIDTHS), DataSpec(("x", "y")))
+        EASegmenter(SegmenterConfig(num_parts=6, **WIDTHS), DataSpec(("x", "y")))

@@ -43,13 +43,13 @@ def draw_clouds(
             viz.show(cloud, truth=truth, title=title, **drawing)
 
 
-def true_labels(file: str, cloud: "Cloud", drop_invalid: bool) -> Any:
+def true_labels(file: str, cloud: "Cloud", reading: dict[str, Any]) -> Any:
     """The labels of a file that must hold the same points."""
     import numpy as np
 
     from ea_pointcloud.io import read_cloud
 
-    true = read_cloud(file, drop_invalid=drop_invalid)
+    true = read_cloud(file, **reading)
     if true.labels is None:
         raise ValueError(f"--truth {file} has no labels; name a file that has them")
     same = len(true) == len(cloud) and np.allclose(

@@ -39,7 +39,16 @@ RemoveOutliers = Annotated[
     ),
 ]
 DropInvalid = Annotated[
-    bool, typer.Option("--drop-invalid", help="Leave out points that are not finite.")
+    bool | None,
+    typer.Option(
+        "--drop-invalid/--keep-invalid",
+        help="Leave out points that are not finite, or refuse their file; by default they are "
+        "left out of .pcd files only.",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="ROLES", help="What the columns are: x,y,z,_,label or NAME=x,NAME=y,..."),
 ]
 Render = Annotated[
     Path | None, typer.Option(help="Write a picture of the clouds and predictions (.png).")

@@ -41,7 +41,8 @@ def run(
     up: opt.Up = "y",
     tta_rotations: opt.Rotations = 1,
     remove_outliers: opt.RemoveOutliers = False,
-    drop_invalid: opt.DropInvalid = False,
+    drop_invalid: opt.DropInvalid = None,
+    columns: opt.Columns = None,
     topk: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 3,
     csv_file: Csv = None,
     as_json: opt.AsJson = False,
@@ -62,21 +63,22 @@ def run(
 
     weights, predictor = batch.load(model, DEFAULT_CLASSIFIER)
     predictor.check_classify()
+    reading = {"drop_invalid": drop_invalid, "columns": columns}
     options = {
         "up": up,
         "topk": min(topk, len(predictor.model.data_spec.class_names)),
         "tta_rotations": tta_rotations,
         "remove_outliers": remove_outliers,
-        "drop_invalid": drop_invalid,
+        **reading,
     }
-    log, columns = None, _columns(options["topk"])
+    log, header = None, _columns(options["topk"])
     if csv_file is not None:
-        log = CsvLog(csv_file, columns, settings(NAME, weights, options), force=force)
+        log = CsvLog(csv_file, header, settings(NAME, weights, options), force=force)
     pictured: dict[str, Classification] = {}
 
     def take(outcome: "Outcome[Classification]") -> "Outcome[Classification]":
         if log is not None:
-            log.write(_csv_row(outcome, columns))
+            log.write(_csv_row(outcome, header))
         if render is not None and outcome.result is not None and len(pictured) < PICTURES:
             pictured[outcome.file] = outcome.result
         return outcome
@@ -85,7 +87,7 @@ def run(
     show = Show("classified", take, partial(_json_row, weights), _cells, HEADINGS, ("probability",))
     tally = batch.run(job, predictor, show, store=log, as_json=as_json, table=log is None)
     if render is not None and pictured:
-        _render(render, pictured, drop_invalid=drop_invalid)
+        _render(render, pictured, reading)
     tally.finish()
 
 
@@ -125,12 +127,12 @@ def _cells(outcome: "Outcome[Classification]") -> list[Any]:
     return [file, result.label, f"{result.prob:.1%}", others, up, result.warning or ""]
 
 
-def _render(path: Path, results: "dict[str, Classification]", *, drop_invalid: bool) -> None:
+def _render(path: Path, results: "dict[str, Classification]", reading: dict[str, Any]) -> None:
     from ea_pointcloud.io import read_cloud
     from ea_pointcloud.viz import compare
 
     # Read once more: held until now, all the clouds of a folder could be too many.
-    clouds = [read_cloud(file, drop_invalid=drop_invalid) for file in results]
+    clouds = [read_cloud(file, **reading) for file in results]
     titles = [f"{Path(file).name}: {each.label} {each.prob:.0%}" for file, each in results.items()]
     compare(clouds, titles, path, up=[result.up for result in results.values()])
     typer.echo(f"wrote {path}", err=True)

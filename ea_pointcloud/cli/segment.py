@@ -53,7 +53,8 @@ def run(
     up: opt.Up = "y",
     tta_rotations: opt.Rotations = 1,
     remove_outliers: opt.RemoveOutliers = False,
-    drop_invalid: opt.DropInvalid = False,
+    drop_invalid: opt.DropInvalid = None,
+    columns: opt.Columns = None,
     output: Output = None,
     file_format: Format = "ply",
     as_json: opt.AsJson = False,
@@ -80,6 +81,7 @@ def run(
     predictor.check_segment(category=category, classifier=namer)
     options = {"up": up, "tta_rotations": tta_rotations}
     options |= {"remove_outliers": remove_outliers, "drop_invalid": drop_invalid}
+    options["columns"] = columns
     folder = None
     if output is not None:
         named = {

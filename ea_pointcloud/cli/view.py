@@ -81,7 +81,8 @@ def run(
     topk: Topk = None,
     saliency: Saliency = False,
     critical: Critical = False,
-    drop_invalid: opt.DropInvalid = False,
+    drop_invalid: opt.DropInvalid = None,
+    columns: opt.Columns = None,
     force: opt.Force = False,
 ) -> None:
     """Look at clouds: in a window, or with --html, --render or --turntable in a file."""
@@ -109,11 +110,12 @@ def run(
     drawing: dict[str, Any] = {"background": background, "point_size": point_size,
                "camera": Camera(azimuth, elevation)}  # fmt: skip
     pixels = {} if size is None else {"size": size}
-    clouds = [read_cloud(file, drop_invalid=drop_invalid) for file in files]
+    reading = {"drop_invalid": drop_invalid, "columns": columns}
+    clouds = [read_cloud(file, **reading) for file in files]
     titles = [Path(file).name for file in files]
     if view is not None:
         draw_attention(view, clouds, titles, up, html, render, drawing, pixels)
         return
     drawing |= {"color_by": color_by, "names": names and names.split(","), "up": up}
-    true = None if truth is None else true_labels(truth, clouds[0], drop_invalid)
+    true = None if truth is None else true_labels(truth, clouds[0], reading)
     draw_clouds(clouds, titles, true, html, render, turntable, drawing, pixels)

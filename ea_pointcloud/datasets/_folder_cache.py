@@ -28,7 +28,7 @@ class Reading(NamedTuple):
     """How files are read; another one has a cache of its own."""
 
     num_points: int  # points kept of each cloud, in random order
-    drop_invalid: bool
+    drop_invalid: bool | None
 
 
 def read_clouds(

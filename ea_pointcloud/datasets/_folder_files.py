@@ -200,7 +200,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _is_cloud(path: Path) -> bool:
     """By its name; a link that leads nowhere is one too, so that it is reported."""
-    return path.suffix.lower() in READABLE and path.stem.lower() not in _NOT_CLOUDS
+    return path.name.lower().endswith(READABLE) and path.stem.lower() not in _NOT_CLOUDS
 
 
 def _clouds(root: Path, folder: Path) -> Iterator[Path]:

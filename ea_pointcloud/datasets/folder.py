@@ -43,7 +43,8 @@ class FolderDataset(PaddedClouds):
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
         stored_points: points drawn from each file.
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
-        drop_invalid: leave out points that are not finite, instead of rejecting the file.
+        drop_invalid: leave out points that are not finite, instead of rejecting the file; by
+            default in ``.pcd`` files only.
         num_workers: processes that read, 0 for none but this one; default by their number.
         mirrored: whether the files are mirror images, whose x (once y is up) is negated;
             ``"auto"`` recognises ``modelnet40_normal_resampled``, see
@@ -76,7 +77,7 @@ class FolderDataset(PaddedClouds):
         up: str = "y",
         stored_points: int = 2048,
         skip_bad: bool = False,
-        drop_invalid: bool = False,
+        drop_invalid: bool | None = None,
         num_workers: int | None = None,
         mirrored: bool | str = "auto",
     ) -> None:
@@ -94,7 +95,7 @@ class FolderDataset(PaddedClouds):
         reading = Reading(stored_points, drop_invalid)
         clouds, bad = read_clouds(self.folder, every, reading, num_workers=num_workers)
         if bad and not skip_bad:
-            raise CloudFileError(
+            raise CloudFileError.of_files(
                 f"{bad_files(self.folder, bad, f'of {len(every)} files cannot be read as clouds')}"
                 "\nrepair or remove them, leave them out with data.skip_bad=true (skip_bad=True in "
                 "Python), or leave out points that are not finite with data.drop_invalid=true"

@@ -28,7 +28,7 @@ def augment_offline(
 
     Descriptors are too slow to compute in every step, and those of the original shape do not
     describe a deformed one, so the copies are made ahead: 0.4 s of CPU time each with
-    ``whole_shape`` at 2,048 points.
+    ``shape_features`` at 2,048 points.
 
     Args:
         dataset: not altered.

@@ -98,7 +98,7 @@ def prepare_folder(
         work.place.mkdir(exist_ok=True)
         bad = work.sample(workers, progress)
         if bad and not skip_bad:
-            raise CloudFileError(
+            raise CloudFileError.of_files(
                 f"{bad_files(folder, bad, _BAD)}\nrepair or remove them, or leave them out with "
                 "--skip-bad; most others need not be read again"
             )

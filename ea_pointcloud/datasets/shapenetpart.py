@@ -69,9 +69,9 @@ class ShapeNetPart(PaddedClouds):
         val_fraction: fraction of each category of the train split that goes to val where no val
             split is published.
         features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
-            layout has them), or what describes the points kept, ``"local_shape"``,
-            ``"surface_shape"`` or ``"whole_shape"``, see
-            :func:`~ea_pointcloud.descriptors.whole_shape`.
+            layout has them), or what describes the points kept, ``"eigen_features"``,
+            ``"surface_features"`` or ``"shape_features"``, see
+            :func:`~ea_pointcloud.descriptors.shape_features`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.

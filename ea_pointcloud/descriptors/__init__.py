@@ -1,10 +1,6 @@
 """Hand-made descriptors of the points of a cloud, for networks that are given more than xyz."""
 
-from ea_pointcloud.descriptors.surface import (
-    DESCRIPTORS,
-    local_shape,
-    surface_shape,
-    whole_shape,
-)
+from ea_pointcloud.descriptors.features import DESCRIPTORS, shape_features, surface_features
+from ea_pointcloud.descriptors.surface import eigen_features
 
-__all__ = ["DESCRIPTORS", "local_shape", "surface_shape", "whole_shape"]
+__all__ = ["DESCRIPTORS", "eigen_features", "shape_features", "surface_features"]

@@ -1,4 +1,4 @@
-"""What a trained network looks at: attention maps, use of memory slots, saliency; no pictures."""
+"""Attention maps, use of memory slots, saliency and critical points of a trained network."""
 
 from ea_pointcloud.explain.maps import (
     AttentionMap,

@@ -1,4 +1,4 @@
-"""The maps of external attention: the weight of every point in every memory slot."""
+"""Attention maps of external attention: the weight of every point in every memory slot."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud._checks import check_choice, check_count, check_no_empty_cloud, check_range
-from ea_pointcloud.explain._evaluating import evaluating
 from ea_pointcloud.inference.segment import CHUNK
 from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.models.base import stem_input
-from ea_pointcloud.nn import ExternalAttention, MultiHeadExternalAttention
+from ea_pointcloud.nn import ExternalAttention, MultiHeadExternalAttention, evaluating
 from ea_pointcloud.ops import PyramidLevel, gather_points, interpolate_features
 
 External = ExternalAttention | MultiHeadExternalAttention
@@ -22,11 +21,11 @@ NORMALIZATIONS = ("double", "points")
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """The map of one layer, where the layer attends: at all points, or at a network's centres.
+    """The map of one layer at the points that attend: all of them, or a network's centres.
 
     Args:
-        layer: which attention layer, 0 is the first.
-        slots: the memory slots that the columns of ``weights`` are of.
+        layer: index of the attention layer.
+        slots: the memory slots of the columns of ``weights``.
         xyz: (B, S, 3) the points that attend, S = N where the network groups nothing.
         weights: (B, S, slots) float32, zero at padded points.
         mask: (B, S) bool, True = real point; None where all are.
@@ -39,16 +38,9 @@ class AttentionMap:
     mask: Tensor | None = None
 
     def at(self, xyz: Tensor) -> Tensor:
-        """Carry the map to any points, from the three nearest that attend.
+        """(B, N, slots): the map interpolated to points (B, N, 3) from the three nearest.
 
-        Rows that sum to 1 still do; sums over the points are those of other points.
-
-        Args:
-            xyz: (B, N, 3) in the pose that the network was given; the points that attend get their
-                own weights.
-
-        Returns:
-            (B, N, slots).
+        Rows that sum to 1 still do. The points that attend get their own weights.
         """
         if xyz is self.xyz:
             return self.weights
@@ -76,7 +68,7 @@ def most_used(maps: Sequence[AttentionMap], count: int) -> tuple[int, ...]:
     check_count("count", count)
     usage = torch.cat([one.usage() for one in maps]).mean(0)
     order = usage.argsort(descending=True, stable=True)[:count]
-    return tuple(maps[0].slots[place] for place in order.tolist())
+    return tuple(maps[0].slots[column] for column in order.tolist())
 
 
 def attention_layers(model: nn.Module) -> list[External]:
@@ -110,72 +102,72 @@ def attention_maps(
     """Find the weight of every point in the memory slots of a network's attention layers.
 
     Runs the network up to its last attention layer, in evaluation mode and without a graph. Only
-    what was asked for is kept: a segmenter on a million points streams, and one slot of it costs
-    4 MB. What a segmenter is told of the category comes after its attention and changes nothing.
+    the requested columns are kept: a segmenter works on a million points in chunks, and one slot of
+    it costs 4 MB. The category of a segmenter enters after its attention and changes nothing.
 
     Args:
         model: a network with external attention.
-        xyz: (B, N, 3) as the network expects, on its device; :func:`subject_of` brings any cloud
-            there.
+        xyz: (B, N, 3) as the network expects, on its device, see :func:`subject_of`.
         features: (B, N, F) where the network was trained with some.
         mask: (B, N) bool, True = real point.
-        layers: which attention layers, 0 is the first and -1 the last; all without it.
-        slots: which memory slots, 0..M-1; all without it.
+        layers: indices of attention layers, -1 is the last; all if omitted.
+        slots: memory slots, 0..M-1; all if omitted.
         normalization: ``"double"``, the weights by which the layer mixes its values, whose rows sum
             to 1 over the slots; or ``"points"``, before the second normalisation, whose columns sum
             to 1 over the points that attend.
-        head: which head of multi-head attention; the mean over the heads without it.
+        head: index of a head of multi-head attention; the mean over the heads if omitted.
 
     Returns:
-        One map a layer, in the order asked for.
+        One map a layer, in the order of ``layers``.
 
     Raises:
         ValueError: if the network has no external attention, a layer, slot or head does not exist,
             or its layers do not normalise over the points.
     """
-    check_choice("normalization", normalization, NORMALIZATIONS)
-    known = attention_layers(model)
-    places = list(range(len(known))) if layers is None else list(layers)
-    for place in places:
-        check_range("layers", place, -len(known), len(known) - 1)
-    size = len(known[0].key_memory)
+    modules = attention_layers(model)
+    count, size = len(modules), len(modules[0].key_memory)
+    indices = list(range(count)) if layers is None else list(layers)
     columns = list(range(size)) if slots is None else list(slots)
+    for index in indices:
+        check_range("layers", index, -count, count - 1)
     for slot in columns:
         check_range("slots", slot, 0, size - 1, "M-1")
-    norm = None if normalization == "double" else normalization
-    if norm is not None and known[0].norm_kind == "softmax":
-        raise ValueError(
-            "normalization must be 'double', got 'points': this network was built with "
-            "norm='softmax', which normalises over the slots alone"
-        )
+    norm = _norm_of(normalization, modules[0])
     check_no_empty_cloud(mask)
 
-    collected: dict[int, list[Tensor]] = {place % len(known): [] for place in places}
+    collected: dict[int, list[Tensor]] = {index % count: [] for index in indices}
     pyramid = model.build_pyramid(xyz, mask)
     with ExitStack() as hooks, evaluating(model):
-        for place, parts in collected.items():
-            keep = _Keep(parts, columns, head, norm)
-            handle = known[place].register_forward_pre_hook(keep, with_kwargs=True)
+        for index, chunks in collected.items():
+            hook = _MapHook(chunks, columns, head, norm)
+            handle = modules[index].register_forward_pre_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
         _attend(model, xyz, features, mask, pyramid)
-    centers = pyramid[-1].xyz if pyramid else xyz
-    return [
-        AttentionMap(
-            layer=place % len(known),
-            slots=tuple(columns),
-            xyz=centers,
-            weights=torch.cat(collected[place % len(known)], dim=1),
-            mask=mask if centers is xyz else None,  # centres are always real points
+    attending = pyramid[-1].xyz if pyramid else xyz
+    real = mask if attending is xyz else None  # centres are always real points
+    weights = {index: torch.cat(chunks, dim=1) for index, chunks in collected.items()}
+    layers = [index % count for index in indices]
+    return [AttentionMap(i, tuple(columns), attending, weights[i], real) for i in layers]
+
+
+def _norm_of(normalization: str, layer: External) -> str | None:
+    """The normalisation of the layer's map; None for that of the layer."""
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    if normalization == "double":
+        return None
+    if layer.norm_kind == "softmax":
+        raise ValueError(
+            f"normalization must be 'double', got {normalization!r}: this network was built with "
+            "norm='softmax', which normalises over the slots alone"
         )
-        for place in places
-    ]
+    return normalization
 
 
 @dataclass
-class _Keep:
-    """Called before an attention layer: computes the map of what the layer is about to see."""
+class _MapHook:
+    """Computes the map of a layer's input before the layer runs."""
 
-    parts: list[Tensor]  # (B, n, slots) of successive parts of the cloud
+    chunks: list[Tensor]  # (B, n, slots) of successive chunks of the cloud
     slots: list[int]
     head: int | None
     norm: str | None
@@ -188,7 +180,7 @@ class _Keep:
             weights = weights.mean(2) if self.head is None else weights[:, :, self.head]
         elif self.head is not None:
             raise ValueError(f"head was given ({self.head}), but this network has a single head")
-        self.parts.append(weights[..., self.slots])
+        self.chunks.append(weights[..., self.slots])
 
 
 def _attend(
@@ -198,10 +190,10 @@ def _attend(
     mask: Tensor | None,
     pyramid: tuple[PyramidLevel, ...],
 ) -> None:
-    """Run the attention layers and no more of the network than they need."""
+    """Run the network up to its last attention layer."""
     if isinstance(model, Classifier):
         model.encoder(xyz, features, mask=mask, pyramid=pyramid)
         return
     points = stem_input(xyz, features, mask, model.config.feature_channels)
     chunk = CHUNK if xyz.shape[1] > CHUNK else None
-    model.trunk.prepare(points.to(model.out.weight.dtype), xyz, mask, pyramid, chunk)
+    model.trunk.encode(points.to(model.out.weight.dtype), xyz, mask, pyramid, chunk)

@@ -1,12 +1,11 @@
-"""Which points a classifier's answer hangs on: gradients, and the points that win the pooling."""
+"""Influence of single points on a classifier: gradients, and the points that win the pooling."""
 
 import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_no_empty_cloud, check_range, check_xyz
-from ea_pointcloud.explain._evaluating import evaluating
 from ea_pointcloud.models import Classifier
-from ea_pointcloud.ops import PyramidLevel
+from ea_pointcloud.nn import evaluating
 
 METHODS = ("gradient", "input_x_gradient")
 
@@ -20,21 +19,20 @@ def saliency(
     target: int | None = None,
     method: str = "gradient",
 ) -> Tensor:
-    """How much a class's logit would change if a point moved; which points are grouped is fixed.
+    """Change of a class's logit if a point moved, with the grouping of the points fixed.
 
     Args:
         model: a classifier.
         xyz: (B, N, 3) as the network expects, on its device.
         features: (B, N, F) where the network was trained with some.
         mask: (B, N) bool, True = real point.
-        target: place of the class in ``class_names``; each cloud's most probable without it.
+        target: index of the class in ``class_names``; each cloud's most probable if omitted.
         method: ``"gradient"``, the length of the logit's gradient at each point; or
             ``"input_x_gradient"``, the scalar product of that gradient with the coordinates:
             positive where moving the point away from the centre raises the logit.
 
     Returns:
-        (B, N) in the dtype of the weights, zero at padded points and at those that no layer looks
-        at.
+        (B, N) in the dtype of the weights, zero at padded points and at those that no layer reads.
 
     Raises:
         ValueError: if the network is no classifier, or there is no such class or method.
@@ -50,8 +48,8 @@ def saliency(
     with evaluating(model), torch.enable_grad():
         xyz = xyz.detach().requires_grad_()
         logits = model(xyz, features, mask=mask)
-        places = logits.argmax(-1) if target is None else logits.new_full(logits.shape[:1], target)
-        chosen = logits.gather(1, places.long()[:, None])
+        classes = logits.argmax(-1) if target is None else logits.new_full(logits.shape[:1], target)
+        chosen = logits.gather(1, classes.long()[:, None])
         # Of the coordinates alone: the gradients of the weights stay as they are.
         (gradient,) = torch.autograd.grad(chosen.sum(), xyz)
     if method == "gradient":
@@ -71,15 +69,10 @@ def critical_points(
 ) -> Tensor:
     """Count the channels of the pooled feature that each point wins: the critical points are > 0.
 
-    What is pooled are the centres of the last grouping, which are points of the cloud; each of them
-    speaks for its surroundings. A network that pools by mean as well has this part in the maximum
-    alone, one that pools the largest quarter in the largest. Ties go to the centre sampled first.
-
-    Args:
-        model: a classifier.
-        xyz: (B, N, 3) as the network expects, on its device.
-        features: (B, N, F) where the network was trained with some.
-        mask: (B, N) bool, True = real point.
+    The tokens that are pooled are the centres of the last grouping, which are points of the cloud,
+    each for its surroundings. Counted is the maximum alone, also where the network pools by mean or
+    by the largest quarter as well. Ties go to the centre sampled first. Arguments as in
+    :func:`saliency`.
 
     Returns:
         (B, N) int64, of sum C for C pooled channels.
@@ -94,25 +87,19 @@ def critical_points(
     with evaluating(model):
         pyramid = model.build_pyramid(xyz, mask)
         tokens = model.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
-    winner = _places(pyramid).gather(1, tokens.argmax(1))  # (B, C) points of the cloud
+    centers = pyramid[0].center  # (B, S) indices into the points of the cloud
+    for level in pyramid[1:]:
+        centers = centers.gather(1, level.center)
+    winner = centers.gather(1, tokens.argmax(1))  # (B, C)
     counts = torch.zeros(xyz.shape[:2], dtype=torch.long, device=xyz.device)
     return counts.scatter_add_(1, winner, torch.ones_like(winner))
-
-
-def _places(pyramid: tuple[PyramidLevel, ...]) -> Tensor:
-    """(B, S) int64, where the last level's centres stand among the points of the cloud."""
-    first, *others = pyramid
-    places = first.center
-    for level in others:
-        places = places.gather(1, level.center)
-    return places
 
 
 def _check(model: Classifier, xyz: Tensor, mask: Tensor | None) -> None:
     if not isinstance(model, Classifier):
         raise ValueError(
-            f"model must be a classifier, got {type(model).__name__}, which gives no single answer "
-            "for a cloud; give the weights of a classifier"
+            f"model must be a classifier, got {type(model).__name__}, which has no single "
+            "result for a cloud; give the weights of a classifier"
         )
     check_xyz("xyz", xyz)
     check_no_empty_cloud(mask)

@@ -1,4 +1,4 @@
-"""A cloud of one's own as a network sees it: posed, thinned, with the features it takes."""
+"""A user's cloud as input of a network: posed, sampled, with its features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from ea_pointcloud.models import Classifier, Segmenter
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A cloud, and what a network is given of it.
+    """A cloud, and the part of it that a network sees.
 
     Args:
         xyz: (1, N, 3) float32 all points, y up, in the unit sphere, on the network's device.
         seen: (1, n, 3) those the network sees; ``xyz`` itself where it sees all.
-        features: (1, n, F) of those; None where the network takes coordinates alone.
+        features: (1, n, F) of those; None where the network takes coordinates only.
     """
 
     xyz: Tensor
@@ -29,10 +29,10 @@ class Subject:
 
 @torch.no_grad()
 def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y") -> Subject:
-    """Bring a cloud to where :func:`attention_maps` and the others want it.
+    """Bring a cloud into the form that :func:`attention_maps` and the others take.
 
     Args:
-        model: its ``data_spec`` says what it expects.
+        model: its ``data_spec`` describes the form.
         cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
         up: the axis that is up in it: ``"x"``, ``"y"`` or ``"z"``.
 

@@ -1,4 +1,4 @@
-"""How a data set uses the memory slots: by class, how evenly, and which slots not at all."""
+"""Use of the memory slots over a data set: by class, its entropy, and dead slots."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ea_pointcloud.models import Classifier, Segmenter
 
 
 class LabelledClouds(Protocol):
-    """What is asked of a data set: those of this package are some."""
+    """The interface of a data set, as those of this package have it."""
 
     def __len__(self) -> int:
         """Clouds."""
@@ -33,7 +33,7 @@ class SlotUsage:
     over the slots, so that each slot's fair share is 1 / M.
 
     Args:
-        layer: which attention layer, 0 is the first.
+        layer: index of the attention layer.
         class_names: C classes, or categories of a segmenter.
         shapes: (C,) int64 clouds of each class.
         usage: (C, M) float64 mean over the clouds of a class; NaN for a class without clouds.
@@ -71,7 +71,7 @@ class SlotUsage:
 
     @property
     def slots_per_point(self) -> float:
-        """How many slots a point looks at, by the entropy of its row: 1..M."""
+        """How many slots a point attends to, by the entropy of its row: 1..M."""
         return math.exp(self.point_entropy)
 
     @property
@@ -91,12 +91,12 @@ class SlotUsage:
         """Everything as lists and numbers for JSON; None for a class without clouds."""
         by_class = {}
         shared = self.shared_by_all()
-        for place, name in enumerate(self.class_names):
-            count = int(self.shapes[place])
+        for index, name in enumerate(self.class_names):
+            count = int(self.shapes[index])
             by_class[name] = {
                 "shapes": count,
-                "usage": self.usage[place].tolist() if count else None,
-                "shared": self.shared[place].tolist() if count else None,
+                "usage": self.usage[index].tolist() if count else None,
+                "shared": self.shared[index].tolist() if count else None,
                 "shared_by_all": list(shared[name]),
             }
         return {
@@ -128,12 +128,12 @@ def slot_usage(
         model: a network with external attention.
         dataset: clouds as the network was trained on.
         class_names: of its labels, or categories, in order.
-        layers: which attention layers, 0 is the first and -1 the last; all without it.
+        layers: indices of attention layers, -1 is the last; all if omitted.
         batch_size: clouds at a time.
         dead_below: a slot is dead where no point gives it as much as this many fair shares (1 / M).
 
     Returns:
-        One for each layer, in the order asked for.
+        One for each layer, in the order of ``layers``.
 
     Raises:
         ValueError: if the data set is empty or a layer does not exist.
@@ -142,7 +142,7 @@ def slot_usage(
     check_positive("dead_below", dead_below)
     if len(dataset) == 0:
         raise ValueError("dataset must have at least one cloud, got none")
-    places = range(len(attention_layers(model))) if layers is None else layers
+    indices = range(len(attention_layers(model))) if layers is None else layers
     device = next(model.parameters()).device
     totals: list[_Total] = []
     for start in range(0, len(dataset), batch_size):
@@ -150,7 +150,7 @@ def slot_usage(
         batch = {name: value.to(device) for name, value in batch.items()}
         label = batch["label"] if "label" in batch else batch["category"]
         maps = attention_maps(
-            model, batch["xyz"], batch.get("features"), mask=batch.get("mask"), layers=places
+            model, batch["xyz"], batch.get("features"), mask=batch.get("mask"), layers=indices
         )
         if not totals:
             totals = [_Total(len(class_names), one) for one in maps]
@@ -160,7 +160,7 @@ def slot_usage(
 
 
 class _Total:
-    """Sums over the clouds seen so far, in float64: a data set has millions of points."""
+    """Running sums over clouds, in float64: a data set has millions of points."""
 
     def __init__(self, num_classes: int, like: AttentionMap) -> None:
         self.layer = like.layer
@@ -175,7 +175,7 @@ class _Total:
         self.points = 0
 
     def add(self, one: AttentionMap, label: Tensor) -> None:
-        """Take in a batch of clouds with their labels (B,)."""
+        """Add a batch of clouds with their labels (B,)."""
         usage = one.usage().double()
         self.usage.index_add_(0, label, usage)
         self.shared.index_add_(0, label, (usage > 1 / usage.shape[1]).double())

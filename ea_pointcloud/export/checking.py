@@ -1,4 +1,4 @@
-"""Whether a written file answers as its network does, on clouds made up for it."""
+"""Comparison of a written file with its network on random clouds."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,7 +18,7 @@ Run = Callable[[list[Tensor]], Mapping[str, NDArray]]
 def example_inputs(
     network: Deployed, batch: int, num_points: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Ellipsoids of different shapes, as raw as the network takes them, in its order of inputs."""
+    """Random ellipsoids in the form that the network takes, in its order of inputs."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -36,15 +36,10 @@ def example_inputs(
 
 
 def largest_difference(network: Deployed, run: Run, min_points: int) -> tuple[float, int]:
-    """Compare on a few clouds of few and many points, alone and together.
+    """The largest difference of any output, see ``TOLERANCE``, and the number of clouds compared.
 
-    Args:
-        network: what was written.
-        run: what answers from the file, given the inputs in order.
-        min_points: the fewest it takes.
-
-    Returns:
-        The largest difference of any output, see ``TOLERANCE``, and the number of clouds.
+    Clouds of few (from ``min_points``) and many points, alone and in batches; ``run`` evaluates the
+    file on inputs in order.
     """
     usual = network.model.data_spec.num_points
     sizes = [(1, usual), (3, usual)]

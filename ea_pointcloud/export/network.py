@@ -1,4 +1,4 @@
-"""A trained network from points as users have them to probabilities: what a file holds."""
+"""A trained network with its preprocessing and its softmax, as one module to export."""
 
 import copy
 from importlib.metadata import PackageNotFoundError, version
@@ -16,15 +16,15 @@ FORMAT_VERSION = 1
 
 
 class Deployed(nn.Module):
-    """A copy of a network with all that happens around it, in one forward.
+    """A copy of a network with its preprocessing and calibrated softmax, in one forward.
 
     Centring and scaling, in float64 as :class:`~ea_pointcloud.Predictor` does it; where points are
-    grouped and their number is open, the choice of the farthest ones, as many as in training, and
-    the way back to all points; the calibrated softmax.
+    grouped and their number is open, farthest point sampling to the number of training, and
+    interpolation to all points; the calibrated softmax.
 
     Args:
         model: a classifier or segmenter.
-        dynamic_points: any number of points; without it as many as in training.
+        dynamic_points: any number of points instead of that of training.
         normalize: whether clouds are centred and scaled inside; None: wherever that can be.
 
     Shape:
@@ -36,7 +36,7 @@ class Deployed(nn.Module):
         ValueError: if ``normalize`` cannot be had.
     """
 
-    allowed: Tensor  # (categories, P) bool, where the network is told the category
+    allowed: Tensor  # (categories, P) bool, where the network is conditioned on the category
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Deployed(nn.Module):
                 row[list(parts) or slice(None)] = True
             self.register_buffer("allowed", allowed)
         pyramid = self.model.build_pyramid(torch.rand(1, spec.num_points, 3))
-        # Descriptors belong to the points they came with: others cannot be chosen any more.
+        # Descriptors were computed from all points: no subset can be chosen afterwards.
         self.chooses = dynamic_points and bool(pyramid) and not self.described
         self.num_neighbors = pyramid[0].neighbor.shape[-1] if pyramid else 1
 
@@ -88,8 +88,8 @@ class Deployed(nn.Module):
         if not self.labels_points:
             logits = self.model(seen, features)
             return {"probs": (logits / self.temperature).softmax(-1), "logits": logits}
-        known = {} if category is None else {"category": category}
-        logits = self.model(seen, features, **known) / self.temperature
+        options = {} if category is None else {"category": category}
+        logits = self.model(seen, features, **options) / self.temperature
         if category is not None:
             logits = logits.masked_fill(~self.allowed[category][:, None], -torch.inf)
         probs = logits.softmax(-1)
@@ -98,7 +98,7 @@ class Deployed(nn.Module):
         return {"probs": probs}
 
     def description(self) -> dict[str, Any]:
-        """All that a user of the file has to know, for JSON."""
+        """Inputs, outputs and conventions of the file, for JSON."""
         spec, config = self.model.data_spec, self.model.config
         points: str | int = "points" if self.dynamic_points else spec.num_points
         shapes = {
@@ -113,7 +113,7 @@ class Deployed(nn.Module):
         meanings = {
             "xyz": f"finite coordinates, {spec.up_axis} up, {where}",
             "features": features,
-            "category": "places in category_names",
+            "category": "indices into category_names",
         }
         classes = "class_names"
         if "category" in self.input_names:

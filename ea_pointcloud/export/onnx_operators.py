@@ -48,8 +48,8 @@ def pick_in_turn(
         farthest, first, steps, body=pick, num_scan_inputs=1, scan_output_axes=[1]
     )
     # Where there are fewer points than samples, the order repeats.
-    place = op.Range(op.Constant(value_int=0), op.Squeeze(num_samples), op.Constant(value_int=1))
-    return op.Gather(order, op.Mod(place, rounds), axis=1)
+    index = op.Range(op.Constant(value_int=0), op.Squeeze(num_samples), op.Constant(value_int=1))
+    return op.Gather(order, op.Mod(index, rounds), axis=1)
 
 
 @script()
@@ -62,12 +62,12 @@ def nearest(
     dx, dy, dz = op.Split(op.Mul(offset, offset), num_outputs=3, axis=2)
     sq_dist = op.Squeeze(op.Add(op.Add(dx, dy), dz), op.Constant(value_ints=[2]))
     there = op.Min(k, op.Shape(points, start=1, end=2))
-    # Sorted, and of equal ones the lowest index first, as the standard asks of TopK.
+    # Sorted, ties to the lowest index first, as the standard defines TopK.
     value, idx = op.TopK(sq_dist, there, axis=2, largest=0, sorted=1)
     # Where there are fewer points than neighbours, the nearest repeats.
-    place = op.Range(op.Constant(value_int=0), op.Squeeze(k), op.Constant(value_int=1))
-    place = op.Where(op.Less(place, there), place, op.Sub(place, place))
-    return op.Gather(value, place, axis=2), op.Gather(idx, place, axis=2)
+    index = op.Range(op.Constant(value_int=0), op.Squeeze(k), op.Constant(value_int=1))
+    index = op.Where(op.Less(index, there), index, op.Sub(index, index))
+    return op.Gather(value, index, axis=2), op.Gather(idx, index, axis=2)
 
 
 def _farthest_point_sample(xyz: Any, num_samples: Any, lengths: Any, start: Any) -> Any:
@@ -95,7 +95,7 @@ def _interpolate(features: Any, idx: Any, weight: Any) -> Any:
 
 
 def _count(value: Any) -> Any:
-    """A count as (1,): known when the file is written, or only when it runs."""
+    """A count as (1,), constant or computed when the file runs."""
     if isinstance(value, int):
         return op.Constant(value_ints=[value])
     return op.Reshape(value, op.Constant(value_ints=[1]))

@@ -33,7 +33,7 @@ class Exported:
 
     Args:
         path: the file.
-        description: what the file says about itself.
+        description: the metadata of the file.
         difference: the largest between file and network; None where nothing could run the file.
         clouds: on how many clouds they were compared.
     """
@@ -56,23 +56,22 @@ def export_model(
     """Write a network, with the sampling inside, to a file that runs without this package.
 
     The file is written aside, compared with the network where it can be run, and renamed. The
-    number of clouds in a batch is always open. What goes in and comes out is
-    :class:`~ea_pointcloud.export.Deployed`'s, and the file says it in JSON: under
-    ``ea_pointcloud`` in the metadata of ONNX, as ``ea_pointcloud.json`` in the extra files of
-    ``torch.export``.
+    number of clouds in a batch is always open. Inputs and outputs are those of
+    :class:`~ea_pointcloud.export.Deployed`, described in JSON: under ``ea_pointcloud`` in the
+    metadata of ONNX, as ``ea_pointcloud.json`` in the extra files of ``torch.export``.
 
     Args:
         model: a classifier or segmenter.
         path: the file, in a folder that exists.
         file_format: ``"onnx"`` or ``"torch-export"``.
-        dynamic_points: any number of points; without it as many as in training.
+        dynamic_points: any number of points instead of that of training.
         normalize: centre and scale clouds inside; None: wherever that can be.
         force: replace an existing file.
 
     Raises:
         FileExistsError: if the file exists.
         ImportError: if ONNX is missing.
-        ValueError: if an argument is impossible, or the file does not answer as the network does.
+        ValueError: if an argument is impossible, or file and network differ.
     """
     check_choice("format", file_format, FORMATS)
     path = Path(path)
@@ -138,7 +137,7 @@ def _write_onnx(network: Deployed, path: Path) -> dict[str, Any]:
 
 
 def _write_torch(network: Deployed, path: Path) -> dict[str, Any]:
-    # What was compiled of loops over other sizes would claim these for its own.
+    # Loops compiled for other sizes would be reused for these.
     torch.compiler.reset()
     program = _trace(network)
     for module in program.graph_module.modules():
@@ -196,7 +195,7 @@ def _torch_run(path: Path, network: Deployed) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of exporters on their own insides, which no user can act upon."""
+    """Silence the exporters' warnings about their internals, which no user can act upon."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

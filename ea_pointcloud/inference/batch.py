@@ -206,7 +206,8 @@ def classification(
     topk: int = 3,
     tta_rotations: int = 1,
     remove_outliers: bool = False,
-    drop_invalid: bool = False,
+    drop_invalid: bool | None = None,
+    columns: str | None = None,
 ) -> Job[Sent, Classification]:
     """Classify each file; for the options see :meth:`Predictor.classify`.
 
@@ -215,14 +216,15 @@ def classification(
     """
     predictor.check_classify()
     options = {"up": up, "remove_outliers": remove_outliers}
-    load = partial(_load, drop_invalid, predictor.model.data_spec, options)
+    reading = {"drop_invalid": drop_invalid, "columns": columns}
+    load = partial(_load, reading, predictor.model.data_spec, options)
     predict = partial(_classify, predictor, topk, tta_rotations)
     return Job(load, predict, BATCH_SIZE, ahead=8)
 
 
-def _load(drop_invalid: bool, spec: DataSpec, options: dict[str, Any], file: str) -> Sent:
+def _load(reading: dict[str, Any], spec: DataSpec, options: dict[str, Any], file: str) -> Sent:
     """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
-    found = preprocess(read_cloud(file, drop_invalid=drop_invalid), spec, **options)
+    found = preprocess(read_cloud(file, **reading), spec, **options)
     return found.xyz.numpy(), found.up
 
 
@@ -248,7 +250,8 @@ def segmentation(
     classifier: Predictor | None = None,
     tta_rotations: int = 1,
     remove_outliers: bool = False,
-    drop_invalid: bool = False,
+    drop_invalid: bool | None = None,
+    columns: str | None = None,
 ) -> Job[Cloud, Segmented]:
     """Label every point of each file; for the options see :meth:`Predictor.segment`.
 
@@ -260,7 +263,7 @@ def segmentation(
     options = {"up": up, "category": category, "classifier": classifier}
     options |= {"tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
     # Clouds come at full resolution, perhaps a million points each.
-    load = partial(read_cloud, drop_invalid=drop_invalid)
+    load = partial(read_cloud, drop_invalid=drop_invalid, columns=columns)
     return Job(load, partial(_segment, predictor, options), batch_size=1, ahead=2)
 
 

@@ -18,7 +18,7 @@ from ea_pointcloud.nn import (
     PointwiseResidual,
     SelfAttention,
 )
-from ea_pointcloud.nn.blocks import parts_of_pairs
+from ea_pointcloud.nn.edge_conv import parts_of_pairs
 from ea_pointcloud.ops import PyramidLevel, gather_points
 
 _Network = TypeVar("_Network", bound=nn.Module)

@@ -260,7 +260,7 @@ def _point_logits(
     condition = None
     if model.config.num_categories and category is not None:
         condition = torch.tensor([category], device=xyz.device)
-    in_parts = model.streams and xyz.shape[1] > CHUNK
+    in_parts = model.supports_chunks and xyz.shape[1] > CHUNK
     logits = model(xyz, features, category=condition, chunk=CHUNK if in_parts else None)[0].float()
     return logits / (1.0 if model.calibration is None else model.calibration.temperature)
 

@@ -1,10 +1,11 @@
 """A point cloud in memory, in numpy."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ea_pointcloud.io.common import PARTS
+from ea_pointcloud.io.common import PARTS, escaped
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -18,6 +19,8 @@ class Cloud:
         colors: (N, 3) float32, red, green, blue in 0..1.
         labels: (N,) int64.
         confidence: (N,) float32 of the labels, 0..1 where we wrote it.
+        intensity: (N,) float32, in the unit of the file.
+        extras: further channels by name, (N,) numbers of any type each.
         name: the file's name without folder and suffix.
 
     Raises:
@@ -31,6 +34,8 @@ class Cloud:
     colors: np.ndarray | None = None
     labels: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    intensity: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -44,6 +49,13 @@ class Cloud:
         _check_array("colors", self.colors, (count, 3), np.float32)
         _check_array("labels", self.labels, (count,), np.int64)
         _check_array("confidence", self.confidence, (count,), np.float32)
+        _check_array("intensity", self.intensity, (count,), np.float32)
+        for name, values in self.extras.items():
+            if values.shape != (count,) or values.dtype.kind not in "biuf":
+                raise ValueError(
+                    f"extras[{name!r}] must hold numbers of shape ({count},), got {values.dtype} "
+                    f"of shape {values.shape}"
+                )
 
     def __len__(self) -> int:
         """N."""
@@ -51,8 +63,9 @@ class Cloud:
 
     def __repr__(self) -> str:
         """Name, size and what it carries, not its values."""
-        extras = [part for part in PARTS if getattr(self, part) is not None]
-        return f"Cloud({', '.join([repr(self.name), f'{len(self)} points', *extras])})"
+        parts = [part for part in PARTS if getattr(self, part) is not None]
+        carried = [repr(self.name), f"{len(self)} points", *parts, *map(escaped, self.extras)]
+        return f"Cloud({', '.join(carried)})"
 
 
 def _check_array(name: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> None:

@@ -1,14 +1,66 @@
-"""What the readers of all formats share: error, results, names of columns, rows, values."""
+"""What the readers of all formats share: error, results, text, rows of numbers, values."""
 
-from collections.abc import Sequence
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+LONGEST_MESSAGE = 300
+LOOK = "look at it in a text editor"
+INCOMPLETE = "it is incomplete: compare its size with the original's"
+DAMAGED = "compare it with the original or export it again"
+SOURCE = "export it again from its source"
+UNZIPPED = 2**25  # bytes that a compressed text may hold, and ...
+UNZIPPED_PER_BYTE = 20  # ... more for a large one
+
 
 class CloudFileError(ValueError):
-    """A file that cannot be read as a cloud; the message names file, place and remedy."""
+    """A file that cannot be read as a cloud; the message names file, place and remedy.
+
+    It has at most ``LONGEST_MESSAGE`` characters, those from the file escaped for a terminal.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_shortened(escaped(message)))
+
+    @classmethod
+    def of_files(cls, message: str) -> "CloudFileError":
+        """The error of several files, with a line each."""
+        error = cls("")
+        error.args = ("\n".join(_shortened(escaped(line)) for line in message.split("\n")),)
+        return error
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return f"{message[:180]} ... {message[185 - LONGEST_MESSAGE :]}"  # name in front, remedy last
+
+
+def escaped(text: str) -> str:
+    """``text`` without line breaks and whatever else a terminal might obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def listing(names: Iterable[str], most: int = 12) -> str:
+    """The first ``most`` names, each cut to 30 characters, and how many there are beyond them."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return " ".join(name[:30] for name in names[:most]) + more
+
+
+class Options(NamedTuple):
+    """What a caller says about a file."""
+
+    index: int | None = None  # which of several clouds
+    columns: Sequence[str] | None = None  # a role each, or NAME=ROLE
 
 
 class Points(NamedTuple):
@@ -19,10 +71,40 @@ class Points(NamedTuple):
     colors: np.ndarray | None = None  # (N, 3), 0..1 or the range of an integer type
     labels: np.ndarray | None = None  # (N,), whole numbers of any dtype
     confidence: np.ndarray | None = None  # (N,)
+    intensity: np.ndarray | None = None  # (N,)
+    extras: Mapping[str, np.ndarray] = MappingProxyType({})  # (N,) each
+    notes: tuple[str, ...] = ()  # what the user should hear about the file
+
+    def select(self, which: np.ndarray) -> "Points":
+        """Those that an (N,) mask names."""
+        parts = {part: getattr(self, part) for part in ("xyz", *PARTS)}
+        chosen = {name: None if part is None else part[which] for name, part in parts.items()}
+        extras = {name: values[which] for name, values in self.extras.items()}
+        return self._replace(**chosen, extras=extras)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All of it as named arrays, for a pipe."""
+        arrays = {name: getattr(self, name) for name in ("xyz", *PARTS)}
+        arrays |= {f"extras/{name}": values for name, values in self.extras.items()}
+        if self.notes:
+            arrays["notes"] = np.frombuffer("\n".join(self.notes).encode(), np.uint8)
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Points":
+        """Undo :meth:`to_arrays`."""
+        notes = arrays.pop("notes", np.empty(0, np.uint8)).tobytes().decode()
+        extras = {
+            name.removeprefix("extras/"): arrays.pop(name)
+            for name in list(arrays)
+            if name.startswith("extras/")
+        }
+        parts = {name: arrays.get(name) for name in PARTS}
+        return cls(arrays["xyz"], **parts, extras=extras, notes=tuple(notes.splitlines()))
 
 
-PARTS = ("normals", "colors", "labels", "confidence")  # of a point, beside xyz
-Columns = dict[str, np.ndarray]  # to write: xyz float64, and the PARTS there are, colors in 0..1
+PARTS = ("normals", "colors", "labels", "confidence", "intensity")  # of a point, beside xyz
+Columns = dict[str, np.ndarray]  # to write: xyz float64, the PARTS and extras there are
 
 
 class Mesh(NamedTuple):
@@ -30,49 +112,65 @@ class Mesh(NamedTuple):
 
     vertices: np.ndarray  # (V, 3) float64
     faces: np.ndarray  # (F, 3) int64
+    notes: tuple[str, ...] = ()
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays, for a pipe."""
+        return {"vertices": self.vertices, "faces": self.faces}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Mesh":
+        """Undo :meth:`to_arrays`."""
+        return cls(arrays["vertices"], arrays["faces"])
 
 
-NORMAL_NAMES = (
-    ("nx", "ny", "nz"),
-    ("normal_x", "normal_y", "normal_z"),
-    ("normalx", "normaly", "normalz"),
-)
-COLOR_NAMES = (("red", "green", "blue"), ("r", "g", "b"))
-LABEL_NAMES = ("label", "labels", "class", "classification", "part_label", "scalar")
-CONFIDENCE_NAME = "confidence"
+def is_compressed(path: Path) -> bool:
+    """Whether the name ends in ``.gz``."""
+    return path.suffix.lower() == ".gz"
 
 
-def plain_name(name: str) -> str:
-    """Lower case, without the ``scalar_`` that CloudCompare puts before its fields."""
-    return name.strip().strip('"').lower().removeprefix("scalar_")
+def suffix_of(path: Path) -> str:
+    """``.xyz`` of ``a.xyz`` and ``a.XYZ.gz``."""
+    return (Path(path.stem) if is_compressed(path) else path).suffix.lower()
 
 
-def points_from_columns(path: Path, columns: dict[str, np.ndarray]) -> Points:
-    """Pick coordinates, normals, colours, labels and confidence out of named (N,) columns.
+def read_bytes(path: Path) -> bytes:
+    """The content, decompressed if the name ends in ``.gz``; UTF-16 and UTF-8 marks as UTF-8."""
+    if is_compressed(path):
+        most = UNZIPPED + UNZIPPED_PER_BYTE * path.stat().st_size
+        try:
+            with gzip.open(path) as file:
+                data = file.read(most + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise CloudFileError(
+                f"{path.name}: damaged or not a gzip file ({error}); {DAMAGED}"
+            ) from error
+        if len(data) > most:
+            raise CloudFileError(f"{path.name}: holds over {most:,} bytes; decompress it first")
+    else:
+        data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace").encode()
+    return data.removeprefix(codecs.BOM_UTF8)
 
-    Args:
-        path: the file, for the message.
-        columns: (N,) each; unknown names are left out.
+
+def read_text_file(path: Path) -> str:
+    """The content as text, see :func:`decode_text`."""
+    return decode_text(path, read_bytes(path))
+
+
+def decode_text(path: Path, data: bytes) -> str:
+    """UTF-8 bytes as text.
 
     Raises:
-        CloudFileError: if x, y or z is missing.
+        CloudFileError: if it looks like UTF-16 without a byte-order mark, or like no text.
     """
-    known = {plain_name(name): values for name, values in columns.items()}
-    missing = [axis for axis in "xyz" if axis not in known]
-    if missing:
-        raise CloudFileError(
-            f"{path.name}: has no column {' '.join(missing)}, only {' '.join(columns)}; "
-            "name the coordinates x y z"
-        )
-
-    def group(choices: Sequence[tuple[str, ...]]) -> np.ndarray | None:
-        found = [names for names in choices if all(name in known for name in names)]
-        return np.stack([known[name] for name in found[0]], 1) if found else None
-
-    label = next((known[name] for name in LABEL_NAMES if name in known), None)
-    xyz = np.stack([known[axis] for axis in "xyz"], 1)
-    confidence = known.get(CONFIDENCE_NAME)
-    return Points(xyz, group(NORMAL_NAMES), group(COLOR_NAMES), label, confidence)
+    start = data[:1000]
+    if b"\0" in start:
+        half = start.count(b"\0") > len(start) / 3
+        what = "UTF-16 text without a byte-order mark" if half else "not text but bytes"
+        raise CloudFileError(f"{path.name}: is {what}; save it as UTF-8 text")
+    return data.decode("utf-8", errors="replace")
 
 
 def whole_number(text: str) -> int | None:
@@ -102,9 +200,9 @@ def parse_rows(
     Args:
         path: the file, for the message.
         lines: R >= 1 lines.
-        delimiter: one character; any white space without it.
-        columns: those wanted, when lines may have further ones; all lines need the same number
-            of columns without it.
+        delimiter: one character; any white space if omitted.
+        columns: those wanted, when lines may have further ones; if omitted, all lines need the
+            same number of columns.
         kind: float, or int for whole numbers.
 
     Returns:
@@ -127,7 +225,7 @@ def parse_rows(
     except ValueError as error:
         # numpy counts rows, people look for lines: find the place again in the file's own terms.
         fault = _first_fault(path, lines, delimiter, columns, kind)
-        raise fault or CloudFileError(f"{path.name}: {error}") from None
+        raise fault or CloudFileError(f"{path.name}: {error}; {LOOK}") from None
     return table
 
 
@@ -145,8 +243,7 @@ def _first_fault(
         if len(fields) < width or (len(fields) > width and not columns):
             expected = f"needs {width}" if columns else f"line {first_number} has {width}"
             return CloudFileError(
-                f"{path.name}: line {number} has {len(fields)} columns, {expected}; "
-                "correct or remove that line"
+                f"{path.name}: line {number} has {len(fields)} columns, {expected}; {LOOK}"
             )
         for field in fields[:width]:
             try:
@@ -154,47 +251,18 @@ def _first_fault(
             except ValueError:
                 return CloudFileError(
                     f"{path.name}: line {number}: {field.strip()[:20]!r} is not a "
-                    f"{'number' if kind is float else 'whole number'}; "
-                    "correct or remove that line"
+                    f"{'number' if kind is float else 'whole number'}; {LOOK}"
                 )
     return None
 
 
 def truncated(path: Path, what: str, promised: int, held: int) -> CloudFileError:
-    """The error of a header that disagrees with what follows it."""
-    advice = "it is truncated, copy it again" if held < promised else "correct the count"
+    """The error of a header that promises more than follows."""
     return CloudFileError(
-        f"{path.name}: the header promises {promised} {what}, the file holds {held}; {advice}"
+        f"{path.name}: the header promises {promised} {what}, the file holds {held}; {INCOMPLETE}"
     )
 
 
-def unit_normals(normals: np.ndarray) -> np.ndarray:
-    """(N, 3) float32 of unit length; a zero normal stays zero."""
-    normals = normals.astype(np.float64)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0).astype("f4")
-
-
-def unit_colors(path: Path, colors: np.ndarray) -> np.ndarray:
-    """Scale colours to 0..1; numbers without an integer type of their own are 0..1 or 0..255."""
-    if colors.dtype in (np.uint8, np.uint16):
-        return (colors / np.iinfo(colors.dtype).max).astype(np.float32)
-    if not ((colors >= 0) & (colors <= 255)).all():
-        raise CloudFileError(
-            f"{path.name}: colours must be within 0..1 or 0..255, got "
-            f"{colors.min():g}..{colors.max():g}; rescale them or leave the columns out"
-        )
-    return (colors / (255 if colors.max() > 1 else 1)).astype(np.float32)
-
-
-def whole_labels(path: Path, labels: np.ndarray) -> np.ndarray:
-    """(N,) int64, or an error for a label that is not a whole number."""
-    whole = np.isfinite(labels) & (labels == np.round(labels))
-    whole &= np.abs(labels.astype(np.float64)) < 2.0**63
-    if not whole.all():
-        raise CloudFileError(
-            f"{path.name}: the label of point {int(whole.argmin())} is "
-            f"{labels[whole.argmin()]:g}; labels must be whole numbers of 64 bits, "
-            "rename the column if it means something else"
-        )
-    return labels.astype(np.int64)
+def ignored(count: int, what: str) -> str:
+    """The note about what follows the last point or face that the header promises."""
+    return f"{count} {what} after what the header promises are left out"

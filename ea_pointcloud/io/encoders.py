@@ -18,7 +18,8 @@ SHORT_NAMES = {
     "colors": ("r", "g", "b"),
     "labels": ("label",),
     "confidence": ("confidence",),
-}
+    "intensity": ("intensity",),
+}  # of extras their own
 
 
 def encode_bare_text(columns: Columns) -> bytes:
@@ -27,9 +28,12 @@ def encode_bare_text(columns: Columns) -> bytes:
 
 
 def encode_pts(columns: Columns) -> bytes:
-    """The number of points, then coordinates and colours of 0..255."""
+    """The number of points, then coordinates, intensity and colours of 0..255."""
     table = columns["xyz"]
     formats = [FLOAT_FORMAT] * 3
+    if "intensity" in columns:
+        table = np.concatenate([table, columns["intensity"][:, None]], 1)
+        formats += [FLOAT_FORMAT]
     if "colors" in columns:
         table = np.concatenate([table, _bytes_of(columns["colors"])], 1)
         formats += ["%d"] * 3
@@ -61,20 +65,17 @@ def encode_npz(columns: Columns) -> bytes:
 
 
 def encode_ply(columns: Columns) -> bytes:
-    """Binary: double coordinates, float normals and confidence, uchar colours, int label."""
-    layout: list[tuple[str, str, np.ndarray]] = []
-    layout += _fields("xyz", "<f8", columns["xyz"])
-    if "normals" in columns:
-        layout += _fields("normals", "<f4", columns["normals"])
-    if "colors" in columns:
-        colors = zip(("red", "green", "blue"), _bytes_of(columns["colors"]).T, strict=True)
-        layout += [(name, "|u1", values) for name, values in colors]
-    if "labels" in columns:
-        layout.append(("label", "<i4", _as_int32(columns["labels"])))
-    if "confidence" in columns:
-        layout.append(("confidence", "<f4", columns["confidence"]))
-    types = {"<f8": "double", "<f4": "float", "|u1": "uchar", "<i4": "int"}
-    properties = "".join(f"property {types[code]} {name}\n" for name, code, _ in layout)
+    """Binary: double coordinates, float normals, uchar colours, int label, the others as given."""
+    layout = []
+    for part, values in columns.items():
+        if part == "colors":
+            colors = zip(("red", "green", "blue"), _bytes_of(values).T, strict=True)
+            layout += [(name, "|u1", column) for name, column in colors]
+        else:
+            layout += _fields(part, values, {"xyz": "<f8"})
+    types = {"f8": "double", "f4": "float", "u1": "uchar", "i4": "int", "i1": "char"}
+    types |= {"i2": "short", "u2": "ushort", "u4": "uint"}
+    properties = "".join(f"property {types[code[1:]]} {name}\n" for name, code, _ in layout)
     header = (
         "ply\nformat binary_little_endian 1.0\n"
         f"element vertex {len(columns['xyz'])}\n{properties}end_header\n"
@@ -83,21 +84,17 @@ def encode_ply(columns: Columns) -> bytes:
 
 
 def encode_pcd(columns: Columns) -> bytes:
-    """Binary: double coordinates and normals (Open3D wants one type), packed rgb, int label.
-
-    Confidence is float.
-    """
-    layout = _fields("xyz", "<f8", columns["xyz"])
-    if "normals" in columns:
-        normals = zip("xyz", columns["normals"].T, strict=True)
-        layout += [(f"normal_{axis}", "<f8", values) for axis, values in normals]
-    if "colors" in columns:
-        red, green, blue = _bytes_of(columns["colors"]).astype(np.uint32).T
-        layout.append(("rgb", "<u4", red << 16 | green << 8 | blue))
-    if "labels" in columns:
-        layout.append(("label", "<i4", _as_int32(columns["labels"])))
-    if "confidence" in columns:
-        layout.append(("confidence", "<f4", columns["confidence"]))
+    """Binary: double coordinates and normals (Open3D wants one type), packed rgb, int label."""
+    layout = []
+    for part, values in columns.items():
+        if part == "colors":
+            red, green, blue = _bytes_of(values).astype(np.uint32).T
+            layout.append(("rgb", "<u4", red << 16 | green << 8 | blue))
+        elif part == "normals":
+            normals = zip("xyz", values.T, strict=True)
+            layout += [(f"normal_{axis}", "<f8", column) for axis, column in normals]
+        else:
+            layout += _fields(part, values, {"xyz": "<f8"})
     kinds = {"f": "F", "u": "U", "i": "I"}
     count = len(columns["xyz"])
     header = (
@@ -167,7 +164,7 @@ HOLDS = {
     ".xyz": (),
     ".xyzn": ("normals",),
     ".xyzrgb": ("colors",),
-    ".pts": ("colors",),
+    ".pts": ("colors", "intensity"),
     ".npy": (),
 }
 # ... and what it cannot do without.
@@ -180,12 +177,23 @@ MESH_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray], bytes]] = {
 }
 
 
-def _fields(part: str, code: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
-    names = zip(SHORT_NAMES[part], values.T, strict=True)
+Field = tuple[str, str, np.ndarray]  # name, type, (N,) values
+
+
+def _fields(part: str, values: np.ndarray, types: dict[str, str]) -> list[Field]:
+    """The columns of a part or extra; labels, and integers of 64 bits, narrowed if they fit."""
+    if part == "labels":
+        values = _as_int32(values)
+    elif values.dtype.itemsize == 8 and values.dtype.kind in "iu":
+        narrow = np.iinfo(np.int32)
+        fits = values.min() >= narrow.min and values.max() <= narrow.max
+        values = values.astype(np.int32 if fits else np.float64)
+    code = types.get(part, values.dtype.newbyteorder("<").str)
+    names = zip(SHORT_NAMES.get(part, (part,)), np.atleast_2d(values.T), strict=True)
     return [(name, code, column) for name, column in names]
 
 
-def _packed(layout: list[tuple[str, str, np.ndarray]]) -> bytes:
+def _packed(layout: list[Field]) -> bytes:
     table = np.empty(len(layout[0][2]), dtype=[(name, code) for name, code, _ in layout])
     for name, _, values in layout:
         table[name] = values
@@ -211,9 +219,12 @@ def _with_three(faces: np.ndarray) -> np.ndarray:
 
 
 def _named_text(columns: Columns, delimiter: str) -> bytes:
-    names = [name for part in columns for name in SHORT_NAMES[part]]
+    names = [name for part in columns for name in SHORT_NAMES.get(part, (part,))]
     table = np.concatenate([values.reshape(len(values), -1) for values in columns.values()], 1)
-    formats = ["%d" if name == "label" else FLOAT_FORMAT for name in names]
+    whole = {part for part, values in columns.items() if values.dtype.kind in "iu"} | {"label"}
+    precise = {part for part, values in columns.items() if part not in SHORT_NAMES}
+    formats = ["%d" if name in whole else "%.17g" if name in precise else FLOAT_FORMAT
+               for name in names]  # fmt: skip
     return f"{delimiter.join(names)}\n".encode() + _table_text(table, delimiter, formats)
 
 

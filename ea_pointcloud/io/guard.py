@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ea_pointcloud.io.common import CloudFileError, Points
+from ea_pointcloud.io.common import CloudFileError, Mesh, Options, Points
 
 START_SECONDS = 120  # to import the library, from a cold and busy disk
 READ_SECONDS = 3  # for a small file, which takes milliseconds
@@ -30,7 +30,7 @@ MEMORY = 2**30  # bytes for a small file
 MEMORY_PER_BYTE = 128  # more for a large one: a point of a LAZ file may take a byte
 
 
-def read_guarded(library: str, path: Path, index: int | None) -> Points:
+def read_guarded(library: str, path: Path, options: Options) -> Points | Mesh:
     """Read a file in the process that holds ``library``, one of those in ``worker``.
 
     Raises:
@@ -39,7 +39,7 @@ def read_guarded(library: str, path: Path, index: int | None) -> Points:
     """
     # Of this process alone: after a fork the parent's pipes are not ours to use.
     key = (os.getpid(), library)
-    return _processes.setdefault(key, _Process(library)).read(path, index)
+    return _processes.setdefault(key, _Process(library)).read(path, options)
 
 
 def stop() -> None:
@@ -62,17 +62,17 @@ class _Process:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def read(self, path: Path, index: int | None) -> Points:
+    def read(self, path: Path, options: Options) -> Points | Mesh:
         size = path.stat().st_size
         limits = _Limits(READ_SECONDS + size / BYTES_PER_SECOND, MEMORY + size * MEMORY_PER_BYTE)
-        request = {"path": str(path.absolute()), "index": index, **limits._asdict()}
+        request = {"path": str(path.absolute()), "options": options, **limits._asdict()}
         with self._lock:
             if self._child is None or self._child.poll() is not None:
                 self._start(path)
             reply, arrays = self._exchange(path, request, limits)
         if reply["error"]:
             raise CloudFileError(f"{path.name}: {reply['error']}")
-        return Points(**arrays)
+        return Mesh.from_arrays(arrays) if "faces" in arrays else Points.from_arrays(arrays)
 
     def stop(self) -> None:
         child, self._child = self._child, None
@@ -138,8 +138,8 @@ class _Process:
             fault = _fault(child.wait(), limits)
             self.stop()
             raise CloudFileError(
-                f"{path.name}: {fault}; the file is damaged or too large, copy it again or save "
-                "it as .ply"
+                f"{path.name}: {fault}; the file is damaged or too large, compare it with the "
+                "original or save it as .ply"
             ) from error
         except BaseException:  # an interrupt leaves a reply in the pipe that no one waits for
             self.stop()

@@ -1,7 +1,7 @@
 """The process behind ``guard``: reads files on request, one after another.
 
-A request is a line of JSON: path, index, and the seconds and bytes of memory that reading may take.
-A reply is a line of JSON, followed by the bytes of the arrays that it lists.
+A request is a line of JSON: path, options, and the seconds and bytes of memory that reading may
+take. A reply is a line of JSON, followed by the bytes of the arrays that it lists.
 """
 
 import faulthandler
@@ -12,17 +12,19 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ea_pointcloud.io.common import CloudFileError, Points
+from ea_pointcloud.io.common import DAMAGED, CloudFileError, Mesh, Options, Points
+from ea_pointcloud.io.gltf import read_gltf
 from ea_pointcloud.io.hdf5 import read_hdf5
 from ea_pointcloud.io.las import read_las
 
-READERS: dict[str, Callable[[Path, int | None], Points]] = {
+READERS: dict[str, Callable[[Path, Options], Points | Mesh]] = {
     "h5py": read_hdf5,
-    "laspy": lambda path, _: read_las(path),
+    "laspy": read_las,
+    "DracoPy": read_gltf,
 }
 
 
@@ -49,19 +51,19 @@ def serve(library: str) -> None:
 
 
 def _read(
-    library: str, path: str, index: int | None, memory: float
+    library: str, path: str, options: list[Any], memory: float
 ) -> tuple[str | None, dict[str, np.ndarray]]:
     """An error without the file's name, or the parts of its points."""
     file = Path(path)
     try:
-        parts = READERS[library](file, index)._asdict().items()
-        return None, {name: np.ascontiguousarray(part) for name, part in parts if part is not None}
+        parts = READERS[library](file, Options(*options)).to_arrays()
+        return None, {name: np.ascontiguousarray(part) for name, part in parts.items()}
     except CloudFileError as error:
         return str(error).removeprefix(f"{file.name}: "), {}
     except MemoryError:
         return f"takes more than {memory / 2**30:.1f} GiB; damaged or too large, split it", {}
     except BaseException as error:  # a panic in Rust is no Exception
-        return f"damaged ({type(error).__name__}: {error}); copy it again", {}
+        return f"damaged ({str(error)[:100] or 'its reader failed'}); {DAMAGED}", {}
 
 
 def _reply(replies: BinaryIO, error: str | None, arrays: dict[str, np.ndarray]) -> None:

@@ -4,25 +4,33 @@ Open3D 0.20 does not serve here: it fills what is missing with uninitialised mem
 as 0, and misreads normals whose type differs from that of the coordinates.
 """
 
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ea_pointcloud.io.columns import PACKED_COLORS, points_from_columns
 from ea_pointcloud.io.common import (
+    DAMAGED,
+    INCOMPLETE,
+    LOOK,
     CloudFileError,
     Lines,
+    Options,
     Points,
+    ignored,
     number_lines,
     parse_rows,
-    points_from_columns,
+    read_bytes,
     truncated,
 )
 
 KINDS = {"F": "f", "I": "i", "U": "u"}  # of TYPE, to numpy's
 SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}  # bytes
-PACKED_COLORS = ("rgb", "rgba")  # 0xAARRGGBB in 4 bytes, whatever type the header gives them
+DATA = re.compile(rb"(?:^|[\r\n])DATA[ \t]+[^\r\n]*(\r?\n|\r|$)")
+PADDING = "_"
 LZF_EXPANSION = 88  # at most, as 3 bytes can stand for 264
 
 
@@ -30,6 +38,14 @@ class _Field(NamedTuple):
     name: str
     dtype: np.dtype
     count: int  # values a point
+
+    def columns(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Name the columns of (N, count) values; none of padding."""
+        if self.name == PADDING:
+            return {}
+        if self.count == 1:
+            return {self.name: values[:, 0]}
+        return {f"{self.name}_{number}": column for number, column in enumerate(values.T)}
 
 
 class _Header(NamedTuple):
@@ -45,37 +61,40 @@ class _Header(NamedTuple):
         return sum(field.dtype.itemsize * field.count for field in self.fields)
 
 
-def read_pcd(path: Path) -> Points:
-    """Read a PCD file of any storage; fields with several values a point are left out."""
-    data = path.read_bytes()
+def read_pcd(path: Path, options: Options) -> Points:
+    """Read a PCD file of any storage; fields of several values are columns of their own."""
+    data = read_bytes(path)
     header = _read_header(path, data)
+    notes = ()
     if header.storage == "ascii":
-        columns = _ascii_columns(path, data, header)
+        columns, rest = _ascii_columns(path, data, header)
+        notes = (ignored(rest, "lines"),) if rest else ()
     elif header.storage == "binary":
         held, rest = divmod(len(data) - header.start, header.row)
-        if held != header.num_points or rest > 2:  # a line break at the end does no harm
+        if held < header.num_points:
             raise truncated(path, "points", header.num_points, held)
+        rest += (held - header.num_points) * header.row
+        notes = (ignored(rest, "bytes"),) if rest > 2 else ()  # a line break at the end
         columns = _binary_columns(data, header)
     elif header.storage == "binary_compressed":
         columns = _compressed_columns(path, data, header)
     else:
         raise CloudFileError(
-            f"{path.name}: DATA is {header.storage!r}; it must be ascii, binary or "
+            f"{path.name}: DATA is {header.storage[:30]!r}; it must be ascii, binary or "
             "binary_compressed"
         )
-    packed = next((columns[name] for name in PACKED_COLORS if name in columns), None)
-    points = points_from_columns(path, columns)
-    return points if packed is None else points._replace(colors=_unpacked_colors(packed))
+    return points_from_columns(path, columns, options.columns, notes)
 
 
 def _read_header(path: Path, data: bytes) -> _Header:
-    end = data.find(b"\nDATA ") + 1
-    start = data.find(b"\n", end) + 1
-    if end == 0 or start == 0:
+    end = DATA.search(data)
+    if end is None:
         raise CloudFileError(
-            f"{path.name}: has no PCD header down to its DATA line; "
-            "it is not a PCD file or truncated, copy it again"
+            f"{path.name}: has no PCD header down to its DATA line: it is not a PCD file, or "
+            f"{INCOMPLETE.removeprefix('it is ')}"
         )
+    # Where lines end in a carriage return alone, a line feed behind it is a byte of the points.
+    start = end.end() - (end[1] == b"\r\n" and b"\n" not in data[: end.end() - 1])
     lines = number_lines(data[:start].decode("ascii", errors="replace"))
     entries = {line.split()[0]: line.split()[1:] for _, line in lines}
     try:
@@ -84,21 +103,24 @@ def _read_header(path: Path, data: bytes) -> _Header:
         fields = [
             _field(*description) for description in zip(names, kinds, sizes, counts, strict=True)
         ]
-        (width,), (height,), (points,) = (entries[key] for key in ("WIDTH", "HEIGHT", "POINTS"))
-        num_points, grid = int(points), (int(width), int(height))
-    except (KeyError, ValueError) as error:
+        width, height = (int(entries[key][0]) for key in ("WIDTH", "HEIGHT"))
+        num_points, grid = int(*entries.get("POINTS", [width * height])), (width, height)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise CloudFileError(
-            f"{path.name}: the PCD header is incomplete or contradicts itself ({error}); "
-            "export it again"
+            f"{path.name}: the PCD header is incomplete or contradicts itself "
+            f"({_reason(error)}); {LOOK}"
         ) from error
     if grid[0] * grid[1] != num_points or num_points <= 0:
         raise CloudFileError(
             f"{path.name}: the header promises {num_points} points in a grid of "
-            f"{grid[0]} x {grid[1]}; correct the counts or export it again"
+            f"{grid[0]} x {grid[1]}; {LOOK}"
         )
-    return _Header(
-        fields, num_points, " ".join(entries["DATA"]), start, data[:start].count(b"\n") + 1
-    )
+    line = len(data[:start].splitlines()) + 1
+    return _Header(fields, num_points, " ".join(entries["DATA"]).lower(), start, line)
+
+
+def _reason(error: Exception) -> str:
+    return f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)[:100]
 
 
 def _field(name: str, kind: str, size: str, count: str) -> _Field:
@@ -111,25 +133,26 @@ def _field(name: str, kind: str, size: str, count: str) -> _Field:
     return _Field(name, np.dtype(f"<{KINDS[kind]}{size}"), int(count))
 
 
-def _ascii_columns(path: Path, data: bytes, header: _Header) -> dict[str, np.ndarray]:
+def _ascii_columns(path: Path, data: bytes, header: _Header) -> tuple[dict[str, np.ndarray], int]:
+    """The columns, and how many lines follow the points."""
     text = data[header.start :].decode("ascii", errors="replace")
     lines: Lines = number_lines(text, first=header.line)
-    if len(lines) != header.num_points:
+    if len(lines) < header.num_points:
         raise truncated(path, "points", header.num_points, len(lines))
-    table = parse_rows(path, lines)
+    table = parse_rows(path, lines[: header.num_points])
     width = sum(field.count for field in header.fields)
     if table.shape[1] != width:
         raise CloudFileError(
             f"{path.name}: line {lines[0][0]} has not the {width} columns that the "
-            "header promises; export it again"
+            f"header promises; {LOOK}"
         )
     columns: dict[str, np.ndarray] = {}
     at = 0
     for field in header.fields:
-        if field.count == 1:
-            columns[field.name] = _as_declared(path, field, table[:, at])
+        values = _as_declared(path, field, table[:, at : at + field.count])
+        columns |= field.columns(values)
         at += field.count
-    return columns
+    return columns, len(lines) - header.num_points
 
 
 def _as_declared(path: Path, field: _Field, values: np.ndarray) -> np.ndarray:
@@ -141,8 +164,8 @@ def _as_declared(path: Path, field: _Field, values: np.ndarray) -> np.ndarray:
     limits = np.iinfo(field.dtype)
     if not ((values >= limits.min) & (values <= limits.max)).all():
         raise CloudFileError(
-            f"{path.name}: a {field.name!r} is not within {limits.min}..{limits.max} as its type "
-            "promises; declare it as float"
+            f"{path.name}: a {field.name[:30]!r} is not within {limits.min}..{limits.max} as its "
+            "type promises; declare it as float"
         )
     return values.astype(field.dtype)
 
@@ -151,9 +174,10 @@ def _binary_columns(data: bytes, header: _Header) -> dict[str, np.ndarray]:
     # Padding fields may share a name, so numpy gets numbers.
     layout = [(str(i), field.dtype, (field.count,)) for i, field in enumerate(header.fields)]
     table = np.frombuffer(data, np.dtype(layout), header.num_points, header.start)
-    return {
-        field.name: table[str(i)][:, 0] for i, field in enumerate(header.fields) if field.count == 1
-    }
+    columns: dict[str, np.ndarray] = {}
+    for i, field in enumerate(header.fields):
+        columns |= field.columns(table[str(i)])
+    return columns
 
 
 def _compressed_columns(path: Path, data: bytes, header: _Header) -> dict[str, np.ndarray]:
@@ -168,15 +192,13 @@ def _compressed_columns(path: Path, data: bytes, header: _Header) -> dict[str, n
     body = data[header.start + 8 : header.start + 8 + packed]
     plain = _lzf_decompress(body, promised) if promised <= packed * LZF_EXPANSION else b""
     if len(plain) != promised:
-        raise CloudFileError(
-            f"{path.name}: its compressed points are damaged; copy or export it again"
-        )
+        raise CloudFileError(f"{path.name}: its compressed points are damaged; {DAMAGED}")
     columns: dict[str, np.ndarray] = {}
     at = 0
     for field in header.fields:
         length = header.num_points * field.count
-        if field.count == 1:
-            columns[field.name] = np.frombuffer(plain, field.dtype, length, at)
+        values = np.frombuffer(plain, field.dtype, length, at)
+        columns |= field.columns(values.reshape(header.num_points, field.count))
         at += length * field.dtype.itemsize
     return columns
 
@@ -215,8 +237,3 @@ def _lzf_decompress(data: bytes, size: int) -> bytes:
     except IndexError:  # the data ends within an instruction
         pass
     return bytes(out)
-
-
-def _unpacked_colors(packed: np.ndarray) -> np.ndarray:
-    bits = np.ascontiguousarray(packed).view(np.uint32)
-    return np.stack([bits >> 16, bits >> 8, bits], 1).astype(np.uint8)

@@ -5,25 +5,31 @@ ushort and uint, rounds the vertices of meshes to float32, returns uninitialised
 truncated file, and crashes the process where a polygon names a vertex that does not exist.
 """
 
-import struct
-from dataclasses import dataclass
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ea_pointcloud.io.columns import points_from_columns
 from ea_pointcloud.io.common import (
+    INCOMPLETE,
+    LOOK,
+    SOURCE,
     CloudFileError,
     Lines,
     Mesh,
+    Options,
     Points,
+    ignored,
     number_lines,
     parse_rows,
-    points_from_columns,
+    read_bytes,
     truncated,
     whole_number,
 )
-from ea_pointcloud.io.meshes import read_polygons, triangulate
+from ea_pointcloud.io.ply_rows import FACE_LISTS, Element, Property, binary_lists
+from ea_pointcloud.io.polygons import read_polygons, strip, triangulate
 
 TYPES = {
     **{"char": "b", "uchar": "B", "short": "h", "ushort": "H", "int": "i", "uint": "I"},
@@ -31,125 +37,133 @@ TYPES = {
     **{"float": "f", "double": "d", "float32": "f", "float64": "d"},
 }  # to the codes that struct and numpy share
 BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-PLURALS = {"vertex": "vertices", "face": "faces"}
-FACE_LISTS = ("vertex_indices", "vertex_index")
+FEW_CORNERS = "faces of one or two corners are left out"
+STRIPS = ("tristrips", "tristrip")
+END = re.compile(rb"[\r\n]end_header[ \t]*(\r?\n|\r)")
 
 
-class _Property(NamedTuple):
-    name: str
-    code: str
-    count_code: str | None  # of a list: the type of its length
+class _Content(NamedTuple):
+    columns: dict[str, np.ndarray]  # of the vertices
+    lists: dict[str, list[np.ndarray]]  # of each other element: (R, K) corners for every K
+    notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Element:
-    name: str
-    count: int
-    properties: list[_Property]
-
-    @property
-    def has_list(self) -> bool:
-        return any(field.count_code for field in self.properties)
-
-    @property
-    def plural(self) -> str:
-        return PLURALS.get(self.name, f"{self.name} rows")
-
-
-def read_ply(path: Path) -> Points | Mesh:
-    """Read a point cloud, or a mesh where the file has faces."""
-    data = path.read_bytes()
+def read_ply(path: Path, options: Options) -> Points | Mesh:
+    """Read a point cloud, or a mesh where the file has faces or triangle strips."""
+    data = read_bytes(path)
     order, elements, start = _read_header(path, data)
     vertex = next((element for element in elements if element.name == "vertex"), None)
     if vertex is None or vertex.count == 0:
-        raise CloudFileError(f"{path.name}: the header promises no vertices; export it again")
-    if vertex.has_list:
-        raise CloudFileError(
-            f"{path.name}: its vertices have a list property, which is not read; export without it"
-        )
+        raise CloudFileError(f"{path.name}: the header promises no vertices; {SOURCE}")
     if order:
-        columns, polygons = _parse_binary(path, data, order, elements, start)
+        content = _parse_binary(path, data, order, elements, start)
     else:
-        columns, polygons = _parse_ascii(path, data, elements, start)
-    points = points_from_columns(path, columns)
-    if not polygons:
-        return points
-    return Mesh(points.xyz.astype(np.float64), triangulate(polygons))
+        content = _parse_ascii(path, data, elements, start)
+    points = points_from_columns(path, content.columns, options.columns, content.notes)
+    faces = content.lists.get("face", [])
+    polygons = [group for group in faces if group.shape[1] >= 3]
+    strips = [strip(row) for name in STRIPS for rows in content.lists.get(name, []) for row in rows]
+    if not polygons and not strips:
+        notes = (FEW_CORNERS,) if faces else ()
+        return points._replace(notes=points.notes + notes)
+    vertices = points.xyz.astype(np.float64)
+    faces = np.concatenate([triangulate(vertices, polygons), *strips])
+    left = [part for part in ("labels", "colors") if getattr(points, part) is not None]
+    notes = points.notes
+    if left:
+        notes += (f"{' and '.join(left)} of the vertices are left out: points are drawn from the "
+                  "surface",)  # fmt: skip
+    return Mesh(vertices, faces, notes)
 
 
-Content = tuple[dict[str, np.ndarray], list[np.ndarray]]  # vertex columns; (R, K) polygons per K
-
-
-def _read_header(path: Path, data: bytes) -> tuple[str, list[_Element], int]:
+def _read_header(path: Path, data: bytes) -> tuple[str, list[Element], int]:
     """Return the byte order ("" for text), the elements and where the rows start."""
-    end = data.find(b"end_header")
-    start = data.find(b"\n", end) + 1
-    if not data.startswith(b"ply") or end < 0 or start == 0:
+    end = END.search(data)
+    if not data.startswith(b"ply") or end is None:
         raise CloudFileError(
-            f"{path.name}: has no PLY header from 'ply' to 'end_header'; "
-            "it is not a PLY file or truncated, copy it again"
+            f"{path.name}: has no PLY header from 'ply' to 'end_header': it is not a PLY file, or "
+            f"{INCOMPLETE.removeprefix('it is ')}"
         )
+    # Where lines end in a carriage return alone, a line feed behind it is a byte of the rows.
+    start = end.end() - (end[1] == b"\r\n" and b"\n" not in data[: end.start() + 1])
     order = None
-    elements: list[_Element] = []
-    for number, line in number_lines(data[:end].decode("ascii", errors="replace"))[1:]:
+    elements: list[Element] = []
+    for number, line in number_lines(data[: end.start()].decode("ascii", errors="replace"))[1:]:
         match line.split():
             case ["comment" | "obj_info", *_]:
                 pass
-            case ["format", name, _] if name in BYTE_ORDERS:
+            case ["format", name, *_] if name in BYTE_ORDERS:
                 order = BYTE_ORDERS[name]
             case ["element", name, text] if (count := whole_number(text)) is not None:
-                elements.append(_Element(name, count, []))
+                elements.append(Element(name, count, []))
             case ["property", kind, name] if kind in TYPES and elements:
-                elements[-1].properties.append(_Property(name, TYPES[kind], None))
+                elements[-1].properties.append(Property(name, TYPES[kind], None))
             case ["property", "list", length, kind, name] if {length, kind} <= set(TYPES):
-                elements[-1].properties.append(_Property(name, TYPES[kind], TYPES[length]))
+                elements[-1].properties.append(Property(name, TYPES[kind], TYPES[length]))
             case _:
                 raise CloudFileError(
                     f"{path.name}: line {number}: {line.strip()[:60]!r} is not understood in a "
-                    "PLY header; export the file again"
+                    f"PLY header; {LOOK}"
                 )
     if order is None:
-        raise CloudFileError(f"{path.name}: the header names no known format; export it again")
+        raise CloudFileError(f"{path.name}: the header names no known format; {SOURCE}")
     for element in elements:
         names = {field.name for field in element.properties}
-        if not names or len(names) < len(element.properties):
+        if (not names and element.count) or len(names) < len(element.properties):
             raise CloudFileError(
-                f"{path.name}: the header gives element {element.name!r} no property, or one "
-                "twice; export it again"
+                f"{path.name}: the header gives element {element.name[:30]!r} no property, or one "
+                f"twice; {SOURCE}"
             )
     return order, elements, start
 
 
-def _parse_ascii(path: Path, data: bytes, elements: list[_Element], start: int) -> Content:
+def _parse_ascii(path: Path, data: bytes, elements: list[Element], start: int) -> _Content:
     text = data[start:].decode("ascii", errors="replace")
-    lines = number_lines(text, first=data[:start].count(b"\n") + 1)
+    lines = number_lines(text, first=len(data[:start].splitlines()) + 1)
     columns: dict[str, np.ndarray] = {}
-    polygons: list[np.ndarray] = []
+    lists: dict[str, list[np.ndarray]] = {}
     for element in elements:
         rows, lines = lines[: element.count], lines[element.count :]
         if len(rows) < element.count:
             raise truncated(path, element.plural, element.count, len(rows))
         if element.name == "vertex":
             columns = _ascii_columns(path, rows, element)
-        elif element.name == "face" and rows:
-            if element.properties[0].name not in FACE_LISTS:
-                raise CloudFileError(
-                    f"{path.name}: its faces start with {element.properties[0].name!r} in place "
-                    "of their vertices; export it again without"
-                )
-            polygons = read_polygons(path, rows)
-    if lines:
-        last = elements[-1]
-        raise truncated(path, last.plural, last.count, last.count + len(lines))
-    return columns, polygons
+        elif rows and any(field.name in FACE_LISTS for field in element.properties):
+            lists[element.name] = read_polygons(path, _from_corners(path, rows, element))
+    notes = (ignored(len(lines), "lines"),) if lines else ()
+    return _Content(columns, lists, notes)
 
 
-def _ascii_columns(path: Path, rows: Lines, element: _Element) -> dict[str, np.ndarray]:
+def _from_corners(path: Path, rows: Lines, element: Element) -> Lines:
+    """The rows without what stands before the list of corners."""
+    before = []
+    for field in element.properties:
+        if field.name in FACE_LISTS:
+            break
+        before.append(field)
+    if not before:
+        return rows
+    kept: Lines = []
+    for number, line in rows:
+        fields = line.split()
+        at = 0
+        for field in before:
+            length = (whole_number(fields[at]) or 0) if field.count_code and at < len(fields) else 0
+            at += 1 + length
+        if at >= len(fields):
+            raise CloudFileError(f"{path.name}: line {number} has no list of corners; {LOOK}")
+        kept.append((number, " ".join(fields[at:])))
+    return kept
+
+
+def _ascii_columns(path: Path, rows: Lines, element: Element) -> dict[str, np.ndarray]:
+    if element.has_list:
+        raise _vertex_list(path)
     table = parse_rows(path, rows)
     if table.shape[1] != len(element.properties):
         raise CloudFileError(
             f"{path.name}: the header names {len(element.properties)} properties of a vertex, "
-            f"line {rows[0][0]} has {table.shape[1]}; export it again"
+            f"line {rows[0][0]} has {table.shape[1]}; {LOOK}"
         )
     return {
         field.name: _as_declared(path, field, values)
@@ -157,7 +171,7 @@ def _ascii_columns(path: Path, rows: Lines, element: _Element) -> dict[str, np.n
     }
 
 
-def _as_declared(path: Path, field: _Property, values: np.ndarray) -> np.ndarray:
+def _as_declared(path: Path, field: Property, values: np.ndarray) -> np.ndarray:
     """Keep the declared type where it decides the scale: a red of 1 is full or nearly black."""
     if field.code not in "BH":
         return values
@@ -170,19 +184,26 @@ def _as_declared(path: Path, field: _Property, values: np.ndarray) -> np.ndarray
     return values.astype(field.code)
 
 
+def _vertex_list(path: Path) -> CloudFileError:
+    return CloudFileError(
+        f"{path.name}: its vertices have a list property, which is not supported; export without it"
+    )
+
+
 def _parse_binary(
-    path: Path, data: bytes, order: str, elements: list[_Element], start: int
-) -> Content:
+    path: Path, data: bytes, order: str, elements: list[Element], start: int
+) -> _Content:
     columns: dict[str, np.ndarray] = {}
-    polygons: list[np.ndarray] = []
+    lists: dict[str, list[np.ndarray]] = {}
     for element in elements:
         if element.has_list:
-            groups, start = _binary_lists(path, data, order, element, start)
-            polygons = groups if element.name == "face" else polygons
+            if element.name == "vertex":
+                raise _vertex_list(path)
+            lists[element.name], start = binary_lists(path, data, order, element, start)
             continue
         row = np.dtype([(field.name, order + field.code) for field in element.properties])
-        held = (len(data) - start) // row.itemsize
-        if held < element.count:
+        held = (len(data) - start) // max(row.itemsize, 1)
+        if held < element.count and row.itemsize:
             raise truncated(path, element.plural, element.count, held)
         if element.name == "vertex":
             table = np.frombuffer(data, row, element.count, start)
@@ -191,55 +212,5 @@ def _parse_binary(
             }
         start += element.count * row.itemsize
     rest = len(data) - start
-    if rest > 2:  # a line break at the end does no harm
-        raise CloudFileError(
-            f"{path.name}: holds {rest} bytes more than the header promises; "
-            "correct the counts or export it again"
-        )
-    return columns, polygons
-
-
-def _binary_lists(
-    path: Path, data: bytes, order: str, element: _Element, start: int
-) -> tuple[list[np.ndarray], int]:
-    """Read rows of varying length; return the face lists, grouped by length, and the end."""
-    by_length: dict[int, list[np.ndarray]] = {}
-    done, ahead = 0, 1
-    while done < element.count:
-        row = _row_dtype(data, order, element, start)
-        if row is None or start + row.itemsize > len(data):
-            raise truncated(path, element.plural, element.count, done)
-        count = min(ahead, element.count - done, (len(data) - start) // row.itemsize)
-        table: np.ndarray = np.frombuffer(data, row, count, start)
-        alike = np.ones(count, bool)
-        for field in element.properties:
-            if field.count_code:
-                length = table[f"{field.name} length"]
-                alike &= length == length[0]
-        run = count if alike.all() else int(alike.argmin())
-        # Nearly all meshes are all triangles: take ever longer runs while the length stays.
-        ahead = ahead * 2 if run == count else 1
-        for field in element.properties:
-            if field.name in FACE_LISTS:
-                values = table[field.name][:run].astype(np.int64)
-                by_length.setdefault(values.shape[1], []).append(values)
-        done, start = done + run, start + run * row.itemsize
-    return [np.concatenate(by_length[length]) for length in sorted(by_length)], start
-
-
-def _row_dtype(data: bytes, order: str, element: _Element, start: int) -> np.dtype | None:
-    """The layout of the row at ``start`` with its lists as long as there; None past the end."""
-    layout: list[tuple] = []
-    for field in element.properties:
-        if field.count_code:
-            at = start + np.dtype(layout).itemsize
-            if at + struct.calcsize(field.count_code) > len(data):
-                return None
-            (length,) = struct.unpack_from(order + field.count_code, data, at)
-            if not 0 <= length <= len(data):
-                return None
-            layout.append((f"{field.name} length", order + field.count_code))
-            layout.append((field.name, order + field.code, (int(length),)))
-        else:
-            layout.append((field.name, order + field.code))
-    return np.dtype(layout)
+    notes = (ignored(rest, "bytes"),) if rest > 2 else ()  # a line break at the end
+    return _Content(columns, lists, notes)

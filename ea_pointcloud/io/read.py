@@ -1,7 +1,9 @@
 """Reading of point clouds and meshes from files; no dataset layouts, no normalisation."""
 
+import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,22 +12,32 @@ import numpy as np
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.io.arrays import read_npy, read_npz
 from ea_pointcloud.io.cloud import Cloud
+from ea_pointcloud.io.columns import SKIPPED
 from ea_pointcloud.io.common import (
+    LONGEST_MESSAGE,
+    PARTS,
+    SOURCE,
     CloudFileError,
     Mesh,
+    Options,
     Points,
-    unit_colors,
-    unit_normals,
-    whole_labels,
+    escaped,
+    is_compressed,
+    read_bytes,
+    suffix_of,
     whole_number,
 )
-from ea_pointcloud.io.gltf import read_gltf
+from ea_pointcloud.io.gltf import DRACO, read_gltf
 from ea_pointcloud.io.guard import read_guarded
 from ea_pointcloud.io.meshes import check_mesh, read_obj, read_off, sample_mesh
 from ea_pointcloud.io.pcd import read_pcd
 from ea_pointcloud.io.ply import read_ply
 from ea_pointcloud.io.stl import read_stl
 from ea_pointcloud.io.tables import read_text
+from ea_pointcloud.io.values import unit_colors, unit_normals, whole_labels
+
+logger = logging.getLogger(__name__)
+_said: set[str] = set()  # notes without their numbers
 
 
 def read_cloud(
@@ -33,16 +45,17 @@ def read_cloud(
     *,
     num_points: int = 10_000,
     seed: int = 0,
-    drop_invalid: bool = False,
+    drop_invalid: bool | None = None,
+    columns: str | Sequence[str] | None = None,
 ) -> Cloud:
     """Read a point cloud, or draw one from the surface of a mesh, as the suffix says.
 
     Coordinates stay float64 until the midpoint of their bounding box is subtracted, so that
-    millimetres survive in coordinates of a million metres. Text columns are known by a header
-    line; without one by their number: xyz, then a label (4 columns), normals or rgb (6), and a
-    label (7). Points of a mesh carry the normal of their triangle. A column or array named
-    ``confidence`` is kept. The labels of LAS are its classification; its 16-bit colours are taken
-    for 0..255 where all of them fit, and both are left out where all are 0, as if never filled in.
+    millimetres survive in coordinates of a million metres. Columns are known by their names, or
+    without names by :func:`~ea_pointcloud.io.layouts.guess_roles`; those without a field of their
+    own become ``extras``. Points of a mesh carry the normal of their triangle. The labels of LAS
+    are its classification, and its dimensions that are all 0 are left out, as never filled in. What
+    was guessed or left out is logged, once a process for each kind.
 
     A ``.h5``, ``.npz`` or ``.npy`` file with (B, N, 3) coordinates, as ModelNet's, holds B clouds:
     ``read_cloud("ply_data_test0.h5#12")`` reads number 12, counted from 0.
@@ -52,8 +65,13 @@ def read_cloud(
             a cloud where it holds several.
         num_points: points to draw, uniformly by area; for meshes only.
         seed: of that drawing; for meshes only.
-        drop_invalid: leave out points with a coordinate or normal that is not finite, and
-            triangles with such a corner, instead of raising.
+        drop_invalid: leave out points with a coordinate that is not finite, and triangles with
+            such a corner, instead of raising; by default in ``.pcd`` files only, where they mark
+            missing returns.
+        columns: what the columns are, a role for each in order, as ``"x,y,z,_,label"``, or
+            ``"Easting=x,Northing=y,Height=z"`` for those that the file names differently. Roles
+            are ``x y z nx ny nz r g b label intensity confidence``, ``_`` to skip a column, and any
+            other name for an extra.
 
     Returns:
         The cloud, in the order of the file.
@@ -61,34 +79,59 @@ def read_cloud(
     Raises:
         FileNotFoundError: if there is no such file.
         CloudFileError: if it cannot be read as a cloud; the message names the place and remedy.
+        ValueError: if an argument is impossible.
     """
     check_count("num_points", num_points)
+    roles = None if columns is None else _check_roles(columns)
     path, index = _split_index(Path(path))
+    suffix = _check_file(path)
+    if roles is not None and suffix in MESHES:
+        raise CloudFileError(f"{path.name}: {suffix} has no columns; leave out --columns")
+    drops = suffix == ".pcd" if drop_invalid is None else drop_invalid
+    try:
+        # Numbers out of range become infinite and are reported as such.
+        with np.errstate(over="ignore", invalid="ignore"):
+            content = _READERS[suffix](path, Options(index, roles))
+            if isinstance(content, Mesh):
+                mesh = check_mesh(path, content, drop_invalid=drops)
+                content = sample_mesh(path, mesh, num_points, seed)
+            return _to_cloud(path, index, content, drop_invalid=drops)
+    except MemoryError as error:
+        raise CloudFileError(
+            f"{path.name}: takes more memory than there is ({str(error)[:60]}); split it, if its "
+            "size is what you expect"
+        ) from error
+
+
+def _check_file(path: Path) -> str:
+    """The suffix, which says how to read it."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the path from {Path.cwd()}")
     if path.is_dir():
         raise CloudFileError(f"{path}: is a folder; name one file in it")
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
+    suffix = suffix_of(path)
+    if suffix not in _READERS or not path.name.lower().endswith(READABLE):
         raise CloudFileError(
-            f"{path.name}: cannot read {path.suffix or 'a file without suffix'}; "
-            f"known are {' '.join(READABLE)}"
+            f"{path.name}: cannot read {suffix[:20] or 'a file without suffix'}; "
+            f"known are {' '.join(_READERS)}"
         )
     if path.stat().st_size == 0:
-        raise CloudFileError(f"{path.name}: is empty (0 bytes); copy or export it again")
-    try:
-        # Numbers out of range become infinite and are reported as such.
-        with np.errstate(over="ignore", invalid="ignore"):
-            content = _READERS[suffix](path, index)
-            if isinstance(content, Mesh):
-                mesh = check_mesh(path, content, drop_invalid=drop_invalid)
-                content = sample_mesh(path, mesh, num_points, seed)
-            return _to_cloud(path, index, content, drop_invalid=drop_invalid)
-    except MemoryError as error:
-        raise CloudFileError(
-            f"{path.name}: takes more memory than there is ({error}); damaged or too large, copy "
-            "it again or split it"
-        ) from error
+        raise CloudFileError(f"{path.name}: is empty (0 bytes); {SOURCE}")
+    return suffix
+
+
+def _check_roles(columns: str | Sequence[str]) -> list[str]:
+    roles = columns.split(",") if isinstance(columns, str) else list(columns)
+    roles = [role.strip() for role in roles]
+    names = [role.rpartition("=")[2] for role in roles]
+    named = [name for name in names if name not in SKIPPED]
+    renamed = sum("=" in role for role in roles)
+    if len(set(named)) < len(named) or renamed not in (0, len(roles)) or not named:
+        raise ValueError(
+            f"columns must be different roles in order, as x,y,z,_,label, or NAME=ROLE for each, "
+            f"got {','.join(roles)!r}"
+        )
+    return roles
 
 
 def _split_index(path: Path) -> tuple[Path, int | None]:
@@ -103,16 +146,16 @@ def _split_index(path: Path) -> tuple[Path, int | None]:
 def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bool) -> Cloud:
     count = len(points.xyz)
     if count == 0:
-        raise CloudFileError(f"{path.name}: holds no points; copy or export it again")
-    for part, values in points._asdict().items():
+        raise CloudFileError(f"{path.name}: holds no points; {SOURCE}")
+    for part in PARTS:
+        values = getattr(points, part)
         if values is not None and len(values) != count:
             raise CloudFileError(
                 f"{path.name}: has {count} points but {len(values)} {part}; save one for each"
             )
     xyz = points.xyz.astype(np.float64)
-    valid = np.isfinite(xyz).all(1)
-    if points.normals is not None:
-        valid &= np.isfinite(points.normals).all(1)
+    valid = np.all(np.isfinite(xyz), axis=1)
+    notes = list(points.notes)
     if not valid.all():
         if not drop_invalid or not valid.any():
             remedy = (
@@ -121,53 +164,78 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
                 else "scan again"
             )
             raise CloudFileError(
-                f"{path.name}: {count - int(valid.sum())} of {count} points have a coordinate or "
-                f"normal that is not finite (first: point {int(valid.argmin())}); {remedy}"
+                f"{path.name}: {count - int(valid.sum())} of {count} points have a coordinate "
+                f"that is not finite (first: point {int(valid.argmin())}); {remedy}"
             )
         xyz = xyz[valid]
-        points = Points(xyz, *(None if part is None else part[valid] for part in points[1:]))
+        notes.append(f"{count - len(xyz)} of {count} points are not finite and are left out")
+        points = points.select(valid)
     center = xyz.min(0) / 2 + xyz.max(0) / 2
     if np.abs(xyz - center).max() > np.finfo(np.float32).max:
         raise CloudFileError(
             f"{path.name}: coordinates reach {np.abs(xyz).max():.3g}, too far for float32; "
             "correct or remove such points"
         )
+    normals = None
+    if points.normals is not None:
+        normals, note = unit_normals(points.normals)
+        notes += [note] if note else []
+    for note in notes:
+        _say(path, note)
     return Cloud(
         xyz=(xyz - center).astype(np.float32),
         center=center,
-        normals=None if points.normals is None else unit_normals(points.normals),
+        normals=normals,
         colors=None if points.colors is None else unit_colors(path, points.colors),
         labels=None if points.labels is None else whole_labels(path, points.labels),
         confidence=None if points.confidence is None else points.confidence.astype(np.float32),
-        name=path.stem if index is None else f"{path.stem}-{index}",
+        intensity=None if points.intensity is None else points.intensity.astype(np.float32),
+        extras={name: _own(values) for name, values in points.extras.items()},
+        name=_stem(path) if index is None else f"{_stem(path)}-{index}",
     )
 
 
-def _alone(read: Callable[[Path], Points | Mesh]) -> Callable[[Path, int | None], Points | Mesh]:
-    """A reader of a format whose files hold one cloud."""
-    return lambda path, _: read(path)
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if is_compressed(path) else path.stem
 
 
-_READERS: dict[str, Callable[[Path, int | None], Points | Mesh]] = {
-    ".ply": _alone(read_ply),
-    ".pcd": _alone(read_pcd),
-    ".xyz": _alone(read_text),
-    ".xyzn": _alone(read_text),
-    ".xyzrgb": _alone(read_text),
-    ".pts": _alone(read_text),
-    ".txt": _alone(read_text),
-    ".csv": _alone(read_text),
+def _own(values: np.ndarray) -> np.ndarray:
+    """A copy in the machine's byte order, so that the file's whole content can go."""
+    return values.astype(values.dtype.newbyteorder("="))
+
+
+def _say(path: Path, note: str) -> None:
+    kind = re.sub(r"\d+", "#", note)
+    level = logging.INFO if kind in _said else logging.WARNING
+    _said.add(kind)
+    logger.log(level, "%s", escaped(f"{path.name}: {note}")[:LONGEST_MESSAGE])
+
+
+def _read_scene(path: Path, options: Options) -> Points | Mesh:
+    """Read glTF; where it needs a decompressor, which is native code, in a guarded process."""
+    if DRACO.encode() in read_bytes(path):
+        return read_guarded("DracoPy", path, options)
+    return read_gltf(path, options)
+
+
+_Reader = Callable[[Path, Options], Points | Mesh]
+_READERS: dict[str, _Reader] = {
+    ".ply": read_ply,
+    ".pcd": read_pcd,
+    **dict.fromkeys((".xyz", ".xyzn", ".xyzrgb", ".pts", ".txt", ".csv"), read_text),
     ".npy": read_npy,
     ".npz": read_npz,
-    ".h5": partial(read_guarded, "h5py"),
-    ".hdf5": partial(read_guarded, "h5py"),
-    ".las": partial(read_guarded, "laspy"),
-    ".laz": partial(read_guarded, "laspy"),
-    ".off": _alone(read_off),
-    ".obj": _alone(read_obj),
-    ".stl": _alone(read_stl),
-    ".gltf": _alone(read_gltf),
-    ".glb": _alone(read_gltf),
+    **dict.fromkeys((".h5", ".hdf5"), partial(read_guarded, "h5py")),
+    **dict.fromkeys((".las", ".laz"), partial(read_guarded, "laspy")),
+    ".off": read_off,
+    ".obj": read_obj,
+    ".stl": read_stl,
+    **dict.fromkeys((".gltf", ".glb"), _read_scene),
 }
-READABLE: tuple[str, ...] = tuple(_READERS)
 SEVERAL = (".h5", ".hdf5", ".npz", ".npy")  # may hold several clouds
+MESHES = (".off", ".obj", ".stl", ".gltf", ".glb")
+NOT_COMPRESSED = (*SEVERAL, ".las", ".laz", ".gltf", ".glb")
+READABLE: tuple[str, ...] = (
+    *_READERS,
+    *(f"{suffix}.gz" for suffix in _READERS if suffix not in NOT_COMPRESSED),
+)

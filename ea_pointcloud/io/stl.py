@@ -10,10 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from ea_pointcloud.io.common import (
+    INCOMPLETE,
+    LOOK,
+    SOURCE,
     CloudFileError,
     Mesh,
+    Options,
+    ignored,
     number_lines,
     parse_rows,
+    read_bytes,
     truncated,
 )
 
@@ -22,9 +28,9 @@ ROW = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", 
 FACET = ("facet", "outer", "vertex", "vertex", "vertex", "endloop", "endfacet")
 
 
-def read_stl(path: Path) -> Mesh:
+def read_stl(path: Path, options: Options) -> Mesh:
     """Read the triangles of an STL file; all its solids are one mesh."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     promised = struct.unpack_from("<I", data, HEAD - 4)[0] if len(data) >= HEAD else 0
     held = max(len(data) - HEAD, 0) // ROW.itemsize
     # Many exporters start bytes with "solid" too, so the count is asked first.
@@ -33,15 +39,18 @@ def read_stl(path: Path) -> Mesh:
         if opening.lstrip().startswith(b"solid") and b"facet" in opening:
             return _from_corners(_ascii_corners(path, data))
         if len(data) < HEAD:
-            raise CloudFileError(f"{path.name}: is too short for an STL file; copy it again")
-        raise truncated(path, "triangles", promised, held)
-    corners = np.frombuffer(data, ROW, held, HEAD)["corners"].reshape(-1, 3).astype(np.float64)
+            raise CloudFileError(f"{path.name}: is too short for an STL file; {INCOMPLETE}")
+        if promised > held or promised == 0:
+            raise truncated(path, "triangles", promised, held)
+    rows = np.frombuffer(data, ROW, promised, HEAD)
+    corners = rows["corners"].reshape(-1, 3).astype(np.float64)
     _check_single_precision(path, corners)
-    return _from_corners(corners)
+    rest = len(data) - HEAD - rows.nbytes
+    return _from_corners(corners, (ignored(rest, "bytes"),) if rest else ())
 
 
-def _from_corners(corners: np.ndarray) -> Mesh:
-    return Mesh(corners, np.arange(len(corners)).reshape(-1, 3))
+def _from_corners(corners: np.ndarray, notes: tuple[str, ...] = ()) -> Mesh:
+    return Mesh(corners, np.arange(len(corners)).reshape(-1, 3), notes)
 
 
 def _ascii_corners(path: Path, data: bytes) -> np.ndarray:
@@ -54,14 +63,12 @@ def _ascii_corners(path: Path, data: bytes) -> np.ndarray:
         if keyword != expected:
             raise CloudFileError(
                 f"{path.name}: line {number} starts with {keyword[:20]!r} in place of "
-                f"{expected!r}; the file is damaged, export it again"
+                f"{expected!r}; {LOOK}"
             )
     if len(facets) % len(FACET) or rows[-1][1] != "endsolid":
-        raise CloudFileError(
-            f"{path.name}: ends before its 'endsolid'; it is truncated, copy it again"
-        )
+        raise CloudFileError(f"{path.name}: ends before its 'endsolid'; {INCOMPLETE}")
     if not facets:
-        raise CloudFileError(f"{path.name}: has no facets; export it again")
+        raise CloudFileError(f"{path.name}: has no facets; {SOURCE}")
     corners = [(number, "".join(rest)) for number, keyword, *rest in facets if keyword == "vertex"]
     return parse_rows(path, corners, columns=range(3))
 

@@ -1,136 +1,193 @@
 """Clouds kept as a table of numbers: text files of any separator."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud.io.common import (
-    CloudFileError,
-    Lines,
-    Points,
-    number_lines,
-    parse_rows,
+from ea_pointcloud.io.columns import (
+    SINGLES,
+    assign_roles,
     plain_name,
     points_from_columns,
+    points_from_table,
+)
+from ea_pointcloud.io.common import (
+    LOOK,
+    SOURCE,
+    CloudFileError,
+    Lines,
+    Options,
+    Points,
+    ignored,
+    number_lines,
+    parse_rows,
+    read_text_file,
     truncated,
     whole_number,
 )
 
-COMMENTS = ("#", "//")
-UNIT_TOLERANCE = 0.01  # how far from 1 a normal's length may be and still mark normals
+COMMENTS = ("#", "//", ";", "%", "!")
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+QUOTED = re.compile(r'"([^"\n]*)"')
+NEEDED = {"x", "y", "z", *SINGLES["labels"]}  # columns that must hold numbers
 
 
-def read_text(path: Path) -> Points:
-    """Read a table of numbers; the separator and a header line are recognised.
+def read_text(path: Path, options: Options) -> Points:
+    """Read a table of numbers; separator, header, count of points and comments are recognised.
 
-    Lines that start with ``#`` or ``//`` are comments, except a first one that names x, y and z.
-    A decimal comma is understood where the separator is a semicolon.
+    Lines that start with ``#``, ``//``, ``;``, ``%`` or ``!`` are comments, except a first one
+    that names x, y and z. A number alone is the count of the points that follow it. A decimal comma
+    is understood where semicolons or white space separate. A cell may be empty, and a column text,
+    where the column is not needed.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    text = read_text_file(path)
+    if '"' in text:
+        text = QUOTED.sub(lambda match: match[1].replace(",", "."), text)
     lines = number_lines(text)
-    names = _column_names(lines[0][1]) if lines else None
-    is_comment = bool(lines) and lines[0][1].lstrip().startswith(COMMENTS)
+    if not lines:
+        raise _no_points(path)
+    names = _header(lines[0][1])
+    is_comment = lines[0][1].lstrip().startswith(COMMENTS)
     if names and not is_comment:
         lines = lines[1:]
     lines = [(number, line) for number, line in lines if not line.lstrip().startswith(COMMENTS)]
-    if path.suffix.lower() == ".pts" and lines:
-        promised = whole_number(lines[0][1].strip())
-        if promised is not None:
-            lines = lines[1:]
-            if promised != len(lines):
-                raise truncated(path, "points", promised, len(lines))
+    lines, notes = _without_counts(path, lines)
+    if lines and not names and (names := _header(lines[0][1])):
+        lines, is_comment = lines[1:], False
     if not lines:
-        raise CloudFileError(f"{path.name}: holds no points; copy or export it again")
+        raise _no_points(path)
 
     delimiter = _delimiter(lines[0][1])
-    if delimiter == ";":
+    if "," in text and (delimiter == ";" or (delimiter is None and _has_decimal_commas(lines))):
         lines = [(number, line.replace(",", ".")) for number, line in lines]
-    table = parse_rows(path, _without_last_delimiter(lines, delimiter), delimiter=delimiter)
+    lines = _without_last_delimiter(lines, delimiter)
+    try:
+        table = parse_rows(path, lines, delimiter=delimiter)
+    except CloudFileError as fault:
+        table, names, dropped = _parse_cells(path, lines, delimiter, names, options.columns, fault)
+        notes += dropped
     # A comment such as "x y z in metres" is no header.
     if names is None or (is_comment and len(names) != table.shape[1]):
-        return points_from_width(path, table)
-    if len(names) != table.shape[1]:
+        points = points_from_table(path, table, options.columns)
+    elif len(names) != table.shape[1]:
         raise CloudFileError(
-            f"{path.name}: the header names {len(names)} columns ({' '.join(names)}), "
+            f"{path.name}: the header names {len(names)} columns ({' '.join(names)[:99]}), "
             f"line {lines[0][0]} has {table.shape[1]}; make them agree"
         )
-    return points_from_columns(path, dict(zip(names, table.T, strict=True)))
+    else:
+        named = dict(zip(names, table.T, strict=True))
+        points = points_from_columns(path, named, options.columns)
+    return points._replace(notes=points.notes + notes)
+
+
+def _no_points(path: Path) -> CloudFileError:
+    return CloudFileError(f"{path.name}: holds no points; {SOURCE}")
+
+
+def _without_counts(path: Path, lines: Lines) -> tuple[Lines, tuple[str, ...]]:
+    """Drop counts of points and what follows the last counted one; a file may join several."""
+    kept: Lines = []
+    while lines and (promised := whole_number(lines[0][1].strip())) is not None:
+        lines = lines[1:]
+        if lines and _header(lines[0][1]):
+            return lines, ()
+        if promised > len(lines):
+            raise truncated(path, "points", promised, len(lines))
+        kept += lines[:promised]
+        lines = lines[promised:]
+    if not kept:
+        return lines, ()
+    return kept, (ignored(len(lines), "lines"),) if lines else ()
 
 
 def _delimiter(line: str) -> str | None:
-    return next((sign for sign in ";," if sign in line), None)
+    if ";" in line:
+        return ";"
+    return "," if "," in line and not _has_decimal_commas([(1, line)]) else None
+
+
+def _has_decimal_commas(lines: Lines) -> bool:
+    """Whether the first line with a comma has it inside numbers that white space separates."""
+    line = next((line for _, line in lines if "," in line), "")
+    fields = line.split()
+    found = [DECIMAL_COMMA.fullmatch(field) for field in fields]
+    whole = [not match and "," not in field for match, field in zip(found, fields, strict=True)]
+    return len(fields) >= 3 and any(found) and all(map(any, zip(found, whole, strict=True)))
 
 
 def _without_last_delimiter(lines: Lines, delimiter: str | None) -> Lines:
     """Drop the separator that some exporters put at the end of each line."""
-    if delimiter is None or not lines[0][1].rstrip().endswith(delimiter):
+    if delimiter is None or not all(line.rstrip().endswith(delimiter) for _, line in lines):
         return lines
     return [(number, line.rstrip().removesuffix(delimiter)) for number, line in lines]
 
 
-def _column_names(line: str) -> list[str] | None:
-    """The names of a header line; None where it names no x, y and z."""
-    line = line.strip().lstrip("#/ ")
-    delimiter = _delimiter(line)
-    names = [plain_name(name) for name in line.rstrip(delimiter).split(delimiter)]
-    return names if {"x", "y", "z"} <= set(names) else None
+def _header(line: str) -> list[str] | None:
+    """The names of a header; None where it holds a number, or is a comment without x, y and z."""
+    bare = line.strip().lstrip("#/%!; ")
+    delimiter = next((sign for sign in ";,\t" if sign in bare), None)
+    if delimiter is None:
+        bare = re.sub(r"\s*[\[(][^\])]*[\])]", "", bare)  # units: they may stand apart
+    cells = bare.rstrip(delimiter).split(delimiter)
+    names = [cell.strip() or f"column_{at}" for at, cell in enumerate(cells, 1)]
+    if {"x", "y", "z"} <= set(map(plain_name, names)):
+        return names
+    if bare != line.strip() and line.strip().startswith(COMMENTS):
+        return None
+    return names if len(names) >= 3 and not any(map(_is_number, names)) else None
 
 
-def points_from_width(path: Path, table: np.ndarray) -> Points:
-    """Guess the meaning of columns without names from their number.
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
-    ============  ===========================================================================
-    columns       meaning
-    ============  ===========================================================================
-    3             xyz
-    4             xyz label; a fourth column that is not of whole numbers is left out
-    6             xyz normal where columns 3:6 have unit length, but for 0,0,0 and, with
-                  negative values elsewhere, 1,1,1, which becomes 0,0,0; else xyz rgb
-    7             as 6, and a label; a seventh that is not of whole numbers is left out
-    otherwise     xyz; the rest is left out
-    ============  ===========================================================================
 
-    The suffix decides where it says more: ``.xyzn`` and ``.xyzrgb`` have 6 columns of that
-    meaning, ``.pts`` is xyz, xyz intensity, xyz rgb, or xyz intensity rgb.
+def _parse_cells(
+    path: Path,
+    lines: Lines,
+    delimiter: str | None,
+    names: list[str] | None,
+    roles: Sequence[str] | None,
+    fault: CloudFileError,
+) -> tuple[np.ndarray, list[str] | None, tuple[str, ...]]:
+    """Read a table with empty cells or columns of text where no numbers are needed.
+
+    Raises:
+        CloudFileError: ``fault``, where they are needed.
     """
-    width = table.shape[1]
-    suffix = path.suffix.lower()
-    required = 6 if suffix in (".xyzn", ".xyzrgb") else 3
-    if width < required:
-        raise CloudFileError(
-            f"{path.name}: has {width} columns, {suffix} needs at least {required}; "
-            "write one point per line"
-        )
-    xyz, rest = table[:, :3], table[:, 3:]
-    if suffix == ".xyzn":
-        return Points(xyz, normals=rest[:, :3])
-    if suffix == ".xyzrgb":
-        return Points(xyz, colors=rest[:, :3])
-    if suffix == ".pts":
-        return Points(xyz, colors=rest[:, -3:] if width in (6, 7) else None)
-    if width not in (4, 6, 7):
-        return Points(xyz)
-    labels = rest[:, -1] if width != 6 and _whole(rest[:, -1]) else None
-    if width == 4:
-        return Points(xyz, labels=labels)
-    vectors = rest[:, :3]
-    missing = _missing_normals(vectors)
-    if _unit_length(vectors[~missing]):
-        return Points(xyz, normals=np.where(missing[:, None], 0, vectors), labels=labels)
-    return Points(xyz, colors=rest[:, :3], labels=labels)
-
-
-def _whole(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all() and (values == np.round(values)).all())
-
-
-def _missing_normals(vectors: np.ndarray) -> np.ndarray:
-    """(N,) rows 1,1,1, which stand for a missing normal in files of ModelNet40; of colours none."""
-    return (vectors == 1).all(1) & (vectors < 0).any()
-
-
-def _unit_length(vectors: np.ndarray) -> bool:
-    """True where all vectors have unit length but for some of length 0, as isolated points get."""
-    length = np.linalg.norm(vectors, axis=1)
-    length = length[length > 0]
-    return bool(len(length) and (np.abs(length - 1) < UNIT_TOLERANCE).all())
+    rows = [line.split(delimiter) for _, line in lines]
+    width = len(rows[0])
+    if any(len(row) != width for row in rows) or (names and len(names) != width):
+        raise fault
+    titles = names or ["x", "y", "z", *(f"column_{number}" for number in range(4, width + 1))]
+    used = titles[:width] if roles is None else assign_roles(path, titles[:width], roles)
+    kept: list[np.ndarray] = []
+    dropped: dict[str, bool] = {}  # whether there was text
+    for name, role, cells in zip(titles, used, zip(*rows, strict=True), strict=False):
+        needed = plain_name(role) in NEEDED
+        numeric = needed or (names is None and roles is None)
+        try:
+            kept.append(np.array([cell.strip() or "nan" for cell in cells], float))
+        except ValueError:
+            kept.append(np.full(len(cells), np.nan))
+            dropped[name] = True
+        if not needed and not any(map(str.strip, cells)):  # nothing in it
+            dropped[name] = False
+        if numeric:
+            for (number, _), cell in zip(lines, cells, strict=True):
+                if not _is_number(cell) and (cell.strip() or needed):
+                    raise CloudFileError(
+                        f"{path.name}: line {number}: {cell.strip()[:20]!r} is not a number; {LOOK}"
+                    )
+    texts = " ".join(name for name, is_text in dropped.items() if is_text)
+    notes = (f"columns of text are left out: {texts[:99]}",) if texts else ()
+    table = np.stack(kept, 1)
+    if roles is None:
+        keep = [at for at, name in enumerate(titles[:width]) if name not in dropped]
+        table, names = table[:, keep], names and [names[at] for at in keep]
+    return table, names, notes

@@ -1,8 +1,10 @@
 """Writing of point clouds and meshes to files: all of it or nothing."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,17 +12,25 @@ from numpy.typing import ArrayLike
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.io.cloud import Cloud
 from ea_pointcloud.io.common import PARTS, Columns, Mesh
-from ea_pointcloud.io.encoders import CLOUD_ENCODERS, HOLDS, MESH_ENCODERS, NEEDS
+from ea_pointcloud.io.encoders import (
+    CLOUD_ENCODERS,
+    HOLDS,
+    MESH_ENCODERS,
+    NEEDS,
+    SHORT_NAMES,
+)
 from ea_pointcloud.io.meshes import check_mesh
+
+NOTHING = {"extras": {}}  # of other parts None
 
 
 def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool = False) -> None:
     """Write a cloud with its file coordinates ``xyz + center``; all of it or nothing.
 
-    ``.ply``, ``.pcd``, ``.txt``, ``.csv``, ``.npz``, ``.h5``, ``.las`` and ``.laz`` keep normals,
-    colours, labels and confidence (colours as bytes in the first two, as 16 bits in the last two,
-    whose labels are the classification, 0..255). ``.xyz`` and ``.npy`` hold coordinates only,
-    ``.xyzn`` also normals, ``.xyzrgb`` and ``.pts`` also colours.
+    ``.ply``, ``.pcd``, ``.txt``, ``.csv``, ``.npz``, ``.h5``, ``.las`` and ``.laz`` keep all that
+    a cloud carries (colours as bytes in the first two, as 16 bits in the last two, whose labels are
+    the classification, 0..255). ``.xyz`` and ``.npy`` hold coordinates only, ``.xyzn`` also
+    normals, ``.xyzrgb`` also colours, ``.pts`` also colours and intensity.
 
     Args:
         path: where to; the folder must exist.
@@ -34,17 +44,18 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
     path = Path(path)
     suffix = _check_suffix(path, tuple(CLOUD_ENCODERS))
     columns: Columns = {"xyz": cloud.xyz + cloud.center}
-    for part in PARTS:
-        values = getattr(cloud, part)
+    given: dict[str, Any] = {part: getattr(cloud, part) for part in PARTS}
+    given["extras"] = cloud.extras or None
+    for part, values in given.items():
         if values is None:
             continue
-        if part not in HOLDS.get(suffix, PARTS):
+        if part not in HOLDS.get(suffix, given):
             held = " and ".join(("coordinates", *HOLDS[suffix]))
             raise ValueError(
-                f"{path.name}: {suffix} holds {held} only and the cloud has {part}; "
-                f"write .ply, or dataclasses.replace(cloud, {part}=None) to leave them out"
+                f"{path.name}: {suffix} holds {held} only and the cloud has {part}; write .ply, or "
+                f"dataclasses.replace(cloud, {part}={NOTHING.get(part)}) to leave them out"
             )
-        columns[part] = values
+        columns |= _file_names(values) if part == "extras" else {part: values}
     needed = NEEDS.get(suffix)
     if needed and needed not in columns:
         raise ValueError(
@@ -82,7 +93,28 @@ def write_mesh(
             f"faces must be integers of shape (F, 3), got {corners.dtype} of shape {corners.shape}"
         )
     mesh = check_mesh(path, Mesh(points, corners.astype(np.int64)), drop_invalid=False)
-    _write_new(path, lambda: MESH_ENCODERS[suffix](*mesh), overwrite=overwrite)
+    _write_new(path, lambda: MESH_ENCODERS[suffix](mesh.vertices, mesh.faces), overwrite=overwrite)
+
+
+def _file_names(extras: Mapping[str, np.ndarray]) -> Columns:
+    """Extras under names that every format can hold, in types that every format has."""
+    taken = {"xyz", *PARTS}.union(*SHORT_NAMES.values())
+    columns: Columns = {}
+    for name, values in extras.items():
+        name = re.sub(r"[^\w.:-]+", "_", name) or "_"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        plain = (
+            values.view(np.uint8) if values.dtype == bool else values.astype(_plain(values.dtype))
+        )
+        columns[name] = plain
+    return columns
+
+
+def _plain(dtype: np.dtype) -> np.dtype:
+    """``dtype`` in the machine's order; float32 for halves."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype.newbyteorder("=")
 
 
 def _check_suffix(path: Path, known: tuple[str, ...]) -> str:

@@ -9,17 +9,13 @@ from ea_pointcloud.models.baselines import (
     PointNetConfig,
 )
 from ea_pointcloud.models.calibration import Calibration, MahalanobisDetector
-from ea_pointcloud.models.cost import count_macs
 from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import (
     ClassifierConfig,
     EAClassifier,
-    EASegmenter,
     PointEncoder,
-    SegmenterConfig,
-    classifier_config,
-    segmenter_config,
 )
+from ea_pointcloud.models.ea_segmenter import EASegmenter, SegmenterConfig
 from ea_pointcloud.models.eagraph import (
     EAGraphClassifier,
     EAGraphClassifierConfig,
@@ -34,7 +30,7 @@ from ea_pointcloud.models.eamlp import (
     EAMLPSegmenter,
     EAMLPSegmenterConfig,
 )
-from ea_pointcloud.models.factory import create_model, list_models, load_model
+from ea_pointcloud.models.factory import count_macs, create_model, list_models, load_model
 from ea_pointcloud.models.finetune import load_matching_weights
 from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained
 
@@ -64,12 +60,10 @@ __all__ = [
     "PretrainedModel",
     "Segmenter",
     "SegmenterConfig",
-    "classifier_config",
     "count_macs",
     "create_model",
     "list_models",
     "list_pretrained",
     "load_matching_weights",
     "load_model",
-    "segmenter_config",
 ]

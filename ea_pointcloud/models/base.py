@@ -1,7 +1,7 @@
-"""What all families share: checks of configurations, input, and the classifier of whole clouds."""
+"""What all families share: configurations, the encoder interface, and the classifier of clouds."""
 
-from dataclasses import fields
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,35 +17,82 @@ from ea_pointcloud._checks import (
 )
 from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
-from ea_pointcloud.nn import LinearNorm
-from ea_pointcloud.ops import PyramidLevel, build_pyramid, gather_points
+from ea_pointcloud.models.pyramid import Pyramid
+from ea_pointcloud.nn import LinearNorm, MemoryPooling
 
 POOLING = ("max", "max_mean")
 CENTER_POOLING = (*POOLING, "top")  # of networks whose centres are all real points
-_TOP = 4  # "top" pooling takes one in so many
+_TOP = 4  # "top" pooling averages the largest one in four
+# Smallest values of counts where they are not 1.
+_LEAST = {
+    "num_classes": 2,
+    "num_parts": 2,
+    "num_categories": 0,
+    "feature_channels": 0,
+    "input_layers": 0,
+}
 
 _Config = TypeVar("_Config")
 
 
-def check_fields(config: Any, least: dict[str, int]) -> None:
-    """Raise for what no network can be built of, and turn lists (from JSON or YAML) into tuples.
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Settings of every network; subclasses add theirs and check them in ``__post_init__``.
 
-    Counts are >= 1 where ``least`` is silent; a float is a probability below 1.
+    Counts are at least 1 unless ``_LEAST`` says otherwise; a float is a probability below 1.
+
+    Args:
+        feature_channels: per-point features beside xyz (normals = 3), 0 for none.
     """
-    for field in fields(config):
-        value: Any = getattr(config, field.name)
-        if isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(config, field.name, value)
-        if field.type is int:
-            check_count(field.name, value, least.get(field.name, 1))
-        elif field.type is float:
-            check_fraction(field.name, value)
-        elif isinstance(field.default, tuple):
-            if not isinstance(value, tuple):
-                raise TypeError(f"{field.name} must be a list of counts, got {value!r}")
-            for entry in value:
-                check_count(field.name, entry)
+
+    feature_channels: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values; lists (from JSON or YAML) become tuples."""
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            if field.type is int:
+                check_count(field.name, value, _LEAST.get(field.name, 1))
+            elif field.type is float:
+                check_fraction(field.name, value)
+            elif isinstance(field.default, tuple):
+                if not isinstance(value, tuple):
+                    raise TypeError(f"{field.name} must be a list of counts, got {value!r}")
+                for entry in value:
+                    check_count(field.name, entry)
+
+    def check_not_empty(self, *names: str) -> None:
+        """Raise unless these tuples have an entry."""
+        for name in names:
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one width, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierHeadConfig(NetworkConfig):
+    """Settings of a classifier's pooling and head, see :func:`classification_head`.
+
+    Args:
+        num_classes: classes to distinguish, >= 2.
+        pooling: ``"max"`` or ``"max_mean"`` over the tokens.
+        head_channels: widths of the layers before the logits.
+        dropout: dropout after each of them.
+    """
+
+    poolings: ClassVar[tuple[str, ...]] = POOLING
+
+    num_classes: int
+    pooling: str = "max"
+    head_channels: tuple[int, ...] = (512, 256)
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_choice("pooling", self.pooling, self.poolings)
 
 
 def named_config(
@@ -85,58 +132,77 @@ def stem_input(
     return torch.cat([xyz, features], dim=-1)
 
 
-def masked_pyramid(
-    xyz: Tensor, mask: Tensor | None, num_centers: tuple[int, ...], num_neighbors: tuple[int, ...]
-) -> tuple[PyramidLevel, ...]:
-    """:func:`~ea_pointcloud.ops.build_pyramid` of clouds whose padding may be anywhere."""
-    check_xyz("xyz", xyz)
-    check_mask(mask, xyz)
-    if mask is None:
-        return build_pyramid(xyz, num_centers, num_neighbors)
-    check_no_empty_cloud(mask)
-    # The operators want padding last; what they return is put back into the order of xyz.
-    order = mask.byte().argsort(dim=1, descending=True, stable=True)
-    first, *others = build_pyramid(
-        gather_points(xyz, order), num_centers, num_neighbors, lengths=mask.sum(1)
-    )
-    neighbor = order.gather(1, first.neighbor.flatten(1)).view_as(first.neighbor)
-    return (PyramidLevel(first.xyz, order.gather(1, first.center), neighbor), *others)
+class Encoder(nn.Module):
+    """The network of a classifier below its pooling; subclasses define what raises here.
 
+    Args:
+        config: the architecture; entries of the head are not read.
 
-class Encoder(Protocol):
-    """What a classifier asks of the network below its pooling."""
+    Shape:
+        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> tokens (B, S, C).
+        Where ``keeps_points`` the tokens are those of all points, S = N, -inf at padded ones.
+    """
 
-    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
-        """Compute ahead what depends on the coordinates alone."""
-        ...
+    keeps_points = False
 
-    def __call__(
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> Pyramid:
+        """Compute what :meth:`forward` needs of the coordinates alone.
+
+        Args:
+            xyz: (B, N, 3).
+            mask: (B, N) bool, True = real point.
+        """
+        raise NotImplementedError
+
+    def tokens(self, points: Tensor, mask: Tensor | None, pyramid: Pyramid) -> Tensor:
+        """Tokens (B, S, C) of points (B, N, 3 + F) in the dtype of the weights."""
+        raise NotImplementedError
+
+    def forward(
         self,
         xyz: Tensor,
         features: Tensor | None = None,
         *,
         mask: Tensor | None = None,
-        pyramid: tuple[PyramidLevel, ...] | None = None,
+        pyramid: Pyramid | None = None,
     ) -> Tensor:
-        """Tokens (B, S, C)."""
-        ...
+        """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
+        points = stem_input(xyz, features, mask, self.config.feature_channels)
+        padding = None
+        if self.keeps_points and mask is not None:
+            check_no_empty_cloud(mask)
+            padding = ~mask[..., None]
+            points = points.masked_fill(padding, 0)
+        if pyramid is None:
+            pyramid = self.build_pyramid(xyz, mask)
+        # Coordinates in float64, as numpy has them, are narrowed here.
+        token = self.tokens(points.to(next(self.parameters()).dtype), mask, pyramid)
+        return token if padding is None else token.masked_fill(padding, -torch.inf)
 
 
 class Classifier(PretrainedModel):
-    """Name the class of each cloud in a batch: an encoder, pooling over its tokens, a head.
+    """Classify each cloud of a batch: an encoder, pooling over its tokens, a head.
 
-    Expects clouds as ``data_spec`` says: centred, in the unit sphere, ``up_axis`` up, about
-    ``num_points`` points. :class:`~ea_pointcloud.Predictor` brings any cloud there.
+    Expects clouds in the form of ``data_spec``: centred, in the unit sphere, ``up_axis`` up, about
+    ``num_points`` points. :class:`~ea_pointcloud.Predictor` brings any cloud there. The networks
+    are built as ``Network(config, data_spec=None)``; see
+    :func:`~ea_pointcloud.models.create_model` for named sizes.
 
     Args:
         config: the architecture, with ``num_classes`` and ``pooling``.
-        data_spec: class names and the form of the input; placeholders without it.
+        data_spec: class names and the form of the input; placeholders if omitted.
         encoder: clouds to tokens.
         head: pooled tokens to logits; its last layer is a :class:`torch.nn.Linear`.
 
     Shape:
         xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
     """
+
+    memory_pooling: MemoryPooling  # where the pooling has one
 
     def __init__(
         self, config: Any, data_spec: DataSpec | None, encoder: Encoder, head: nn.Sequential
@@ -152,7 +218,7 @@ class Classifier(PretrainedModel):
         self.encoder = encoder
         self.head = head
 
-    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> Pyramid:
         """Compute ahead what the network needs of the coordinates alone.
 
         Args:
@@ -167,7 +233,7 @@ class Classifier(PretrainedModel):
         features: Tensor | None = None,
         *,
         mask: Tensor | None = None,
-        pyramid: tuple[PyramidLevel, ...] | None = None,
+        pyramid: Pyramid | None = None,
     ) -> Tensor:
         """Classify; softmax of the result gives probabilities in the order of ``class_names``.
 
@@ -182,28 +248,28 @@ class Classifier(PretrainedModel):
         features: Tensor | None = None,
         *,
         mask: Tensor | None = None,
-        pyramid: tuple[PyramidLevel, ...] | None = None,
+        pyramid: Pyramid | None = None,
     ) -> Tensor:
-        """What the last layer is given of each cloud, (B, C)."""
+        """The input of the last layer for each cloud, (B, C)."""
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
-        return self.head[:-1](self.pool(token, mask))
+        return self.head[:-1](self.pool(token, mask if self.encoder.keeps_points else None))
 
     def pool(self, token: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, C) of tokens (B, S, C), centres that are always real points; ``mask`` is of points.
-
-        Another kind of token needs another rule.
-        """
-        del mask
-        return torch.cat([_pooled(token, kind) for kind in self.config.pooling.split("_")], dim=-1)
-
-
-def _pooled(token: Tensor, kind: str) -> Tensor:
-    """(B, C) of tokens (B, S, C)."""
-    if kind == "max":
-        return token.amax(1)
-    if kind == "top":
-        return token.topk(-(-token.shape[1] // _TOP), dim=1).values.mean(1)
-    return token.mean(1)
+        """(B, C) of tokens (B, S, C), -inf where ``mask`` (B, S) is False."""
+        parts = []
+        for kind in self.config.pooling.split("_"):
+            if kind == "max":
+                parts.append(token.amax(1))
+            elif kind == "top":
+                parts.append(token.topk(-(-token.shape[1] // _TOP), dim=1).values.mean(1))
+            elif kind == "memory":
+                parts.append(self.memory_pooling(token, mask))
+            elif mask is None:
+                parts.append(token.mean(1))
+            else:
+                total = token.masked_fill(~mask[..., None], 0).sum(1)
+                parts.append(total / mask.sum(1, keepdim=True))
+        return torch.cat(parts, dim=-1)
 
 
 def classification_head(
@@ -214,7 +280,7 @@ def classification_head(
     Args:
         config: with ``pooling``, ``head_channels``, ``dropout`` and ``num_classes``.
         token_channels: C of the tokens that are pooled.
-        activation: of the layers; LeakyReLU without it.
+        activation: of the layers; LeakyReLU if omitted.
     """
     layers: list[nn.Module] = []
     width = sum(

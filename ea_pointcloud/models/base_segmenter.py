@@ -1,75 +1,111 @@
-"""What all networks that label points share: a trunk below, a head above, and streaming."""
+"""What all networks that label points share: a backbone below, a head above, work in chunks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_no_empty_cloud, values_readable
-from ea_pointcloud.models.base import stem_input
+from ea_pointcloud.models.base import NetworkConfig, stem_input
 from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
+from ea_pointcloud.models.pyramid import Pyramid
 from ea_pointcloud.nn import LinearNorm, PointBatchNorm
-from ea_pointcloud.ops import PyramidLevel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterHeadConfig(NetworkConfig):
+    """Settings of a segmenter's head.
+
+    Args:
+        num_parts: part labels to distinguish, over all categories, >= 2.
+        num_categories: shape categories; 0 for a network that is not conditioned on the category.
+        category_channels: width of the category's embedding.
+        head_channels: widths of the layers before the logits.
+        dropout: dropout after the first of them.
+    """
+
+    num_parts: int
+    num_categories: int = 0
+    category_channels: int = 64
+    head_channels: tuple[int, ...] = (256, 128)
+    dropout: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        self.check_not_empty("head_channels")
 
 
 @dataclass
-class TrunkContext:
-    """What a trunk knows of a cloud before it makes rows for its points."""
+class Encoding:
+    """What :meth:`Backbone.decode` needs of a whole cloud to compute features of its points."""
 
     xyz: Tensor
     mask: Tensor | None
     outputs: list[Tensor]
-    pyramid: tuple[PyramidLevel, ...] = ()
+    pyramid: Pyramid = ()
 
 
-class Trunk(Protocol):
-    """What a segmenter asks of the network below its head."""
+class Backbone(nn.Module):
+    """The network of a segmenter below its head; subclasses define what raises here.
 
-    out_channels: int  # of the rows
-    has_neighborhoods: bool  # whose scale follows from how dense the points are
+    Args:
+        out_channels: C of the features.
 
-    def build_pyramid(self, xyz: Tensor, mask: Tensor | None) -> tuple[PyramidLevel, ...]:
+    Shape:
+        points (B, N, 3 + F) -> (B, N, C).
+    """
+
+    has_neighborhoods = True  # whose scale follows from the density of the points
+    encoder: Any  # an Encoder, except where nothing is grouped
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None) -> Pyramid:
         """Compute ahead what depends on the coordinates alone; () where nothing is grouped."""
-        ...
+        return self.encoder.build_pyramid(xyz, mask)
 
-    def prepare(
+    def encode(
         self,
         points: Tensor,
         xyz: Tensor,
         mask: Tensor | None,
-        pyramid: tuple[PyramidLevel, ...] | None,
-        chunk: int | None,
-    ) -> TrunkContext:
-        """Find what has to be known of a cloud before any of its rows."""
-        ...
+        pyramid: Pyramid,
+        chunk: int | None = None,
+    ) -> Encoding:
+        """Compute what :meth:`decode` needs of a whole cloud, ``chunk`` points at a time."""
+        raise NotImplementedError
 
-    def rows(self, context: TrunkContext, part: slice) -> Tensor:
-        """(B, n, C) of the points in ``part``."""
-        ...
+    def decode(self, encoding: Encoding, rows: slice) -> Tensor:
+        """(B, n, C) features of the points in ``rows``."""
+        raise NotImplementedError
 
 
 class Segmenter(PretrainedModel):
-    """Give every point of each cloud a part label: a trunk gives each a row, a head reads it.
+    """Label every point of each cloud: a backbone computes features of points, a head labels them.
 
-    The head also reads the maximum and the mean over the rows, and the category.
+    The head also reads the maximum and the mean of the features, and the category. The networks
+    are built as ``Network(config, data_spec=None)``; see
+    :func:`~ea_pointcloud.models.create_model` for named sizes.
 
     Args:
-        config: the architecture, with ``num_parts``, ``num_categories``, ``feature_channels``,
-            ``category_channels``, ``head_channels`` and ``dropout``.
-        data_spec: part names, categories and the form of the input; placeholders without it.
-        trunk: points to rows.
+        config: the architecture, with the entries of :class:`SegmenterHeadConfig`.
+        data_spec: part names, categories and the form of the input; placeholders if omitted.
+        trunk: the backbone; trained weights have it under this name.
 
     Shape:
         xyz (B, N, 3), features (B, N, F) or None, category (B,) int64 or None, mask (B, N) bool or
-        None -> logits (B, N, P); rows of padded points are meaningless.
+        None -> logits (B, N, P); those of padded points are meaningless.
     """
 
-    def __init__(self, config: Any, data_spec: DataSpec | None, trunk: Trunk) -> None:
+    def __init__(self, config: Any, data_spec: DataSpec | None, trunk: Backbone) -> None:
         super().__init__()
         self.config = config
         self.data_spec = data_spec or DataSpec.unnamed(config.num_parts, config.num_categories)
@@ -77,10 +113,10 @@ class Segmenter(PretrainedModel):
             ("num_parts", self.data_spec.class_names, config.num_parts),
             ("num_categories", self.data_spec.category_names, config.num_categories),
         ):
-            # A category-free network may well know the names of the categories it was trained on.
+            # A category-free network may have the names of the categories it was trained on.
             if len(names) != count and not (name == "num_categories" and count == 0):
                 raise ValueError(f"data_spec must name {name}={count}, got {len(names)}")
-        features = self.data_spec.features  # "none" also where nobody has said what they are
+        features = self.data_spec.features  # "none" also where they are not specified
         if features != "none" and config.feature_channels != FEATURES[features]:
             raise ValueError(
                 f"feature_channels must be {FEATURES[features]} as data_spec says the features are "
@@ -106,16 +142,16 @@ class Segmenter(PretrainedModel):
 
     @property
     def has_neighborhoods(self) -> bool:
-        """Whether points know their neighbours: clouds must be as dense as in training then."""
+        """Whether points are grouped: clouds must then be as dense as in training."""
         return self.trunk.has_neighborhoods
 
     @property
-    def streams(self) -> bool:
-        """Whether the network can work in parts, see ``chunk`` of :meth:`forward`."""
+    def supports_chunks(self) -> bool:
+        """Whether the network can work in chunks, see ``chunk`` of :meth:`forward`."""
         return True
 
-    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
-        """Compute ahead what the grouped form needs of the coordinates alone; () on all points.
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> Pyramid:
+        """Compute ahead what the network needs of the coordinates alone; () if it groups nothing.
 
         Args:
             xyz: (B, N, 3).
@@ -130,7 +166,7 @@ class Segmenter(PretrainedModel):
         *,
         category: Tensor | None = None,
         mask: Tensor | None = None,
-        pyramid: tuple[PyramidLevel, ...] | None = None,
+        pyramid: Pyramid | None = None,
         chunk: int | None = None,
     ) -> Tensor:
         """Label; softmax of the result gives probabilities in the order of ``class_names``.
@@ -158,18 +194,20 @@ class Segmenter(PretrainedModel):
             check_count("chunk", chunk)
             if self.training:
                 raise ValueError("chunk works in evaluation mode only; call model.eval() first")
-        context = self.trunk.prepare(points, xyz, mask, pyramid, chunk)
+        if pyramid is None:
+            pyramid = self.build_pyramid(xyz, mask)
+        encoding = self.trunk.encode(points, xyz, mask, pyramid, chunk)
         if chunk is None:
-            rows = self.trunk.rows(context, slice(None))  # (B, N, C)
-            pooled = _Pool().add(rows, mask).result()
-            return self._label(rows, torch.cat([pooled, *cloud], dim=-1), mask)
+            decoded = self.trunk.decode(encoding, slice(None))  # (B, N, C)
+            pooled = _Pool().add(decoded, mask).result()
+            return self._label(decoded, torch.cat([pooled, *cloud], dim=-1), mask)
         pool = _Pool()
-        for part in slices(xyz.shape[1], chunk):
-            pool.add(self.trunk.rows(context, part), part_of(mask, part))
+        for rows in chunks(xyz.shape[1], chunk):
+            pool.add(self.trunk.decode(encoding, rows), rows_of(mask, rows))
         pooled = torch.cat([pool.result(), *cloud], dim=-1)
         logits = [
-            self._label(self.trunk.rows(context, part), pooled, part_of(mask, part))
-            for part in slices(xyz.shape[1], chunk)
+            self._label(self.trunk.decode(encoding, rows), pooled, rows_of(mask, rows))
+            for rows in chunks(xyz.shape[1], chunk)
         ]
         return torch.cat(logits, dim=1)
 
@@ -197,10 +235,10 @@ class Segmenter(PretrainedModel):
             )
         return [self.category(F.one_hot(category.long(), count).to(self.out.weight.dtype))]
 
-    def _label(self, rows: Tensor, cloud: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits (B, n, P) of rows (B, n, C), given what is known of the whole cloud (B, D)."""
-        to_point, to_cloud = self.head_in.weight.split([rows.shape[-1], cloud.shape[-1]], dim=1)
-        hidden = F.linear(rows, to_point) + F.linear(cloud, to_cloud)[:, None]
+    def _label(self, points: Tensor, cloud: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits (B, n, P) of features of points (B, n, C) and of the whole cloud (B, D)."""
+        to_point, to_cloud = self.head_in.weight.split([points.shape[-1], cloud.shape[-1]], dim=1)
+        hidden = F.linear(points, to_point) + F.linear(cloud, to_cloud)[:, None]
         hidden = self.dropout(F.relu(self.head_norm(hidden, mask)))
         for layer in self.head:
             hidden = layer(hidden, mask)
@@ -208,23 +246,23 @@ class Segmenter(PretrainedModel):
 
 
 class _Pool:
-    """Maximum and mean over the real points of a cloud that comes in parts."""
+    """Maximum and mean over the real points of a cloud that comes in chunks."""
 
     def __init__(self) -> None:
         self.greatest: Tensor | None = None
         self.total: Tensor | None = None
         self.count: Tensor | int = 0
 
-    def add(self, rows: Tensor, mask: Tensor | None) -> "_Pool":
-        """Take in rows (B, n, C) with their mask (B, n)."""
+    def add(self, features: Tensor, mask: Tensor | None) -> "_Pool":
+        """Add features (B, n, C) of some points with their mask (B, n)."""
         if mask is None:
-            greatest, count = rows.amax(1), rows.shape[1]
+            greatest, count = features.amax(1), features.shape[1]
         else:
-            greatest = rows.masked_fill(~mask[..., None], -torch.inf).amax(1)
-            rows = rows.masked_fill(~mask[..., None], 0.0)
+            greatest = features.masked_fill(~mask[..., None], -torch.inf).amax(1)
+            features = features.masked_fill(~mask[..., None], 0.0)
             count = mask.sum(1, keepdim=True)
         # A mean over a million points must not be summed in half precision.
-        total = rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
+        total = features.sum(1, dtype=torch.promote_types(features.dtype, torch.float32))
         self.count = self.count + count
         self.greatest = greatest if self.greatest is None else self.greatest.maximum(greatest)
         self.total = total if self.total is None else self.total + total
@@ -238,12 +276,12 @@ class _Pool:
         return torch.cat([self.greatest, mean], dim=-1)
 
 
-def slices(num_points: int, chunk: int) -> Iterator[slice]:
-    """Successive parts of a cloud."""
-    for start in range(0, num_points, chunk):
-        yield slice(start, min(start + chunk, num_points))
+def chunks(num_points: int, size: int) -> Iterator[slice]:
+    """Successive chunks of the points of a cloud."""
+    for start in range(0, num_points, size):
+        yield slice(start, min(start + size, num_points))
 
 
-def part_of(mask: Tensor | None, part: slice) -> Tensor | None:
-    """The part of a mask (B, N), if there is one."""
-    return None if mask is None else mask[:, part]
+def rows_of(mask: Tensor | None, rows: slice) -> Tensor | None:
+    """The rows of a mask (B, N), if there is one."""
+    return None if mask is None else mask[:, rows]

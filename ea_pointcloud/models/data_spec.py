@@ -9,7 +9,7 @@ from ea_pointcloud.augment.transforms import AXES, MIRRORING, SAMPLINGS
 from ea_pointcloud.descriptors import DESCRIPTORS
 
 NORMALIZATIONS = ("unit_sphere",)
-# What a network may be given beside coordinates -> channels.
+# Features beside coordinates -> channels.
 FEATURES = {"none": 0, "normals": 3} | {
     name: channels for name, (_, channels) in DESCRIPTORS.items()
 }
@@ -29,10 +29,10 @@ class DataSpec:
         num_points: points a cloud was reduced to in training.
         sampling: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
-        parts: of a segmenter, the part ids (places in ``class_names``) of each category.
-        features: what points carry beside coordinates: ``"none"``, ``"normals"``, or what is found
-            from the coordinates, ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``, see
-            :func:`~ea_pointcloud.descriptors.whole_shape`.
+        parts: of a segmenter, the part ids (indices into ``class_names``) of each category.
+        features: what points carry beside coordinates: ``"none"``, ``"normals"``, or descriptors
+            that are computed from the coordinates, ``"eigen_features"``, ``"surface_features"`` or
+            ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`.
         min_part_fraction: of a segmenter, the smallest share of a shape's points that each part
             which a shape may lack had in training, see
             :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
@@ -65,7 +65,7 @@ class DataSpec:
         for category, ids in zip(self.category_names, self.parts, strict=True):
             if not all(0 <= part < len(self.class_names) for part in ids):
                 raise ValueError(
-                    f"parts of {category} must be places in the {len(self.class_names)} "
+                    f"parts of {category} must be indices into the {len(self.class_names)} "
                     f"class_names, got {ids}"
                 )
         object.__setattr__(self, "min_part_fraction", tuple(self.min_part_fraction))

@@ -1,4 +1,4 @@
-"""EAMLP for points: patches become tokens, and external attention and MLPs are all there is."""
+"""EAMLP for points: patches as tokens, blocks of external attention and an MLP, nothing else."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,25 +7,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud.models.base import Classifier, check_fields, masked_pyramid, stem_input
-from ea_pointcloud.models.base_segmenter import Segmenter, TrunkContext, part_of
+from ea_pointcloud.models.base import CENTER_POOLING, Classifier, Encoder, NetworkConfig
+from ea_pointcloud.models.base_segmenter import (
+    Backbone,
+    Encoding,
+    Segmenter,
+    SegmenterHeadConfig,
+    rows_of,
+)
 from ea_pointcloud.models.data_spec import DataSpec
+from ea_pointcloud.models.pyramid import Pyramid, check_levels, masked_pyramid
 from ea_pointcloud.nn import EAMLPBlock, LinearNorm, PatchEmbedding, PointBatchNorm
-from ea_pointcloud.ops import PyramidLevel, interpolate_features
+from ea_pointcloud.ops import interpolate_features
 from ea_pointcloud.ops.attention import NORMS
-
-POOLING = ("mean", "max", "max_mean", "top")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAMLPConfig:
-    """What fixes the encoder of EAMLP; the defaults are the size ``base``.
+class EAMLPConfig(NetworkConfig):
+    """Settings of the encoder of EAMLP; the defaults are the size ``base``.
 
     Args:
-        feature_channels: per-point features beside xyz (normals = 3), 0 without.
         num_centers: tokens, each a patch around a farthest point.
         num_neighbors: points of a patch.
-        patch_channels: widths of the layers that read a patch's points.
+        patch_channels: widths of the layers over a patch's points.
         channels: width of the tokens, a multiple of ``heads``.
         depth: blocks.
         heads: H; ``expansion * heads`` of width ``channels / heads`` attend.
@@ -37,7 +41,6 @@ class EAMLPConfig:
         drop_path: rate of the last block's stochastic depth; grows linearly from 0.
     """
 
-    feature_channels: int = 0
     num_centers: int = 128
     num_neighbors: int = 32
     patch_channels: tuple[int, ...] = (64, 128)
@@ -51,23 +54,21 @@ class EAMLPConfig:
     drop_path: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the values; lists (from JSON or YAML) become tuples."""
-        least = {"num_classes": 2, "num_parts": 2, "num_categories": 0, "feature_channels": 0}
-        check_fields(self, least)
+        """Check the values."""
+        super().__post_init__()
         check_choice("norm", self.norm, NORMS)
-        if not self.patch_channels:
-            raise ValueError("patch_channels must name at least one width, got none")
+        self.check_not_empty("patch_channels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EAMLPClassifierConfig(EAMLPConfig):
-    """Everything that fixes :class:`~ea_pointcloud.models.EAMLPClassifier`.
+    """Settings of :class:`~ea_pointcloud.models.EAMLPClassifier`.
 
-    The published network reads a class token. With external attention that token learns of the
-    others through nothing but the sums of the normalisation, so tokens are pooled instead.
+    The published network reads a class token. With external attention that token depends on the
+    others through the sums of the normalisation alone, so tokens are pooled instead.
 
     Args:
-        num_classes: classes told apart, >= 2.
+        num_classes: classes to distinguish, >= 2.
         pooling: ``"mean"``, ``"max"`` or ``"max_mean"`` over the tokens, or ``"top"``, the
             mean of the largest quarter of each channel.
         dropout: dropout before the head.
@@ -80,39 +81,23 @@ class EAMLPClassifierConfig(EAMLPConfig):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        check_choice("pooling", self.pooling, POOLING)
+        check_choice("pooling", self.pooling, ("mean", *CENTER_POOLING))
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAMLPSegmenterConfig(EAMLPConfig):
-    """Everything that fixes :class:`~ea_pointcloud.models.EAMLPSegmenter`.
+class EAMLPSegmenterConfig(SegmenterHeadConfig, EAMLPConfig):
+    """Settings of :class:`~ea_pointcloud.models.EAMLPSegmenter`.
 
     Args:
-        num_parts: part labels told apart, over all categories, >= 2.
-        num_categories: shape categories; 0 for a network that is not told the category.
-        point_channels: width of the two layers that read each point alone.
+        point_channels: width of the two layers over each single point.
         fuse_channels: width after tokens and points are joined at every point.
-        category_channels: width of the category's embedding.
-        head_channels: widths of the layers before the logits.
-        dropout: dropout after the first of them.
     """
 
-    num_parts: int
-    num_categories: int = 0
     point_channels: int = 64
     fuse_channels: int = 256
-    category_channels: int = 64
-    head_channels: tuple[int, ...] = (256, 128)
-    dropout: float = 0.4
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        if not self.head_channels:
-            raise ValueError("head_channels must name at least one width, got none")
 
 
-# Of the classifier, and over them what the segmenter adds.
+# Sizes of the classifier; those of the segmenter extend them.
 EAMLP_CLASSIFIER_SIZES: dict[str, dict[str, Any]] = {
     "small": {"num_centers": 64, "channels": 128, "depth": 4, "heads": 4},
     "base": {},
@@ -135,7 +120,7 @@ EAMLP_SEGMENTER_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class EAMLPEncoder(nn.Module):
+class EAMLPEncoder(Encoder):
     """Turn a cloud into S tokens: patches around farthest points, then blocks of EAMLP.
 
     The result does not depend on the order of the points (exact ties of distance aside).
@@ -152,8 +137,7 @@ class EAMLPEncoder(nn.Module):
     """
 
     def __init__(self, config: EAMLPConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         channels = config.channels
         self.patches = PatchEmbedding(config.feature_channels, config.patch_channels, channels)
         self.position = nn.Sequential(
@@ -166,43 +150,20 @@ class EAMLPEncoder(nn.Module):
                 memory_size=config.memory_size,
                 expansion=config.expansion,
                 mlp_ratio=config.mlp_ratio,
-                drop_path=config.drop_path * place / max(1, config.depth - 1),
+                drop_path=config.drop_path * index / max(1, config.depth - 1),
                 norm=config.norm,
             )
-            for place in range(config.depth)
+            for index in range(config.depth)
         )
         self.norm = nn.LayerNorm(channels)
 
-    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> tuple[PyramidLevel, ...]:
-        """Compute what :meth:`forward` needs of the coordinates alone: the one level of patches.
-
-        Args:
-            xyz: (B, N, 3).
-            mask: (B, N) bool, True = real point.
-        """
+    def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> Pyramid:
+        """The one level of patches of clouds (B, N, 3) with a mask (B, N)."""
         return masked_pyramid(xyz, mask, (self.config.num_centers,), (self.config.num_neighbors,))
 
-    def forward(
-        self,
-        xyz: Tensor,
-        features: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pyramid: tuple[PyramidLevel, ...] | None = None,
-    ) -> Tensor:
-        """Encode; ``pyramid`` is what :meth:`build_pyramid` gave for this ``xyz`` and ``mask``."""
-        points = stem_input(xyz, features, mask, self.config.feature_channels)
-        if pyramid is None:
-            pyramid = self.build_pyramid(xyz, mask)
-        return self.tokens(points.to(self.norm.weight.dtype), pyramid)
-
-    def tokens(self, points: Tensor, pyramid: tuple[PyramidLevel, ...]) -> Tensor:
-        """Tokens of points (B, N, 3 + F) in the dtype of the weights."""
-        if len(pyramid) != 1:
-            raise ValueError(
-                f"pyramid must have 1 level, the patches, got {len(pyramid)}; build it with "
-                "build_pyramid() of this model"
-            )
+    def tokens(self, points: Tensor, mask: Tensor | None, pyramid: Pyramid) -> Tensor:
+        """Tokens of the patches."""
+        check_levels(pyramid, 1, "1 level, the patches")
         [level] = pyramid  # centres are always real points: no mask from here on
         tokens = self.patches(points, level) + self.position(level.xyz.to(points.dtype))
         for block in self.blocks:
@@ -211,14 +172,7 @@ class EAMLPEncoder(nn.Module):
 
 
 class EAMLPClassifier(Classifier):
-    """Name the class of each cloud with EAMLP, see :class:`~ea_pointcloud.models.Classifier`.
-
-    Args:
-        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
-        data_spec: class names and the form of the input; placeholders without it.
-
-    Shape:
-        xyz (B, N, 3), features (B, N, F) or None, mask (B, N) bool or None -> logits (B, classes).
+    """EAMLP, see :class:`~ea_pointcloud.models.Classifier`.
 
     Reference:
         Guo et al. 2021, arXiv 2105.02358, section 3.3 (EAMLP).
@@ -234,15 +188,7 @@ class EAMLPClassifier(Classifier):
 
 
 class EAMLPSegmenter(Segmenter):
-    """Label every point with EAMLP, see :class:`~ea_pointcloud.models.Segmenter`.
-
-    Args:
-        config: the architecture, see :func:`~ea_pointcloud.models.create_model` for named sizes.
-        data_spec: part names, categories and the form of the input; placeholders without it.
-
-    Shape:
-        xyz (B, N, 3), features (B, N, F) or None, category (B,) int64 or None, mask (B, N) bool or
-        None -> logits (B, N, P); rows of padded points are meaningless.
+    """EAMLP with every point labelled, see :class:`~ea_pointcloud.models.Segmenter`.
 
     Reference:
         Guo et al. 2021, arXiv 2105.02358, section 3.3 (EAMLP).
@@ -251,11 +197,11 @@ class EAMLPSegmenter(Segmenter):
     config_class = EAMLPSegmenterConfig
 
     def __init__(self, config: EAMLPSegmenterConfig, data_spec: DataSpec | None = None) -> None:
-        super().__init__(config, data_spec, EAMLPTrunk(config))
+        super().__init__(config, data_spec, EAMLPBackbone(config))
 
 
-class EAMLPTrunk(nn.Module):
-    """Carry the tokens back to all points, and join them there with what each point says alone.
+class EAMLPBackbone(Backbone):
+    """Interpolate the tokens to all points, and join them with features of each point alone.
 
     Tokens are interpolated by inverse squared distance to the three nearest. The layer that joins
     commutes with it, so its part for the tokens is applied before, to S tokens and not to N points.
@@ -267,11 +213,8 @@ class EAMLPTrunk(nn.Module):
         (B, N, 3 + F) -> (B, N, ``fuse_channels``).
     """
 
-    has_neighborhoods = True
-
     def __init__(self, config: EAMLPSegmenterConfig) -> None:
-        super().__init__()
-        self.out_channels = config.fuse_channels
+        super().__init__(config.fuse_channels)
         self.encoder = EAMLPEncoder(config)
         self.point_in = LinearNorm(3 + config.feature_channels, config.point_channels)
         self.point_out = LinearNorm(config.point_channels, config.point_channels)
@@ -279,30 +222,24 @@ class EAMLPTrunk(nn.Module):
         self.fuse_point = nn.Linear(config.point_channels, config.fuse_channels, bias=False)
         self.fuse_norm = PointBatchNorm(config.fuse_channels)
 
-    def build_pyramid(self, xyz: Tensor, mask: Tensor | None) -> tuple[PyramidLevel, ...]:
-        """See :meth:`EAMLPEncoder.build_pyramid`."""
-        return self.encoder.build_pyramid(xyz, mask)
-
-    def prepare(
+    def encode(
         self,
         points: Tensor,
         xyz: Tensor,
         mask: Tensor | None,
-        pyramid: tuple[PyramidLevel, ...] | None,
-        chunk: int | None,
-    ) -> TrunkContext:
-        """Find the tokens; what is kept for all points is their input."""
+        pyramid: Pyramid,
+        chunk: int | None = None,
+    ) -> Encoding:
+        """Compute the tokens; what is kept for all points is their input."""
         del chunk
-        if pyramid is None:
-            pyramid = self.build_pyramid(xyz, mask)
-        tokens = self.fuse_token(self.encoder.tokens(points, pyramid))
-        return TrunkContext(xyz, mask, [points, tokens], pyramid)
+        tokens = self.fuse_token(self.encoder.tokens(points, mask, pyramid))
+        return Encoding(xyz, mask, [points, tokens], pyramid)
 
-    def rows(self, context: TrunkContext, part: slice) -> Tensor:
-        """(B, n, C) of the points in ``part``."""
-        points, tokens = context.outputs
-        [level], mask = context.pyramid, part_of(context.mask, part)
-        near = min(3, level.xyz.shape[1])
-        carried = interpolate_features(context.xyz[:, part], level.xyz, tokens, near)
-        alone = self.point_out(self.point_in(points[:, part], mask), mask)
-        return F.relu(self.fuse_norm(carried + self.fuse_point(alone), mask))
+    def decode(self, encoding: Encoding, rows: slice) -> Tensor:
+        """Interpolate the tokens and join them with the points."""
+        points, tokens = encoding.outputs
+        [level], mask = encoding.pyramid, rows_of(encoding.mask, rows)
+        k = min(3, level.xyz.shape[1])
+        interpolated = interpolate_features(encoding.xyz[:, rows], level.xyz, tokens, k)
+        alone = self.point_out(self.point_in(points[:, rows], mask), mask)
+        return F.relu(self.fuse_norm(interpolated + self.fuse_point(alone), mask))

@@ -1,9 +1,13 @@
-"""Networks by name, each name an architecture and a size."""
+"""Networks by name, each name an architecture and a size, and their cost."""
 
 from typing import Any, NamedTuple
 
+import torch
+
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud._device import generator_for
 from ea_pointcloud.models.base import named_config
+from ea_pointcloud.models.base_segmenter import Segmenter
 from ea_pointcloud.models.baselines import (
     DGCNN_SIZES,
     POINTNET_SIZES,
@@ -11,7 +15,8 @@ from ea_pointcloud.models.baselines import (
     PointNetClassifier,
 )
 from ea_pointcloud.models.data_spec import FEATURES, DataSpec
-from ea_pointcloud.models.ea import CLASSIFIER_SIZES, SEGMENTER_SIZES, EAClassifier, EASegmenter
+from ea_pointcloud.models.ea import CLASSIFIER_SIZES, EAClassifier
+from ea_pointcloud.models.ea_segmenter import SEGMENTER_SIZES, EASegmenter
 from ea_pointcloud.models.eagraph import (
     EAGRAPH_CLASSIFIER_SIZES,
     EAGRAPH_SEGMENTER_SIZES,
@@ -57,10 +62,10 @@ _KINDS = {"classification": "classifier", "segmentation": "segmenter"}
 
 
 def list_models(task: str | None = None) -> list[str]:
-    """The names that :func:`create_model` knows.
+    """The names that :func:`create_model` takes.
 
     Args:
-        task: ``"classification"`` or ``"segmentation"``; both without it.
+        task: ``"classification"`` or ``"segmentation"``; both if omitted.
     """
     if task is not None:
         check_choice("task", task, ARCHITECTURES)
@@ -86,10 +91,10 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`, e.g. ``"ea_classifier_base"``.
-        num_classes: classes a classifier tells apart; 40 or those of ``data_spec`` without it.
-        num_parts: parts a segmenter tells apart; 50 or those of ``data_spec`` without it.
-        num_categories: categories a segmenter is told; 16 or those of ``data_spec`` without it,
-            0 for a category-free one.
+        num_classes: classes of a classifier; those of ``data_spec`` or 40 if omitted.
+        num_parts: parts of a segmenter; those of ``data_spec`` or 50 if omitted.
+        num_categories: categories a segmenter is conditioned on; those of ``data_spec`` or 16 if
+            omitted, 0 for a category-free one.
         data_spec: names and the form of the input.
         overrides: fields of the network's ``config_class``, e.g.
             :class:`~ea_pointcloud.models.ClassifierConfig`.
@@ -134,3 +139,22 @@ def load_model(name_or_path: str, *, revision: str | None = None) -> PretrainedM
     }
     check_choice(f"architecture in {folder}/config.json", name, known)
     return known[name].from_pretrained(folder)
+
+
+def count_macs(model: PretrainedModel, num_points: int) -> int:
+    """Multiply-accumulates of the matrix products for one cloud of ``num_points`` points."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, half a second
+
+    device = next(model.parameters()).device
+    generator = generator_for(device, 0)
+    cloud = torch.rand(1, num_points, 3, generator=generator, device=device)
+    inputs = {}
+    if model.config.feature_channels:
+        shape = (1, num_points, model.config.feature_channels)
+        inputs["features"] = torch.rand(shape, generator=generator, device=device)
+    if isinstance(model, Segmenter) and model.config.num_categories:
+        inputs["category"] = torch.zeros(1, dtype=torch.long, device=device)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(cloud, **inputs)
+    return counter.get_total_flops() // 2

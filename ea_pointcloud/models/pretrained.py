@@ -36,7 +36,7 @@ class PretrainedModel(nn.Module):
     """A network that saves itself with its configuration and comes back from one folder.
 
     Subclasses set ``config_class`` and take ``(config, data_spec)``. ``calibration`` belongs to the
-    weights as they are: whoever changes them sets it anew.
+    weights as they are: whoever changes them sets it again.
     """
 
     config_class: ClassVar[Any]
@@ -45,7 +45,7 @@ class PretrainedModel(nn.Module):
     calibration: Calibration | None = None
 
     def auxiliary_loss(self) -> Tensor | None:
-        """What the last forward pass in training adds to the loss, given once; mostly nothing."""
+        """What the last forward pass in training adds to the loss, returned once; usually None."""
         return None
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -55,7 +55,7 @@ class PretrainedModel(nn.Module):
 
         Args:
             folder: where to.
-            dtype: that the parameters are stored in, their own without it. Loading gives those of
+            dtype: that the parameters are stored in, their own if omitted. Loading gives those of
                 a new network, float32, whatever they were stored in.
 
         Raises:
@@ -197,7 +197,7 @@ def resolve_weights(name_or_path: str | Path, *, revision: str | None = None) ->
     name = str(name_or_path)
     if name in list_pretrained():
         return SHIPPED_FOLDER / name
-    # A name whose first part is a folder here is a mistyped path: never ask strangers for it.
+    # A name whose first part is a folder here is a mistyped path: never look for it on the hub.
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {path}; give a folder of weights, a run folder, or USER/NAME on the hub, "

@@ -3,12 +3,11 @@
 from ea_pointcloud.nn.attention import (
     ExternalAttention,
     MultiHeadExternalAttention,
-    SelfAttention,
 )
-from ea_pointcloud.nn.blocks import AttentionBlock, NeighborEmbedding, PointwiseResidual
+from ea_pointcloud.nn.blocks import AttentionBlock, PointwiseResidual, SelfAttention
 from ea_pointcloud.nn.drop_in import ExternalMultiheadAttention, ExternalTokenAttention
-from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv
-from ea_pointcloud.nn.initialise_memories import initialise_memories
+from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv, NeighborEmbedding
+from ea_pointcloud.nn.memory_init import evaluating, initialise_memories
 from ea_pointcloud.nn.memory_pooling import MemoryPooling
 from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
@@ -35,6 +34,7 @@ __all__ = [
     "SelfAttention",
     "Swap",
     "TransformNet",
+    "evaluating",
     "initialise_memories",
     "replace_attention",
 ]

@@ -1,12 +1,15 @@
-"""Blocks of the point transformer: attention with a position embedding, or none; neighbours."""
+"""Attention blocks of the point transformer, and the kinds they compare external attention with."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_choice, check_features
-from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention, SelfAttention
+from ea_pointcloud._checks import check_choice, check_features, check_mask
+from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention
 from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
-from ea_pointcloud.ops import PyramidLevel, SlotState, gather_points, max_over_neighbors
+from ea_pointcloud.ops import SlotState
 
 ATTENTION = (
     "external",
@@ -32,6 +35,9 @@ class AttentionBlock(nn.Module):
         memory_size: M of the external kinds.
         heads: H of the multi-head kinds.
         norm: normalisation of the external kinds, ``"double"`` or ``"softmax"``.
+        dynamic_form: variant of the dynamic kinds, see ``nn.dynamic_form.DynamicForm``.
+        memory_std: of the initial memories of the external kinds, see
+            :class:`~ea_pointcloud.nn.ExternalAttention`.
 
     Shape:
         features, position: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point.
@@ -45,19 +51,23 @@ class AttentionBlock(nn.Module):
         memory_size: int = 64,
         heads: int = 8,
         norm: str = "double",
+        dynamic_form: str = "plain",
+        memory_std: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("attention", attention, ATTENTION)
         self.outer_norm = None
-        dynamic = "dynamic" in attention
+        memory: dict[str, Any] = {
+            "memory_size": memory_size,
+            "norm": norm,
+            "dynamic": "dynamic" in attention,
+            "dynamic_form": dynamic_form,
+            "memory_std": memory_std,
+        }
         if attention in ("external", "dynamic_external"):
-            self.attention = ExternalAttention(
-                channels, memory_size=memory_size, norm=norm, dynamic=dynamic
-            )
+            self.attention = ExternalAttention(channels, **memory)
         elif attention in ("multihead_external", "multihead_dynamic_external"):
-            self.attention = MultiHeadExternalAttention(
-                channels, heads=heads, memory_size=memory_size, norm=norm, dynamic=dynamic
-            )
+            self.attention = MultiHeadExternalAttention(channels, heads=heads, **memory)
             self.outer_norm = PointBatchNorm(channels)  # this kind brings no residual of its own
         elif attention == "none":
             self.attention = PointwiseResidual(channels)
@@ -67,10 +77,10 @@ class AttentionBlock(nn.Module):
     def slot_state(
         self, features: Tensor, position: Tensor, mask: Tensor | None = None
     ) -> SlotState | None:
-        """What :meth:`forward` needs of a whole cloud when it is given a part of one.
+        """What :meth:`forward` needs of a whole cloud when it is given a chunk of one.
 
-        Compute it for every part, merge the states, and pass the result to :meth:`forward` of each
-        part; None where nothing is needed. In evaluation mode the parts are then exactly those of
+        Compute it for every chunk, merge the states, and pass the result to :meth:`forward` of each
+        chunk; None where nothing is needed. In evaluation mode the chunks are then exactly those of
         the whole.
 
         Raises:
@@ -79,7 +89,7 @@ class AttentionBlock(nn.Module):
         if isinstance(self.attention, SelfAttention):
             raise ValueError(
                 "self- and offset-attention compare all points with each other and cannot work in "
-                "parts; call the network without chunk, or build it with external attention"
+                "chunks; call the network without chunk, or build it with external attention"
             )
         if isinstance(self.attention, PointwiseResidual):
             return None
@@ -105,13 +115,12 @@ class AttentionBlock(nn.Module):
 
 
 class PointwiseResidual(nn.Module):
-    """What remains of external attention when no point learns of another: the control.
+    """External attention without exchange between the points: the control.
 
     The two projections, the normalisation and the residual of
     :class:`~ea_pointcloud.nn.ExternalAttention` stay, and a ReLU takes the place of the memories:
-    without something non-linear there, the two projections would be one. An identity would take
-    depth and most weights away together with the attention, and the comparison would not tell which
-    of them mattered.
+    without something non-linear there, the two projections would be one. An identity would remove
+    depth and most weights together with the attention, and the comparison could not separate them.
 
     Args:
         channels: C.
@@ -149,65 +158,52 @@ class PointwiseResidual(nn.Module):
         return F.relu(features + self.norm(changed, mask))
 
 
-class NeighborEmbedding(nn.Module):
-    """Look at the nearest neighbours of each centre and keep the strongest response.
+class SelfAttention(nn.Module):
+    """Self-attention of the PCT backbone, plain or offset, residual included; O(N^2).
 
-    Two layers read ``concat[neighbour - centre, centre]`` features of the K nearest points, and a
-    maximum over the neighbours remains. The first linear layer commutes with the gather,
-    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the N points instead of the S * K
-    pairs: the same function for S * K / N times less work.
+    Queries and keys share one projection to C/4, the affinities get a softmax over the keys and
+    then an L1 normalisation over the queries, as published. ``offset=True`` transforms the
+    difference between input and attended features (offset attention), otherwise the attended
+    features themselves.
 
     Args:
-        in_channels: C of the points.
-        out_channels: C of the centres.
+        channels: C, a multiple of 4.
+        offset: offset attention instead of plain self-attention.
 
     Shape:
-        features (B, N, C_in), ``level`` with S centres and K neighbours among these points, see
-        :func:`~ea_pointcloud.ops.build_pyramid` -> (B, S, C_out).
+        features: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point; rows of padded
+        points come out meaningless and are to be ignored.
 
     Reference:
-        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, section 3.4.
+        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, sections 3.2 and 3.3.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, *, offset: bool = False) -> None:
         super().__init__()
-        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
-        self.pair_norm = PointBatchNorm(out_channels)
-        self.mix = nn.Linear(out_channels, out_channels, bias=False)
-        self.mix_norm = PointBatchNorm(out_channels)
+        if channels % 4:
+            raise ValueError(f"channels must be a multiple of 4, got {channels}")
+        self.offset = offset
+        self.query_key = nn.Linear(channels, channels // 4, bias=False)
+        self.value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+        self.norm = PointBatchNorm(channels)
 
-    def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
-        """Return the features of the centres."""
-        centers = gather_points(features, level.center)
-        pairs = linear_of_pairs(self.pair, features, centers, level.neighbor)
-        mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
-        # ReLU commutes with the maximum: after it, it touches K times fewer values.
-        return F.relu(max_over_neighbors(mixed))
-
-
-def linear_of_pairs(
-    layer: nn.Linear, features: Tensor, centers: Tensor, neighbor: Tensor
-) -> Tensor:
-    """``layer(concat[neighbour - centre, centre])`` for all neighbours of all centres.
-
-    It runs on the points and the centres instead of the pairs and is gathered after that,
-    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``.
-
-    Args:
-        layer: from 2 C to C' channels.
-        features: (B, N, C) of the points.
-        centers: (B, S, C) of the centres.
-        neighbor: (B, S, K) int64, places of the neighbours among the points.
-
-    Returns:
-        (B, S, K, C').
-    """
-    to_neighbor, to_center = parts_of_pairs(layer)
-    own = F.linear(centers, to_center, layer.bias)
-    return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
-
-
-def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
-    to_neighbor, to_center = layer.weight.chunk(2, dim=1)
-    return to_neighbor, to_center - to_neighbor
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend."""
+        check_features("features", features)
+        check_mask(mask, features)
+        query_key = self.query_key(features)
+        energy = query_key @ query_key.transpose(1, 2)  # (B, N queries, N keys)
+        energy = energy if energy.dtype == torch.float64 else energy.float()
+        if mask is not None:
+            energy = energy.masked_fill(~mask[:, None, :], -torch.inf)
+        affinity = energy.softmax(-1)
+        if mask is not None:  # a padded query must not enter the sum over the queries
+            affinity = affinity.masked_fill(~mask[:, :, None], 0.0)
+        affinity = affinity / (affinity.sum(1, keepdim=True) + 1e-9)
+        value = self.value(features)
+        if mask is not None:  # whatever padding holds, NaN included, must not reach a real point
+            value = value.masked_fill(~mask[:, :, None], 0.0)
+        attended = affinity.transpose(1, 2).to(value.dtype) @ value
+        update = features - attended if self.offset else attended
+        return features + F.relu(self.norm(self.output(update), mask))

@@ -1,9 +1,7 @@
-"""External attention behind the interfaces of other libraries' self-attention, residual-free.
+"""External attention with the interfaces of other libraries' self-attention, residual-free.
 
-``replace.py`` puts these in place of the originals; the published units are in ``attention.py``.
+``replace.py`` swaps these for the originals; the published units are in ``attention.py``.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +24,10 @@ class _DropIn(nn.Module):
         memory_size: M, slots of each memory.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone, with which a token
             no longer depends on the others.
-        device: where the parameters are.
-        dtype: of the parameters.
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        heads: int,
-        memory_size: int = 64,
-        norm: str = "double",
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, channels: int, *, heads: int, memory_size: int = 64, norm: str = "double"
     ) -> None:
         super().__init__()
         check_count("heads", heads)
@@ -46,17 +35,17 @@ class _DropIn(nn.Module):
         check_choice("norm", norm, NORMS)
         if channels % heads:
             raise ValueError(f"channels must be a multiple of heads={heads}, got {channels}")
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm_kind = norm
-        self.input = nn.Linear(channels, channels, **place)
+        self.num_heads = heads
+        self.input = nn.Linear(channels, channels)
         self.query_norm: nn.Module = nn.Identity()
         shape = (heads, memory_size, channels // heads)
-        self.key_memory = nn.Parameter(torch.empty(shape, **place))
-        self.value_memory = nn.Parameter(torch.empty(shape, **place))
+        self.key_memory = nn.Parameter(torch.empty(shape))
+        self.value_memory = nn.Parameter(torch.empty(shape))
         self.key_bias = None  # it would cancel in the double normalisation
         if norm == "softmax":
-            self.key_bias = nn.Parameter(torch.empty(shape[:2], **place))
-        self.output = nn.Linear(channels, channels, **place)
+            self.key_bias = nn.Parameter(torch.empty(shape[:2]))
+        self.output = nn.Linear(channels, channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -132,8 +121,6 @@ class ExternalMultiheadAttention(_DropIn):
         memory_size: M, slots of each memory of each head.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
         batch_first: whether batched tokens are (B, N, C) instead of torch's default (N, B, C).
-        device: where the parameters are.
-        dtype: of the parameters.
 
     Shape:
         query, key, value: (B, N, C), (N, B, C) or unbatched (N, C), the same tensor three times
@@ -153,24 +140,14 @@ class ExternalMultiheadAttention(_DropIn):
         memory_size: int = 64,
         norm: str = "double",
         batch_first: bool = False,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            channels,
-            heads=heads,
-            memory_size=memory_size,
-            norm=norm,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(channels, heads=heads, memory_size=memory_size, norm=norm)
         self.batch_first = batch_first
         self.embed_dim = channels
-        self.num_heads = heads
 
     @property
     def in_proj_weight(self) -> Tensor:
-        """What torch's encoder asks whether there are gradients; queries alone are projected."""
+        """Where torch's encoder looks for gradients; only queries are projected."""
         return self.input.weight
 
     @property
@@ -206,8 +183,8 @@ class ExternalMultiheadAttention(_DropIn):
             attended tokens in the shape of ``query``, and None.
 
         Raises:
-            ValueError: if something is asked for that external attention cannot express, or the
-                shapes do not agree.
+            ValueError: if external attention cannot express the request, or the shapes do not
+                agree.
         """
         if query is not key or key is not value:
             raise ValueError(
@@ -246,8 +223,6 @@ class ExternalTokenAttention(_DropIn):
         memory_size: M, slots of each memory of each head.
         norm: ``"double"`` as published, or ``"softmax"`` over the slots alone.
         dropout: probability of dropping an output channel, timm's ``proj_drop``.
-        device: where the parameters are.
-        dtype: of the parameters.
 
     Shape:
         x: (B, N, C) or (B, ..., C) such as (B, height, width, C) -> the same shape.
@@ -261,18 +236,8 @@ class ExternalTokenAttention(_DropIn):
         memory_size: int = 64,
         norm: str = "double",
         dropout: float = 0.0,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            channels,
-            heads=heads,
-            memory_size=memory_size,
-            norm=norm,
-            device=device,
-            dtype=dtype,
-        )
-        self.num_heads = heads
+        super().__init__(channels, heads=heads, memory_size=memory_size, norm=norm)
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -1,19 +1,60 @@
-"""Edge convolutions: what a point and each of its neighbours say together, the strongest kept."""
+"""Layers over each point and its neighbours, then the maximum: embeddings, edge convolutions."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count
-from ea_pointcloud.nn.blocks import linear_of_pairs, parts_of_pairs
 from ea_pointcloud.nn.norm import PointBatchNorm
-from ea_pointcloud.ops import feature_neighbors, gather_max, max_over_neighbors
+from ea_pointcloud.ops import (
+    PyramidLevel,
+    feature_neighbors,
+    gather_max,
+    gather_points,
+    max_over_neighbors,
+)
+
+
+class NeighborEmbedding(nn.Module):
+    """Embed the nearest neighbours of each centre and keep the strongest response.
+
+    Two layers read ``concat[neighbour - centre, centre]`` features of the K nearest points, and a
+    maximum over the neighbours remains. The first linear layer commutes with the gather,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it runs on the N points instead of the S * K
+    pairs: the same function for S * K / N times less work.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C of the centres.
+
+    Shape:
+        features (B, N, C_in), ``level`` with S centres and K neighbours among these points, see
+        :func:`~ea_pointcloud.ops.build_pyramid` -> (B, S, C_out).
+
+    Reference:
+        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, section 3.4.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.pair_norm = PointBatchNorm(out_channels)
+        self.mix = nn.Linear(out_channels, out_channels, bias=False)
+        self.mix_norm = PointBatchNorm(out_channels)
+
+    def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
+        """Return the features of the centres."""
+        centers = gather_points(features, level.center)
+        pairs = linear_of_pairs(self.pair, features, centers, level.neighbor)
+        mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
+        # ReLU commutes with the maximum: applied after it, it handles K times fewer values.
+        return F.relu(max_over_neighbors(mixed))
 
 
 class EdgeConv(nn.Module):
     """One layer over ``concat[neighbour - point, point]`` of the K nearest, then their maximum.
 
-    Without ``neighbor`` the nearest are those in the space of the features themselves, so that the
-    graph is another one in every layer. As in :class:`~ea_pointcloud.nn.NeighborEmbedding` the
+    If ``neighbor_idx`` is omitted the nearest are those in the space of the features themselves, so
+    that every layer has its own graph. As in :class:`~ea_pointcloud.nn.NeighborEmbedding` the
     linear layer runs on the N points instead of the N * K pairs,
     ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``: the same function for K times less work.
 
@@ -23,8 +64,8 @@ class EdgeConv(nn.Module):
         num_neighbors: K, the point itself among them; a smaller cloud has as many as it has points.
 
     Shape:
-        features (B, N, C_in) -> (B, N, C_out); neighbor (B, N, K) int64; mask (B, N) bool, True =
-        real point. Rows of padded points are finite and mean nothing.
+        features (B, N, C_in), neighbor_idx (B, N, K) int64, mask (B, N) bool, True = real point
+        -> (B, N, C_out). Rows of padded points are finite and mean nothing.
 
     Reference:
         Wang et al., Dynamic graph CNN for learning on point clouds, ACM TOG 2019.
@@ -38,18 +79,18 @@ class EdgeConv(nn.Module):
         self.norm = PointBatchNorm(out_channels)
 
     def forward(
-        self, features: Tensor, mask: Tensor | None = None, *, neighbor: Tensor | None = None
+        self, features: Tensor, mask: Tensor | None = None, *, neighbor_idx: Tensor | None = None
     ) -> Tensor:
-        """Return the features of the points; ``neighbor`` are real points of each real point."""
+        """Return the features of the points; a real point has real neighbours only."""
         if mask is not None:
-            features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
-        if neighbor is None:
-            nearest = at_most(self.num_neighbors, features.shape[1])
-            neighbor = feature_neighbors(features, nearest, mask=mask)
-        pairs = linear_of_pairs(self.pair, features, features, neighbor)
-        flat = None if mask is None else mask.repeat_interleave(neighbor.shape[2], dim=1)
+            features = features.masked_fill(~mask[..., None], 0)  # also NaN
+        if neighbor_idx is None:
+            k = at_most(self.num_neighbors, features.shape[1])
+            neighbor_idx = feature_neighbors(features, k, mask=mask)
+        pairs = linear_of_pairs(self.pair, features, features, neighbor_idx)
+        flat = None if mask is None else mask.repeat_interleave(neighbor_idx.shape[2], dim=1)
         pairs = self.norm(pairs.flatten(1, 2), flat).view(pairs.shape)  # (B, N, K, C)
-        # The activation rises, so it commutes with the maximum and touches K times fewer values.
+        # The activation rises, so it commutes with the maximum: fewer values to handle.
         return F.leaky_relu(max_over_neighbors(pairs), 0.2)
 
 
@@ -66,7 +107,7 @@ class MaxEdgeConv(nn.Module):
         out_channels: C after it.
 
     Shape:
-        features (B, N, C_in), neighbor (B, N, K) int64, mask (B, N) bool or None, True = real point
+        features (B, N, C_in), neighbor_idx (B, N, K) int64, mask (B, N) bool, True = real point
         -> (B, N, C_out). Rows of padded points are finite and mean nothing.
     """
 
@@ -75,15 +116,43 @@ class MaxEdgeConv(nn.Module):
         self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
         self.norm = PointBatchNorm(out_channels)
 
-    def forward(self, features: Tensor, neighbor: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the features of the points; ``neighbor`` are real points of each real point."""
+    def forward(self, features: Tensor, neighbor_idx: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the features of the points; a real point has real neighbours only."""
         if mask is not None:
-            features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
+            features = features.masked_fill(~mask[..., None], 0)  # also NaN
         to_neighbor, to_point = parts_of_pairs(self.pair)
-        strongest = gather_max(F.linear(features, to_neighbor), neighbor)
+        strongest = gather_max(F.linear(features, to_neighbor), neighbor_idx)
         return F.relu(self.norm(strongest + F.linear(features, to_point), mask))
 
 
+def linear_of_pairs(
+    layer: nn.Linear, features: Tensor, centers: Tensor, neighbor: Tensor
+) -> Tensor:
+    """``layer(concat[neighbour - centre, centre])`` for all neighbours of all centres.
+
+    It runs on the points and the centres instead of the pairs and is gathered after that,
+    ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``.
+
+    Args:
+        layer: from 2 C to C' channels.
+        features: (B, N, C) of the points.
+        centers: (B, S, C) of the centres.
+        neighbor: (B, S, K) int64, indices of the neighbours among the points.
+
+    Returns:
+        (B, S, K, C').
+    """
+    to_neighbor, to_center = parts_of_pairs(layer)
+    own = F.linear(centers, to_center, layer.bias)
+    return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
+
+
+def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
+    to_neighbor, to_center = layer.weight.chunk(2, dim=1)
+    return to_neighbor, to_center - to_neighbor
+
+
 def at_most(wanted: int, available: int) -> int:
-    """``min()``, of which an export makes a number that is known only when the program runs."""
+    """``min()``, which an export turns into a number computed when the program runs."""
     return wanted if wanted <= available else available

@@ -1,4 +1,4 @@
-"""Pooling by an external memory: one vector of a cloud from what each slot attends to."""
+"""Pooling by an external memory: one vector per cloud from what each slot attends to."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ class MemoryPooling(nn.Module):
     """Pool a cloud by the slots of a learned key memory, each of which gathers what it attends to.
 
     The first half of dynamic external attention: with logits ``L = F K^T`` and their softmax ``P``
-    over the points, slot m holds ``sum_i P[i, m] F[i]``, which one layer that the slots share makes
-    narrow. Where a maximum keeps one point a channel, a slot keeps a whole feature of one region.
+    over the points, slot m holds ``sum_i P[i, m] F[i]``, which one layer shared by the slots
+    narrows. Where a maximum keeps one point a channel, a slot keeps a whole feature of one region.
     Cost is O(N * M * C).
 
     Args:

@@ -1,4 +1,4 @@
-"""Blocks of EAMLP: patches to tokens, attention and MLP before which is normalised, drop path."""
+"""Blocks of EAMLP: patches to tokens, pre-norm attention and MLP, drop path."""
 
 from itertools import pairwise
 
@@ -13,12 +13,12 @@ from ea_pointcloud.ops import PyramidLevel, gather_points, max_over_neighbors
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, leave a residual branch out for a random part of the clouds.
+    """Stochastic depth: in training, leave a residual branch out for a random subset of clouds.
 
     What stays is scaled up, so that the expectation is that of evaluation, where nothing happens.
 
     Args:
-        rate: probability that a cloud goes without the branch, at least 0 and below 1.
+        rate: probability that a cloud skips the branch, at least 0 and below 1.
 
     Shape:
         branch: (B, ...) -> (B, ...).
@@ -48,8 +48,8 @@ class DropPath(nn.Module):
 class PatchEmbedding(nn.Module):
     """Turn the surroundings of each centre into a token: a small PointNet.
 
-    Shared layers read the neighbours' coordinates relative to the centre, and their features; a
-    maximum over the neighbours remains, and one layer brings it to the width of the tokens.
+    Shared layers over the neighbours' coordinates relative to the centre and their features, the
+    maximum over the neighbours, and one layer to the width of the tokens.
 
     Args:
         feature_channels: F, features of the points beside coordinates.
@@ -79,12 +79,12 @@ class PatchEmbedding(nn.Module):
         center = F.pad(level.xyz.to(points.dtype), (0, points.shape[-1] - 3))  # features stay
         patches = gather_points(points, level.neighbor, offset=-center)  # (B, S, K, 3 + F)
         hidden = self.last_norm(self.last(self.shared(patches)))
-        # ReLU commutes with the maximum, and after it touches K times fewer values.
+        # ReLU commutes with the maximum: applied after it, it handles K times fewer values.
         return self.out(F.relu(max_over_neighbors(hidden)))
 
 
 class EAMLPBlock(nn.Module):
-    """One block of EAMLP: multi-head external attention, then an MLP, each normalised before.
+    """One block of EAMLP: multi-head external attention, then an MLP, both pre-norm.
 
     Both are residual branches under drop path. Nothing but the sums over the points inside the
     attention's normalisation goes from one token to another.
@@ -131,6 +131,6 @@ class EAMLPBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend, then think about each token alone."""
+        """Attend, then apply the MLP to each token."""
         tokens = tokens + self.drop_path(self.attention(self.attention_norm(tokens), mask))
         return tokens + self.drop_path(self.mlp(self.mlp_norm(tokens)))

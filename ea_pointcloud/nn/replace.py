@@ -1,4 +1,4 @@
-"""Putting external attention in place of a model's self-attention, and telling what was done."""
+"""Replacing the self-attention of any model by external attention, with a report."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from ea_pointcloud.ops.attention import NORMS
 
 DropIn = ExternalMultiheadAttention | ExternalTokenAttention
 
-# What timm's Attention consists of and is called with; anything else (a bias of relative
-# positions, a gate) would be lost without a word.
+# Parts and arguments of timm's Attention; anything else (a bias of relative positions, a gate)
+# would be lost silently.
 _TIMM_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 _TIMM_ARGUMENTS = {"x", "attn_mask", "is_causal"}
 
@@ -31,8 +31,7 @@ class Swap:
         heads: H.
         memory_size: M.
         parameters: before and after.
-        original: the attention that was there, for
-            :func:`~ea_pointcloud.nn.initialise_memories`.
+        original: the attention that was there, for :func:`~ea_pointcloud.nn.initialise_memories`.
         replacement: the attention that is there now.
     """
 
@@ -75,7 +74,7 @@ class Replacement:
         """Multiply-accumulates of the attentions replaced, before and after.
 
         Args:
-            num_tokens: N; that of the report without it.
+            num_tokens: N; that of the report if omitted.
         """
         count = self.num_tokens if num_tokens is None else num_tokens
         return _sums([swap.macs(count) for swap in self.swaps])
@@ -109,11 +108,11 @@ def replace_attention(
 
     Replaced are :class:`torch.nn.MultiheadAttention`, alone or in torch's transformer layers, and
     timm's ``Attention``. Each replacement has the interface, heads, device, dtype and training
-    mode of its original and takes over its query and output projections. Its memories are drawn
-    at random: :func:`~ea_pointcloud.nn.initialise_memories` starts them from data. Nothing changes
-    where an error is raised. Build optimisers afterwards, for the parameters are others.
+    mode of its original and takes over its query and output projections. Its memories are random:
+    :func:`~ea_pointcloud.nn.initialise_memories` starts them from data. Nothing changes where an
+    error is raised. Build optimisers afterwards, for the parameters are others.
 
-    A class token, which sees the other tokens through attention alone, learns little through
+    A class token, which sees the other tokens through attention alone, receives little through
     external attention; pool the tokens instead.
 
     Args:
@@ -135,6 +134,21 @@ def replace_attention(
     check_count("memory_size", memory_size)
     check_count("num_tokens", num_tokens)
     check_choice("norm", norm, NORMS)
+    paths, left = _chosen(model, skip)
+    swaps = [_swap(names, original, memory_size, norm) for original, names in paths.items()]
+    for swap in swaps:
+        for path in swap.paths:
+            model.set_submodule(path, swap.replacement)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return Replacement(tuple(swaps), left, num_tokens)
+
+
+def _chosen(
+    model: nn.Module, skip: Sequence[str]
+) -> tuple[dict[nn.Module, list[str]], dict[str, str]]:
+    """Paths of each attention to replace, and path -> why, of those that are left."""
     found = _find(model)
     if "" in found and not _why_left("", model, model):
         raise ValueError(
@@ -144,7 +158,8 @@ def replace_attention(
     for pattern in skip:
         if not any(fnmatchcase(path, pattern) for path in found):
             raise ValueError(
-                f"skip pattern {pattern!r} matches no attention; there are: {_listed(found)}"
+                f"skip pattern {pattern!r} matches no attention; there are: "
+                f"{', '.join(found) or 'none'}"
             )
     paths: dict[nn.Module, list[str]] = {}
     left: dict[str, str] = {}
@@ -162,20 +177,7 @@ def replace_attention(
             f"{type(model).__name__} has no self-attention to replace ({listed or 'none found'}); "
             "torch.nn.MultiheadAttention and timm's Attention can be"
         )
-    swaps = [_swap(names, original, memory_size, norm) for original, names in paths.items()]
-    for swap in swaps:
-        for path in swap.paths:
-            put(model, path, swap.replacement)
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
-    return Replacement(tuple(swaps), left, num_tokens)
-
-
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Set the submodule of ``model`` at ``path``."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+    return paths, left
 
 
 def _find(model: nn.Module) -> dict[str, nn.Module]:
@@ -230,61 +232,43 @@ def _why_not_timm(module: nn.Module) -> str:
 
 
 def _swap(paths: Sequence[str], original: nn.Module, memory_size: int, norm: str) -> Swap:
+    new: DropIn
     if isinstance(original, nn.MultiheadAttention):
-        replacement = _from_torch(original, memory_size, norm)
+        new = ExternalMultiheadAttention(
+            original.embed_dim,
+            heads=original.num_heads,
+            memory_size=memory_size,
+            norm=norm,
+            batch_first=original.batch_first,
+        )
+        qkv, bias, output = original.in_proj_weight, original.in_proj_bias, original.out_proj
     else:
-        replacement = _from_timm(original, memory_size, norm)
-    heads, _, width = replacement.key_memory.shape
-    replacement.train(original.training)
-    return Swap(
-        tuple(paths),
-        type(original).__name__,
-        heads * width,
-        heads,
-        memory_size,
-        (_size(original), _size(replacement)),
-        original,
-        replacement,
-    )
-
-
-def _from_torch(original: nn.MultiheadAttention, memory_size: int, norm: str) -> DropIn:
-    weight = original.in_proj_weight
-    new = ExternalMultiheadAttention(
-        original.embed_dim,
-        heads=original.num_heads,
-        memory_size=memory_size,
-        norm=norm,
-        batch_first=original.batch_first,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
-    _take_over(new, weight, original.in_proj_bias, original.out_proj)
-    return new
-
-
-def _from_timm(original: nn.Module, memory_size: int, norm: str) -> DropIn:
-    qkv, proj = original.get_submodule("qkv"), original.get_submodule("proj")
-    assert isinstance(qkv, nn.Linear)
-    assert isinstance(proj, nn.Linear)
-    new = ExternalTokenAttention(
-        qkv.in_features,
-        heads=int(original.num_heads),  # pyright: ignore[reportArgumentType]
-        memory_size=memory_size,
-        norm=norm,
-        dropout=getattr(getattr(original, "proj_drop", None), "p", 0.0),
-        device=qkv.weight.device,
-        dtype=qkv.weight.dtype,
-    )
-    new.query_norm = getattr(original, "q_norm", new.query_norm)
-    _take_over(new, qkv.weight, qkv.bias, proj)
-    return new
-
-
-def _take_over(new: DropIn, qkv: Tensor, bias: Tensor | None, output: nn.Linear) -> None:
+        layer, output = original.get_submodule("qkv"), original.get_submodule("proj")
+        assert isinstance(layer, nn.Linear)
+        assert isinstance(output, nn.Linear)
+        qkv, bias = layer.weight, layer.bias
+        new = ExternalTokenAttention(
+            layer.in_features,
+            heads=int(original.num_heads),  # pyright: ignore[reportArgumentType]
+            memory_size=memory_size,
+            norm=norm,
+            dropout=getattr(getattr(original, "proj_drop", None), "p", 0.0),
+        )
+        new.query_norm = getattr(original, "q_norm", new.query_norm)
+    new.to(qkv).train(original.training)
     channels = qkv.shape[1]
     new.input = _linear(qkv[:channels], None if bias is None else bias[:channels], qkv)
     new.output = _linear(output.weight, output.bias, output.weight)
+    return Swap(
+        tuple(paths),
+        type(original).__name__,
+        channels,
+        new.num_heads,
+        memory_size,
+        (_size(original), _size(new)),
+        original,
+        new,
+    )
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:
@@ -310,7 +294,3 @@ def _sums(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def _change(pair: tuple[int, int]) -> str:
     before, after = pair
     return f"{before:,} -> {after:,}"
-
-
-def _listed(found: dict[str, nn.Module]) -> str:
-    return ", ".join(found) or "none"

@@ -1,4 +1,4 @@
-"""T-Net: a small PointNet that finds a linear transform of a cloud's points."""
+"""T-Net: a small PointNet that predicts a linear transform of a cloud's points."""
 
 from itertools import pairwise
 
@@ -10,11 +10,11 @@ from ea_pointcloud.nn.norm import LinearNorm
 
 
 class TransformNet(nn.Module):
-    """Find a square matrix for each cloud; at the start of a training it is the identity.
+    """Predict a square matrix for each cloud; at the start of training it is the identity.
 
     Args:
         channels: C of the points, and of both sides of the matrix.
-        point_channels: widths of the layers that read each point; their maximum is taken.
+        point_channels: widths of the layers over each point; their maximum is taken.
         head_channels: widths of the layers after it.
 
     Shape:
@@ -50,7 +50,7 @@ class TransformNet(nn.Module):
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the matrices."""
         if mask is not None:
-            features = features.masked_fill(~mask[..., None], 0)  # whatever it is, also NaN
+            features = features.masked_fill(~mask[..., None], 0)  # also NaN
         channels = features.shape[-1]
         for layer in self.points:
             features = layer(features, mask)

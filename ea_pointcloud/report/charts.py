@@ -15,7 +15,7 @@ from ea_pointcloud.viz.colors import PART_PALETTE
 Rows = list[dict[str, str]]  # of a metrics.csv
 
 # Those of the palette that show on white and on dark: blue, vermilion, green, pink, orange, sky.
-_RUN_COLORS = tuple(f"rgb{PART_PALETTE[place]}" for place in (4, 5, 2, 6, 0, 1))
+_RUN_COLORS = tuple(f"rgb{PART_PALETTE[index]}" for index in (4, 5, 2, 6, 0, 1))
 _GREY = "rgb(128,128,128)"
 _GRID = "rgba(128,128,128,0.3)"
 # Of fractions: one of a hundred already differs from none.

@@ -151,8 +151,8 @@ def part_table(
         if not by_run[0]:
             continue
         parts = []
-        for place, part in enumerate(part_names(predictions[0], category)):
-            means = [mean(shape.part_iou[place] for shape in shapes) for shapes in by_run]
+        for index, part in enumerate(part_names(predictions[0], category)):
+            means = [mean(shape.part_iou[index] for shape in shapes) for shapes in by_run]
             words = f"{part} {mean_and_std(means, 3)}"
             parts.append(words.replace(" ", "\N{NO-BREAK SPACE}"))  # lines end between parts
         iou = mean_and_std([report.category_iou[name] for report in reports])

@@ -39,11 +39,12 @@ class DataRecipe:
         shapes: numbers of generated shapes to train, validate and test on (``procedural``).
         features: what points carry beside coordinates when parts are learned: ``"none"``,
             ``"normals"`` (the text layout has them), or descriptors that are computed from the
-            coordinates: ``"local_shape"``, ``"surface_shape"`` or ``"whole_shape"``.
+            coordinates: ``"eigen_features"``, ``"surface_features"`` or ``"shape_features"``.
         up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (``folder`` and ``pyg``).
         stored_points: points kept of each file (``folder`` and ``pyg``).
         skip_bad: leave out files that cannot be read, instead of stopping (``folder``).
-        drop_invalid: leave out points that are not finite (``folder``).
+        drop_invalid: leave out points that are not finite; by default in ``.pcd`` files only
+            (``folder``).
         mirrored: whether the files are mirror images, whose x is negated when they are read:
             ``true``, ``false``, or ``auto``, which recognises the published clouds of ModelNet40,
             see :func:`~ea_pointcloud.datasets.axes.find_mirroring` (``modelnet``, ``folder`` and
@@ -68,7 +69,7 @@ class DataRecipe:
     up: str = "y"
     stored_points: int = 2048
     skip_bad: bool = False
-    drop_invalid: bool = False
+    drop_invalid: bool | None = None
     classes: list[str] = field(default_factory=list)
     mirrored: bool | str = "auto"
     in_memory: bool | str = "auto"

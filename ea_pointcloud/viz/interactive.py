@@ -72,7 +72,8 @@ def figure(
     shown = np.arange(count)
     if count > max_points:
         shown = np.sort(np.random.default_rng(0).choice(count, max_points, replace=False))
-    size = chosen.point_size or float(np.clip(180 / np.sqrt(len(shown)), 1.5, 8.0))
+    # Large enough to close surfaces, so that the front hides the back.
+    size = chosen.point_size or float(np.clip(360 / np.sqrt(len(shown)), 2.5, 10.0))
     paper, ink = BACKGROUNDS[chosen.background]
     xyz = _z_up(colored.unit_sphere())
     made = graph_objects.Figure()

@@ -1,7 +1,8 @@
-"""Starting the memories of replaced attention from data, so that training goes on from there."""
+"""Initialisation of the memories of replaced attention from data, by k-means of the keys."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.nn.drop_in import real_tokens
-from ea_pointcloud.nn.replace import DropIn, Replacement, Swap, put
+from ea_pointcloud.nn.replace import DropIn, Replacement, Swap
 
 Batch = Tensor | Sequence[Any] | Mapping[str, Any]
 Call = tuple[Tensor, Tensor | None]  # tokens (B, N, C), mask (B, N) with True = real token
@@ -18,6 +19,18 @@ Call = tuple[Tensor, Tensor | None]  # tokens (B, N, C), mask (B, N) with True =
 # Pull of the values towards the mean values of their clusters, beside the mean square of a slot's
 # weights: enough to keep slots apart that nearly coincide.
 _RIDGE = 1e-3
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:  # not train(), which would also set the children
+            module.training = training
 
 
 @torch.no_grad()
@@ -29,12 +42,12 @@ def initialise_memories(
     max_tokens: int = 16384,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Start the memories of ``model`` from what its original attention saw and answered.
+    """Initialise the memories of ``model`` from inputs and outputs of its original attention.
 
-    Runs the batches through the model with its originals back in place, in evaluation mode. For
+    Runs the batches through the model with its originals restored, in evaluation mode. For
     each head, k-means of the keys gives the key memory, scaled as self-attention scales its
     logits; with ``norm="softmax"`` the logarithm of a cluster's share becomes the key bias. The
-    value memory is the least-squares fit to what the head answered, starting from the mean values
+    value memory is the least-squares fit to the head's outputs, starting from the mean values
     of the clusters. Call it before fine-tuning.
 
     Args:
@@ -43,8 +56,8 @@ def initialise_memories(
         replacement: what that call returned.
         batches: inputs without labels, in a random order; a tensor is handed to the model as it
             is, a sequence as its arguments, a mapping as its keyword arguments.
-        max_tokens: an attention that was given so many tokens looks at no further batch.
-        generator: source of randomness of k-means, on the CPU; a seed of 0 without it.
+        max_tokens: tokens after which an attention records no further batch.
+        generator: source of randomness of k-means, on the CPU; seeded with 0 if omitted.
 
     Raises:
         ValueError: if ``model`` does not hold the replacements, an attention was given fewer real
@@ -55,7 +68,7 @@ def initialise_memories(
         generator = torch.Generator().manual_seed(0)
     for swap in replacement.swaps:
         _check_holds(model, swap)
-    calls = _watch(model, replacement, batches, max_tokens)
+    calls = _record(model, replacement, batches, max_tokens)
     for swap, own in zip(replacement.swaps, calls, strict=True):
         count = sum(tokens[..., 0].numel() if m is None else int(m.sum()) for tokens, m in own)
         if count < swap.memory_size:
@@ -65,7 +78,7 @@ def initialise_memories(
             )
     for swap, own in zip(replacement.swaps, calls, strict=True):
         unit: Any = model.get_submodule(swap.paths[0])
-        _start_from_clusters(unit, swap, own, generator)
+        _cluster_keys(unit, swap, own, generator)
         unit.value_memory.copy_(_fitted_values(unit, swap, own))
 
 
@@ -113,21 +126,21 @@ def _cluster_means(values: Tensor, nearest: Tensor, num_centers: int) -> tuple[T
     return members.transpose(1, 2) @ values / count.clamp(min=1)[..., None], count
 
 
-def _watch(
+def _record(
     model: nn.Module, replacement: Replacement, batches: Iterable[Batch], max_tokens: int
 ) -> list[list[Call]]:
-    """What each original attention was called with when they all were in place."""
+    """The calls of each original attention while they all are restored."""
     calls: list[list[Call]] = [[] for _ in replacement.swaps]
     units = {path: model.get_submodule(path) for swap in replacement.swaps for path in swap.paths}
-    modes = [(module, module.training) for module in model.modules()]
-    hooks = []
-    try:
+    with evaluating(model), ExitStack() as cleanup:
+        for path, unit in units.items():
+            cleanup.callback(model.set_submodule, path, unit)
         for swap, own in zip(replacement.swaps, calls, strict=True):
             swap.original.to(units[swap.paths[0]].get_parameter("key_memory"))
             for path in swap.paths:
-                put(model, path, swap.original)
+                model.set_submodule(path, swap.original)
 
-            def watch(
+            def record(
                 module: nn.Module,
                 args: tuple[Any, ...],
                 options: dict[str, Any],
@@ -137,8 +150,9 @@ def _watch(
                     own.append(_read_call(module, args, options))
 
             # A hook also keeps torch's layers off their fused path, which calls no attention.
-            hooks.append(swap.original.register_forward_pre_hook(watch, with_kwargs=True))
-        model.eval()
+            hook = swap.original.register_forward_pre_hook(record, with_kwargs=True)
+            cleanup.callback(hook.remove)
+            cleanup.enter_context(evaluating(swap.original))
         for batch in batches:
             if isinstance(batch, Tensor):
                 model(batch)
@@ -146,13 +160,6 @@ def _watch(
                 model(**batch)
             else:
                 model(*batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for path, unit in units.items():
-            put(model, path, unit)
-        for module, training in modes:
-            module.training = training
     return calls
 
 
@@ -174,22 +181,22 @@ def _read_call(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
     return tokens, real_tokens(given.get("key_padding_mask"), tokens)
 
 
-def _start_from_clusters(
+def _cluster_keys(
     unit: DropIn, swap: Swap, calls: Sequence[Call], generator: torch.Generator
 ) -> None:
-    """Key memory and bias, and values as they would be if all keys were at their centres."""
+    """Set key memory and bias to the clusters of the keys, and the values to their mean values."""
     rows = torch.cat([x.flatten(0, 1) if m is None else x[m] for x, m in calls])
     _, keys, values = (part[0] for part in _project(swap, rows[None]))  # (H, n, d)
     centers, nearest = k_means(keys.float(), swap.memory_size, generator)
     means, count = _cluster_means(values, nearest, swap.memory_size)
     unit.key_memory.copy_(centers * centers.shape[-1] ** -0.5)
     unit.value_memory.copy_(means)
-    if unit.key_bias is not None:  # where tokens repeat, a slot may have none: hardly heard
+    if unit.key_bias is not None:  # where tokens repeat, a slot may be empty: a small weight
         unit.key_bias.copy_((count.clamp(min=0.5) / len(rows)).log())
 
 
 def _fitted_values(unit: DropIn, swap: Swap, calls: Sequence[Call]) -> Tensor:
-    """(H, M, d) values with which the unit's heads answer most like those of the original."""
+    """(H, M, d) values with which the unit's outputs are closest to those of the original."""
     heads, slots, width = unit.value_memory.shape
     gram = torch.zeros(heads, slots, slots, dtype=torch.float64, device=unit.value_memory.device)
     target = gram.new_zeros(heads, slots, width)
