@@ -30,7 +30,7 @@ from ea_pointcloud.io import read_cloud, write_mesh
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import knn
 from ea_pointcloud.training.data import open_split
-from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.evaluate_run import evaluate_run
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_cli import call

@@ -24,7 +24,7 @@ from ea_pointcloud.models import (
 )
 from ea_pointcloud.training import calibrate
 from ea_pointcloud.training.calibrate import calibrate_classifier, labelled_points
-from ea_pointcloud.training.evaluate import calibrate_run
+from ea_pointcloud.training.evaluate_run import calibrate_run
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
 from tests.test_cli import call

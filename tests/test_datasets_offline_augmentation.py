@@ -1,4 +1,4 @@
-"""Bent copies of shapes that keep their labels and are described anew."""
+"""Bent copies of shapes that keep their labels and are described again."""
 
 from pathlib import Path
 

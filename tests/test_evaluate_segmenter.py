@@ -11,7 +11,7 @@ from ea_pointcloud.datasets import ShapeNetPart
 from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.segment import label_points
 from ea_pointcloud.models import DataSpec, EASegmenter
-from ea_pointcloud.training.measure import SegmentationReport, evaluate_segmenter
+from ea_pointcloud.training.evaluate_segmenter import SegmentationReport, evaluate_segmenter
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 from tests.test_segment import segmenter
 
@@ -48,7 +48,7 @@ def evaluate(model: EASegmenter, dataset: ShapeNetPart, copies: int) -> Segmenta
         votes=0,
         batch_size=4,
         device=torch.device("cpu"),
-        copies=copies,
+        tta_copies=copies,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.datasets.out_of_core_loader import _Blocks
+from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.training import fit
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import Progress, furthest
@@ -297,15 +297,15 @@ def test_a_reading_process_that_dies_is_named(
         "modelnet40_ea",
         [*quick, *options, "data.workers=1", "trainer.epochs=1", "trainer.device=cpu"],
     )
-    read = _Blocks.__getitem__
+    read = OutOfCoreModelNet.read_block
     main = os.getpid()
 
-    def die(self: _Blocks, chosen: tuple[int, slice]) -> torch.Tensor:
+    def die(self: OutOfCoreModelNet, number: int) -> torch.Tensor:
         if os.getpid() != main:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(self, chosen)
+        return read(self, number)
 
-    monkeypatch.setattr(_Blocks, "__getitem__", die)
+    monkeypatch.setattr(OutOfCoreModelNet, "read_block", die)
     with pytest.raises(
         ChildProcessError,
         match=r"a process that reads data died, .*--resume and a lower data.w",

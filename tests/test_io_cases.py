@@ -266,6 +266,8 @@ def test_columns_named_by_the_caller(tmp_path: Path) -> None:
         ("a.csv", '"1.0";"2.0";"3.0"\n"4.0";"5.0";"6.0"\n'),
         ("a.csv", "1,2,3,\n4,5,6,\n"),
         ("a.csv", "1,2,3,,\n4,5,6,,\n"),
+        ("a.csv", "sep=;\nx;y;z\n1;2;3\n4;5;6\n"),
+        ("a.txt", "1|2|3\n4|5|6\n"),
         ("a.xyz", "2\n1 2 3\n4 5 6\n"),
         ("a.txt", "//X Y Z\n2\n1 2 3\n4 5 6\n"),
         ("a.csv", "2\nx,y,z\n1,2,3\n4,5,6\n"),
@@ -284,6 +286,8 @@ def test_columns_named_by_the_caller(tmp_path: Path) -> None:
          "property float x\nproperty float y\nproperty float z\nend_header \n1 2 3\n4 5 6\n"),
         ("a.off", "2 0 0\n1 2 3\n4 5 6\n"),
         ("a.off", "OFF\n2 0 0\n1 2\n3 4 5\n6\n"),
+        ("a.off", "OFF\n2\n0\n0\n1 2 3\n4 5 6\n"),
+        ("a.off", "OFF 2 0 0 1 2 3 4 5 6\n"),
         ("a.obj", "# f 1 2 3\nv 0 0 0\nv 1 2 3\nv 4 5 6\np 2 -1\n"),
         ("a.pcd", b"VERSION 0.7\rFIELDS x y z\rSIZE 4 4 4\rTYPE F F F\rWIDTH 2\rHEIGHT 1\r"
          b"POINTS 2\rDATA binary\r" + struct.pack("<6f", 1, 2, 3, 4, 5, 6)),
@@ -307,6 +311,8 @@ def test_cells_that_are_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "columns of text are left out: name" in caplog.text
     with pytest.raises(CloudFileError, match="line 3: '' is not a number"):
         read_cloud(put(tmp_path, "a.csv", "x,y,z,name\n1,2,3,tree\n4,,6,tree\n"))
+    with pytest.raises(CloudFileError, match=r"line 3: '0\.2;' is not a number"):
+        read_cloud(put(tmp_path, "a.csv", "x,y,z,w\n1,2,3,.1\n4,5,6,0.2;\n7,8,9,.3\n"))
     with pytest.raises(CloudFileError, match="line 2: 'car' is not a number"):
         read_cloud(put(tmp_path, "a.csv", "x,y,z,label\n1,2,3,car\n"))
 

@@ -28,7 +28,7 @@ from ea_pointcloud.models import (
 from ea_pointcloud.models.baselines import deviation_from_orthogonal
 from ea_pointcloud.nn import EdgeConv, TransformNet
 from ea_pointcloud.ops import feature_neighbors
-from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.evaluate_run import evaluate_run
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.module import RecipeModule
 from ea_pointcloud.training.recipe import load_recipe

@@ -10,10 +10,10 @@ import torch
 
 from ea_pointcloud.report.tables import LEGACY, Table
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.evaluate import evaluate_run
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport
+from ea_pointcloud.training.evaluate_run import evaluate_run
 from ea_pointcloud.training.fault_tolerance import TrainingTerminatedError
 from ea_pointcloud.training.fit import train
-from ea_pointcloud.training.measure import ClassificationReport
 from scripts.research import plan as planning
 from scripts.research import table as measuring
 from scripts.research.plan import Variant, parse_variants, plan

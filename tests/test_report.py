@@ -35,9 +35,11 @@ from ea_pointcloud.report.predictions import (
     worst_mistakes,
 )
 from ea_pointcloud.training.data import open_held_out
-from ea_pointcloud.training.evaluate import RunReport, evaluate_run
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport
+from ea_pointcloud.training.evaluate_run import RunReport, evaluate_run
+from ea_pointcloud.training.evaluate_segmenter import SegmentationReport
+from ea_pointcloud.training.evaluation import Reliability
 from ea_pointcloud.training.fit import train
-from ea_pointcloud.training.measure import ClassificationReport, Reliability, SegmentationReport
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 from tests.test_cli import call

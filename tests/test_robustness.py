@@ -39,8 +39,8 @@ from ea_pointcloud.robustness.evaluation import (
 )
 from ea_pointcloud.robustness.options import InferenceOptions
 from ea_pointcloud.training import corruptions as training_corruptions
-from ea_pointcloud.training.corruptions import check_corruptions, evaluate_run_corruptions
 from ea_pointcloud.training.data import open_split
+from ea_pointcloud.training.evaluate_corruptions import check_corruptions, evaluate_run_corruptions
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
 from tests.test_cli import call
 from tests.test_training import QUICK

@@ -282,7 +282,7 @@ def test_unknown_names() -> None:
         ({"category_names": ("a",), "parts": ((0, 9),)}, "parts of a must be indices into the 2 c"),
         (
             {"min_part_fraction": (0.1,)},
-            r"min_part_fraction must be a share in 0..1 for each of the 2 class_n",
+            r"min_part_fraction must be a fraction in 0..1 for each of the 2 class_n",
         ),
         ({"min_part_fraction": (0.1, 2.0)}, r"or empty, got \(0.1, 2.0\)"),
     ],

@@ -18,14 +18,10 @@ from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, random_
 from ea_pointcloud.training.batches import BatchIndices
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import data_spec, open_held_out
-from ea_pointcloud.training.evaluate import evaluate_run, evaluate_weights
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport, evaluate_classifier
+from ea_pointcloud.training.evaluate_run import evaluate_run, evaluate_weights
+from ea_pointcloud.training.evaluate_segmenter import SegmentationReport, evaluate_segmenter
 from ea_pointcloud.training.fit import train
-from ea_pointcloud.training.measure import (
-    ClassificationReport,
-    SegmentationReport,
-    evaluate_classifier,
-    evaluate_segmenter,
-)
 from ea_pointcloud.training.module import RecipeModule, learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe

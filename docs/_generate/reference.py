@@ -22,7 +22,7 @@ MODULES = (
     "metrics",
     "ops.pyg",
     "robustness.evaluation",
-    "training.evaluate",
+    "training.evaluate_run",
     "training.fit",
     "training.recipe",
     "viz.attention",

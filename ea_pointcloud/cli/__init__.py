@@ -36,7 +36,7 @@ def _print_version(shown: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _root(
     show_version: Annotated[
         bool,
         typer.Option(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ea_pointcloud.report.tables import Table
     from ea_pointcloud.robustness.evaluation import CorruptionReport
-    from ea_pointcloud.training.evaluate import RunReport
+    from ea_pointcloud.training.evaluate_run import RunReport
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CorruptionStudy:
     def check(self, run: Path, split: str) -> None:
         """Raise before the work for what could not be measured after it."""
         from ea_pointcloud.robustness.options import InferenceOptions
-        from ea_pointcloud.training.corruptions import check_corruptions, read_figures
+        from ea_pointcloud.training.evaluate_corruptions import check_corruptions, read_figures
         from ea_pointcloud.training.run_folder import load_run_recipe
 
         InferenceOptions(self.tta_rotations, self.remove_outliers, self.adaptation)
@@ -46,7 +46,7 @@ class CorruptionStudy:
     ) -> "list[CorruptionReport]":
         """The figures of a run that was evaluated already."""
         from ea_pointcloud.robustness.options import InferenceOptions
-        from ea_pointcloud.training.corruptions import evaluate_run_corruptions
+        from ea_pointcloud.training.evaluate_corruptions import evaluate_run_corruptions
 
         return evaluate_run_corruptions(
             run,
@@ -78,7 +78,7 @@ def prepare_runs(
 ) -> "torch.device":
     """Check that runs differ by their seed only, calibrate them, and return the device."""
     from ea_pointcloud._device import resolve_device
-    from ea_pointcloud.training.evaluate import calibrate_run, check_same_recipe
+    from ea_pointcloud.training.evaluate_run import calibrate_run, check_same_recipe
 
     check_same_recipe(runs)
     chosen = resolve_device(device)
@@ -94,8 +94,8 @@ def evaluate_on(
     """Evaluate weights on any data set, and print their figures."""
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.report import tables
-    from ea_pointcloud.training.evaluate import evaluate_weights
-    from ea_pointcloud.training.measure import ClassificationReport
+    from ea_pointcloud.training.evaluate_classifier import ClassificationReport
+    from ea_pointcloud.training.evaluate_run import evaluate_weights
 
     chosen = resolve_device(device)
     found = [
@@ -124,7 +124,7 @@ def evaluate_runs(
 ) -> None:
     """Evaluate runs on their own data, print their figures, and write the report if it is named."""
     from ea_pointcloud.report import predictions_for, write_report
-    from ea_pointcloud.training.evaluate import evaluate_run
+    from ea_pointcloud.training.evaluate_run import evaluate_run
     from ea_pointcloud.training.run_folder import load_run_recipe
 
     kept = [None if report is None else predictions_for(load_run_recipe(run)) for run in runs]
@@ -163,7 +163,7 @@ def _print(table: "Table") -> None:
 
 def _print_runs(runs: list[Path], measured: "list[RunReport]") -> None:
     from ea_pointcloud.report import tables
-    from ea_pointcloud.training.measure import SegmentationReport
+    from ea_pointcloud.training.evaluate_segmenter import SegmentationReport
 
     firsts = [report.reports[0] for report in measured]
     for run, report, first in zip(runs, measured, firsts, strict=True):

@@ -108,7 +108,7 @@ def cells(outcome: "Outcome[Row]") -> list[Any]:
     if row is None:
         return [file, Text("error", style="red"), "", "", outcome.error, "", "", ""]
     result, points = row.result, len(row.result.labels)
-    shares = Text(", ").join(
+    fractions = Text(", ").join(
         Text(f"{_short(part.name, result)} {part.points / points:.1%}", _style(part))
         for part in row.parts
     )
@@ -117,7 +117,7 @@ def cells(outcome: "Outcome[Row]") -> list[Any]:
         result.category or "-",
         result.category_from,
         f"{points:,}",
-        shares,
+        fractions,
         f"{_mean(result.confidence):.3f}",
         shown_up(result.up, result.up_margin),
         result.warning or "",

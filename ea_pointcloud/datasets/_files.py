@@ -54,9 +54,9 @@ def find_layout(root: str | Path | None, layouts: Sequence[tuple[str, str]]) -> 
             if (candidate / marker).is_file():
                 return candidate, marker
     markers = " or ".join(dict.fromkeys(marker for _, marker in layouts))
-    places = ", ".join(str(base / folder) for folder, _ in layouts)
+    folders = ", ".join(str(base / folder) for folder, _ in layouts)
     raise FileNotFoundError(
-        f"no {markers} in {places} or {base}; {_how_to_get([folder for folder, _ in layouts])}set "
+        f"no {markers} in {folders} or {base}; {_how_to_get([folder for folder, _ in layouts])}set "
         f"data.root or ${ROOT_VARIABLE} to the folder above it (see data/README.md)"
     )
 

@@ -29,7 +29,7 @@ def file_seed(path: str) -> int:
 
 
 def read_file(
-    root: Path, path: str, num_points: int, seed: int, *, drop_invalid: bool = False
+    root: Path, path: str, num_points: int, seed: int, *, drop_invalid: bool | None = None
 ) -> Cloud | str:
     """The cloud in a file, sampled where it is a mesh; or the reason why there is none."""
     try:

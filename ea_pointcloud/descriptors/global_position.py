@@ -29,7 +29,7 @@ def extremum_features(xyz: Tensor, dist: Tensor, landmarks: Tensor, diameter: Te
 
     Returns:
         (B, N, 10): distance to the nearest and to the second extremum; of the nearest the mean
-        distance to all landmarks, the share of landmarks nearby and the mean diameter there, the
+        distance to all landmarks, the fraction of landmarks nearby and the mean diameter there, the
         number of extrema, its height and distance from the origin, and its ranks among the extrema
         by diameter and by mean distance (0 to 1).
     """
@@ -105,7 +105,7 @@ def geodesic_shape_context(
         surface: (B, N, 4) values to average over the landmarks of a ring.
 
     Returns:
-        (B, N, 54): for each of nine rings the share of the landmarks that lie in it, how parallel
+        (B, N, 54): for each of nine rings the fraction of landmarks that lie in it, how parallel
         their normals are to that of the point, and the means of ``surface``; 0 for an empty ring.
 
     Reference:
@@ -172,7 +172,7 @@ def _rank(values: Tensor) -> Tensor:
 
 
 def _rank_among(values: Tensor, chosen: Tensor) -> Tensor:
-    """(B, L) share of the other chosen values that are smaller; any number for the rest."""
+    """(B, L) fraction of the other chosen values that are smaller; any number for the rest."""
     smaller = (values[:, None] < values[..., None]) & chosen[:, None]
     others = (chosen.sum(1, keepdim=True) - 1).clamp_min(1)
     return smaller.sum(-1) / others

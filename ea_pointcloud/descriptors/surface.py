@@ -186,7 +186,7 @@ def geodesic_distances(xyz: Tensor, landmarks: Tensor) -> Tensor:
 def geodesic_distances_by(xyz: Tensor, sample: Tensor) -> Tensor:
     """(B, N, S) distances along the surface to a sample (B, S, 3), on the graph of its points only.
 
-    The graph of few points has few steps, so many distances cost little.
+    The graph of few points has few steps, so distances cost little.
     """
     everyone = torch.arange(sample.shape[1], device=sample.device).expand(len(sample), -1)
     between = geodesic_distances(sample, everyone)

@@ -115,8 +115,8 @@ def _result(
     model: Classifier, pose: _Pose, probs: Tensor, anomaly: float, topk: int
 ) -> Classification:
     names = model.data_spec.class_names
-    values, places = probs.topk(min(topk, len(names)))
-    pairs = zip(places.tolist(), values.tolist(), strict=True)
+    values, idx = probs.topk(min(topk, len(names)))
+    pairs = zip(idx.tolist(), values.tolist(), strict=True)
     candidates = tuple(Candidate(names[place], value) for place, value in pairs)
     known = None if model.calibration is None else model.calibration.detector
     ood_score = warning = None

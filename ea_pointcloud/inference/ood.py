@@ -70,7 +70,7 @@ def ood_metrics(known: Tensor, unknown: Tensor) -> OODMetrics:
 
 
 def auroc(known: Tensor, unknown: Tensor) -> float:
-    """The area under the ROC curve: the share of pairs in the right order, ties count half."""
+    """The area under the ROC curve: the fraction of pairs in the right order, ties count half."""
     _check_scores(known, unknown)
     ordered = known.double().sort().values
     below = torch.searchsorted(ordered, unknown.double())

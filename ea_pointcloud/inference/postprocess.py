@@ -13,7 +13,7 @@ from ea_pointcloud._checks import real_points
 from ea_pointcloud.ops import gather_points, knn
 
 NEIGHBORS = 8  # a point among them
-TOO_SMALL = 0.75  # of the smallest share that a part had in training
+TOO_SMALL = 0.75  # of the smallest fraction that a part had in training
 _QUERIES = 8_192  # at a time: their neighbours' probabilities take 8 times the memory
 
 
@@ -29,19 +29,19 @@ def min_part_fractions(
         num_parts: P.
 
     Returns:
-        For each part the smallest share of the points of a shape that has it; 0 for one that every
-        shape of its category has, or none.
+        For each part the smallest fraction of the points of a shape that has it; 0 for one that
+        every shape of its category has, or none.
     """
-    shares = torch.zeros(num_parts, dtype=torch.float64)
+    fractions = torch.zeros(num_parts, dtype=torch.float64)
     for place, ids in enumerate(parts):
         labels = part_label[category == place]
         points = (labels >= 0).sum(1)
         for part in ids:
-            share = ((labels == part).sum(1) / points.clamp_min(1)).double()
-            present = share > 0
+            fraction = ((labels == part).sum(1) / points.clamp_min(1)).double()
+            present = fraction > 0
             if bool(present.any()) and not bool(present[points > 0].all()):
-                shares[part] = share[present].min()
-    return tuple(shares.tolist())
+                fractions[part] = fraction[present].min()
+    return tuple(fractions.tolist())
 
 
 def postprocess(
@@ -94,8 +94,8 @@ def drop_small_parts(
     choice = probs.clone()
     for _ in part_ids:
         given = (choice.argmax(-1)[..., None] == part_ids) & real[..., None]  # (B, N, P)
-        share = given.sum(1) / real.sum(1, keepdim=True).clamp_min(1)  # (B, P)
-        lacking = torch.where((share > 0) & (share < least), share / least, torch.inf)
+        fraction = given.sum(1) / real.sum(1, keepdim=True).clamp_min(1)  # (B, P)
+        lacking = torch.where((fraction > 0) & (fraction < least), fraction / least, torch.inf)
         smallest, part = lacking.min(1)
         found = smallest.isfinite()
         if not bool(found.any()):

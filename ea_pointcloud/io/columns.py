@@ -93,7 +93,7 @@ def points_from_columns(
     if "xyz" not in parts:
         raise no_coordinates(path, list(columns))
     if not known:  # nearly all files
-        return Points(**parts, notes=notes)
+        return Points(parts.pop("xyz"), notes=notes)._replace(**parts)
     for part, choices in SINGLES.items():
         found = next((name for name in choices if name in known), None)
         if found:

@@ -212,6 +212,8 @@ def parse_rows(
         CloudFileError: if a field is not such a number or a line has too few or too many columns.
     """
     try:
+        if not lines[0][1].strip():  # of which numpy would only warn
+            raise ValueError("a line has no columns")
         table = np.loadtxt(
             [line for _, line in lines],
             dtype=np.float64 if kind is float else np.int64,

@@ -56,6 +56,10 @@ def read_off(path: Path, options: Options) -> Mesh | Points:
     rest = first[match.end() :] if match else first
     lines = [(lines[0][0], rest), *lines[1:]] if rest.strip() else lines[1:]
     number, counts = lines[0] if lines else (1, "")
+    if len(counts.split()) not in (2, 3):  # the counts are not alone in a line of theirs
+        fields = [(place, field) for place, line in lines for field in line.split()]
+        counts = " ".join(field for _, field in fields[:3])
+        lines = [(number, counts), *fields[3:]]
     num_vertices, num_faces, *_ = [*map(whole_number, counts.split()), None, None]
     if num_vertices is None or num_faces is None:
         raise CloudFileError(

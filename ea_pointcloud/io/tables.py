@@ -8,6 +8,7 @@ import numpy as np
 
 from ea_pointcloud.io.columns import (
     SINGLES,
+    TRIPLES,
     assign_roles,
     plain_name,
     points_from_columns,
@@ -31,7 +32,10 @@ from ea_pointcloud.io.common import (
 COMMENTS = ("#", "//", ";", "%", "!")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 QUOTED = re.compile(r'"([^"\n]*)"')
-NEEDED = {"x", "y", "z", *SINGLES["labels"]}  # columns that must hold numbers
+NEEDED = {  # columns that must hold numbers
+    *(name for triples in TRIPLES.values() for names in triples for name in names),
+    *(name for names in SINGLES.values() for name in names),
+}
 
 
 def read_text(path: Path, options: Options) -> Points:
@@ -48,6 +52,8 @@ def read_text(path: Path, options: Options) -> Points:
     lines = number_lines(text)
     if not lines:
         raise _no_points(path)
+    if lines[0][1].lower().startswith("sep="):  # Excel's word about the separator
+        lines = lines[1:] or [(1, "")]
     names = _header(lines[0][1])
     is_comment = lines[0][1].lstrip().startswith(COMMENTS)
     if names and not is_comment:
@@ -103,8 +109,8 @@ def _without_counts(path: Path, lines: Lines) -> tuple[Lines, tuple[str, ...]]:
 
 
 def _delimiter(line: str) -> str | None:
-    if ";" in line:
-        return ";"
+    if sign := next((sign for sign in ";|" if sign in line), None):
+        return sign
     return "," if "," in line and not _has_decimal_commas([(1, line)]) else None
 
 
@@ -127,7 +133,7 @@ def _without_last_delimiter(lines: Lines, delimiter: str | None) -> Lines:
 def _header(line: str) -> list[str] | None:
     """The names of a header; None where it holds a number, or is a comment without x, y and z."""
     bare = line.strip().lstrip("#/%!; ")
-    delimiter = next((sign for sign in ";,\t" if sign in bare), None)
+    delimiter = next((sign for sign in ";|,\t" if sign in bare), None)
     if delimiter is None:
         bare = re.sub(r"\s*[\[(][^\])]*[\])]", "", bare)  # units: they may stand apart
     cells = bare.rstrip(delimiter).split(delimiter)
@@ -174,6 +180,8 @@ def _parse_cells(
         try:
             kept.append(np.array([cell.strip() or "nan" for cell in cells], float))
         except ValueError:
+            filled = [cell for cell in cells if cell.strip()]
+            numeric |= 2 * sum(map(_is_number, filled)) > len(filled)  # a damaged number
             kept.append(np.full(len(cells), np.nan))
             dropped[name] = True
         if not needed and not any(map(str.strip, cells)):  # nothing in it

@@ -33,7 +33,7 @@ class DataSpec:
         features: what points carry beside coordinates: ``"none"``, ``"normals"``, or descriptors
             that are computed from the coordinates, ``"eigen_features"``, ``"surface_features"`` or
             ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`.
-        min_part_fraction: of a segmenter, the smallest share of a shape's points that each part
+        min_part_fraction: of a segmenter, the smallest fraction of a shape's points that each part
             which a shape may lack had in training, see
             :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
     """
@@ -71,10 +71,10 @@ class DataSpec:
         object.__setattr__(self, "min_part_fraction", tuple(self.min_part_fraction))
         if self.min_part_fraction and (
             len(self.min_part_fraction) != len(self.class_names)
-            or not all(0 <= share <= 1 for share in self.min_part_fraction)
+            or not all(0 <= fraction <= 1 for fraction in self.min_part_fraction)
         ):
             raise ValueError(
-                f"min_part_fraction must be a share in 0..1 for each of the "
+                f"min_part_fraction must be a fraction in 0..1 for each of the "
                 f"{len(self.class_names)} class_names, or empty, got {self.min_part_fraction}"
             )
         check_choice("up_axis", self.up_axis, AXES)

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from plotly import graph_objects
 from plotly.graph_objects import Figure
 
-from ea_pointcloud.training.measure import ClassificationReport, Reliability, SegmentationReport
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport
+from ea_pointcloud.training.evaluate_segmenter import SegmentationReport
+from ea_pointcloud.training.evaluation import Reliability
 from ea_pointcloud.viz.colors import PART_PALETTE
 
 Rows = list[dict[str, str]]  # of a metrics.csv

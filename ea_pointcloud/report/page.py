@@ -30,8 +30,9 @@ from ea_pointcloud.report.predictions import (
 )
 from ea_pointcloud.robustness.evaluation import CorruptionReport
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.evaluate import RunReport
-from ea_pointcloud.training.measure import ClassificationReport, SegmentationReport
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport
+from ea_pointcloud.training.evaluate_run import RunReport
+from ea_pointcloud.training.evaluate_segmenter import SegmentationReport
 from ea_pointcloud.training.run_folder import METRICS_FILE, RECIPE_FILE, VERSIONS_FILE
 from ea_pointcloud.training.tasks import task_of
 from ea_pointcloud.viz import part_colors, render

@@ -18,7 +18,7 @@ _TOPK = 3  # classes listed below a mistake
 
 
 class ClassPredictions:
-    """The predictions of a classifier; an :class:`~ea_pointcloud.training.measure.Hook`.
+    """The predictions of a classifier; an :class:`~ea_pointcloud.training.evaluation.Hook`.
 
     Attributes:
         spec: of the network.
@@ -77,7 +77,7 @@ class PartShape:
 
 
 class PartPredictions:
-    """The predictions of a segmenter; an :class:`~ea_pointcloud.training.measure.Hook`.
+    """The predictions of a segmenter; an :class:`~ea_pointcloud.training.evaluation.Hook`.
 
     Attributes:
         spec: of the network.

@@ -7,8 +7,9 @@ from statistics import mean, stdev
 
 from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.report.predictions import PartPredictions
-from ea_pointcloud.training.evaluate import RunReport, WeightsReport
-from ea_pointcloud.training.measure import VOTE_SIZES, ClassificationReport, SegmentationReport
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport
+from ea_pointcloud.training.evaluate_run import RunReport, WeightsReport
+from ea_pointcloud.training.evaluate_segmenter import VOTE_SIZES, SegmentationReport
 from ea_pointcloud.training.recipe_keys import Recipe
 
 LEGACY = "test (legacy, as most papers)"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.training.evaluate import (
+from ea_pointcloud.training.evaluate_run import (
     RunReport,
     WeightsReport,
     evaluate_run,

@@ -27,7 +27,7 @@ def batches(
     num_workers: int | None = None,
     shard: Shard = WHOLE,
 ) -> Loader:
-    """A loader that indexes whole batches; shuffled anew each epoch where a seed is given.
+    """A loader that indexes whole batches; shuffled again each epoch where a seed is given.
 
     Lightning fetches the first batch of a fit before it tells the sampler which epoch it is, so a
     resumed run has to say in ``beginning`` at which epoch and batch. ``least`` and ``shard`` are

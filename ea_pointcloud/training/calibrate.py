@@ -81,7 +81,7 @@ def calibrate_classifier(
     Args:
         model: in evaluation mode; not altered.
         val: samples with ``xyz`` (N, 3), ``label`` and perhaps ``mask`` (N,); of more than
-            ``VAL_CLOUDS``, so many are drawn with a fixed seed.
+            ``VAL_CLOUDS``, that number is drawn with a fixed seed.
         train: the same; ``TRAIN_CLOUDS`` of them are drawn.
 
     Raises:
@@ -153,12 +153,12 @@ def own_logits(logits: Tensor, category: Tensor, spec: DataSpec) -> Tensor:
 
 
 def _ask(
-    model: Classifier, dataset: Dataset[dict[str, Tensor]], places: Sequence[int]
+    model: Classifier, dataset: Dataset[dict[str, Tensor]], idx: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(n, C) features, (n, K) logits and (n,) labels of the clouds at ``places``."""
-    if not places:
+    """(n, C) features, (n, K) logits and (n,) labels of the clouds at ``idx``."""
+    if not idx:
         raise ValueError("calibration needs clouds of the train and the val split, got none")
-    samples = [dataset[place] for place in places]
+    samples = [dataset[i] for i in idx]
     features, logits = extract_features(model, samples)
     return features, logits, torch.stack([sample["label"] for sample in samples])
 

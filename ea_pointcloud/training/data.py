@@ -34,7 +34,7 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
     Args:
         data: the recipe's data section.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        all_points: keep every stored point, for a point choice that is drawn anew every batch.
+        all_points: keep every stored point, for a point choice that is drawn again for every batch.
     """
     if data.classes:
         whole = open_split(replace(data, classes=[]), split, all_points=all_points)
@@ -159,7 +159,7 @@ def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None)
     Args:
         recipe: of the run.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        farthest_of: of so many points of each cloud, the first that are stored (0: of all), the
+        farthest_of: of this number of points of each cloud, the first that are stored (0: all), the
             farthest are kept, as many as in training, and as ``classify`` chooses them.
 
     Raises:
@@ -209,11 +209,11 @@ def open_training(recipe: Recipe) -> Shapes:
 
 def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     """What the weights have to know of the data they were trained on."""
-    names, categories, parts, shares = (), (), (), ()
+    names, categories, parts, fractions = (), (), (), ()
     if recipe.task == "segmentation":
         assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
-        shares = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
+        fractions = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
     else:
         assert not isinstance(dataset, ShapeNetPart)
         names = dataset.class_names
@@ -226,7 +226,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         category_names=categories,
         parts=parts,
         features=recipe.data.features,
-        min_part_fraction=shares,
+        min_part_fraction=fractions,
     )
 
 

@@ -122,7 +122,7 @@ class PreemptionGuard(Callback):
         self._end_if_told(signum)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last step of an epoch may have spoiled the weights without spoiling its loss.
+        """The last step of an epoch may have ruined the weights but not its loss.
 
         Raises:
             FloatingPointError: before such weights are saved.

@@ -29,15 +29,15 @@ def match_labels(dataset: Shapes, spec: DataSpec) -> Shapes:
     """
     if not spec.category_names:
         assert not isinstance(dataset, ShapeNetPart)
-        places = _places("classes", dataset.class_names, spec.class_names)
+        label_map = _label_map("classes", dataset.class_names, spec.class_names)
         if dataset.class_names == spec.class_names:
             return dataset
         matched = copy(dataset)
-        matched.class_names, matched.label = spec.class_names, _look_up(places, dataset.label)
+        matched.class_names, matched.label = spec.class_names, _look_up(label_map, dataset.label)
         return matched
     assert not isinstance(dataset, ModelNet | FolderDataset | OutOfCoreModelNet)
-    categories = _places("categories", dataset.category_names, spec.category_names)
-    parts = _places("parts", dataset.part_names, spec.class_names)
+    categories = _label_map("categories", dataset.category_names, spec.category_names)
+    parts = _label_map("parts", dataset.part_names, spec.class_names)
     if (dataset.category_names, dataset.part_names) == (spec.category_names, spec.class_names):
         return dataset
     matched = copy(dataset)
@@ -49,7 +49,7 @@ def match_labels(dataset: Shapes, spec: DataSpec) -> Shapes:
     return matched
 
 
-def _places(what: str, found: tuple[str, ...], known: tuple[str, ...]) -> Tensor:
+def _label_map(what: str, found: tuple[str, ...], known: tuple[str, ...]) -> Tensor:
     """(len(found) + 1,) where each name is among those known; -1, for padding, stays -1."""
     strange = [name for name in found if name not in known]
     if strange:
@@ -60,5 +60,5 @@ def _places(what: str, found: tuple[str, ...], known: tuple[str, ...]) -> Tensor
     return torch.tensor([*map(known.index, found), -1])
 
 
-def _look_up(places: Tensor, labels: Tensor) -> Tensor:
-    return places.to(labels.device)[labels]
+def _look_up(label_map: Tensor, labels: Tensor) -> Tensor:
+    return label_map.to(labels.device)[labels]

@@ -43,14 +43,14 @@ class RecipeModule(LightningModule):
         self.task = task_of(recipe)
         # Known by name: parameters in parts on several GPUs have lost their shape.
         self.matrices = {name for name, p in model.named_parameters() if p.ndim > 1}
-        # Metrics, because Lightning's own mean over processes of unequal shares is not exact.
+        # Metrics, because Lightning's own mean over processes of unequal parts is not exact.
         self.train_loss = MeanLoss()
         self.losses = torch.nn.ModuleDict({split: MeanLoss() for split in SPLITS})
         adjustment = None
         if recipe.optim.logit_adjustment:
             assert class_count is not None
-            share = class_count.clamp_min(1) / class_count.sum()  # a class may have no clouds
-            adjustment = recipe.optim.logit_adjustment * share.log()
+            fraction = class_count.clamp_min(1) / class_count.sum()  # a class may have no clouds
+            adjustment = recipe.optim.logit_adjustment * fraction.log()
         self.register_buffer("adjustment", adjustment, persistent=False)
         self.metrics = torch.nn.ModuleDict(
             {split: self.task.metrics(model.data_spec, f"{split}/") for split in SPLITS}

@@ -210,5 +210,5 @@ class AugmentRecipe:
         return Augmentation(**values)
 
     def cutmix(self) -> CutMix | None:
-        """CutMix of the clouds of a batch, None without it."""
+        """CutMix of the clouds of a batch, or None."""
         return CutMix(self.cutmix_prob, self.cutmix_beta) if self.cutmix_prob else None

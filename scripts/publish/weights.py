@@ -19,8 +19,9 @@ from ea_pointcloud.models.pretrained import WEIGHTS_FILE
 from ea_pointcloud.training.calibrate import own_logits
 from ea_pointcloud.training.callbacks import read_metrics, total_seconds
 from ea_pointcloud.training.data import open_held_out
-from ea_pointcloud.training.evaluate import evaluate_run
-from ea_pointcloud.training.measure import evaluate_classifier, evaluate_segmenter
+from ea_pointcloud.training.evaluate_classifier import evaluate_classifier
+from ea_pointcloud.training.evaluate_run import evaluate_run
+from ea_pointcloud.training.evaluate_segmenter import evaluate_segmenter
 from ea_pointcloud.training.recipe import list_recipes, load_recipe, recipe_values
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
@@ -46,7 +47,7 @@ class Rounding:
     Args:
         shapes: of the split.
         labels: that were compared: classes of shapes, or parts of points.
-        agreement: the share of them that are the same.
+        agreement: the fraction of them that are the same.
         as_trained: overall accuracy, of a segmenter instance mIoU, of the weights of the run.
         as_stored: of those that were stored.
     """
@@ -166,7 +167,7 @@ def _word(value: Any) -> str:
 
 
 class _Labels:
-    """Keeps the labels that a network gives, see ``Hook`` in ``training/measure.py``."""
+    """Keeps the labels that a network gives, see ``Hook`` in ``training/evaluation.py``."""
 
     def __init__(self) -> None:
         self.found: list[Tensor] = []

@@ -20,7 +20,7 @@ from typing import Any
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.report.tables import Table, mean_and_std
 from ea_pointcloud.robustness.options import InferenceOptions
-from ea_pointcloud.training.corruptions import evaluate_run_corruptions
+from ea_pointcloud.training.evaluate_corruptions import evaluate_run_corruptions
 from ea_pointcloud.training.run_folder import load_run_recipe
 from scripts.research.table import markdown
 

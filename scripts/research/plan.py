@@ -158,7 +158,7 @@ def plan(variants: Sequence[Variant], seeds: int, runs: str | Path) -> list[Plan
                     f"all rows must have the same {key}: {first.variant.name} has {value}, "
                     f"{one.variant.name} has {other}; make a table of each, or replace the value"
                 )
-        if processes_of(one.recipe.trainer).share.world > 1:
+        if processes_of(one.recipe.trainer).shard.world_size > 1:
             raise ValueError(
                 f"{one.variant.name} is to be trained by several processes, which a table does not "
                 f"start; train it with '{one.command}', then only evaluate"

@@ -14,7 +14,7 @@ from ea_pointcloud._files import write_whole
 from ea_pointcloud.models.pretrained import WEIGHTS_FILE
 from ea_pointcloud.report.tables import LEGACY, Table, data_name, figure_columns, mean_and_std
 from ea_pointcloud.training.callbacks import read_metrics, total_seconds
-from ea_pointcloud.training.evaluate import RunReport, evaluate_run
+from ea_pointcloud.training.evaluate_run import RunReport, evaluate_run
 from ea_pointcloud.training.run_folder import METRICS_FILE, load_run_recipe, read_versions
 from scripts.research.plan import PlannedRun
 

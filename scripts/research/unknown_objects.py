@@ -5,7 +5,7 @@
 
 Known are the clouds of the run's test split. The scores are fitted on clouds of its training split;
 nothing is chosen here. AUROC is the chance that an unknown cloud scores higher than a known one,
-FPR95 the share of unknown clouds that pass where 95 % of the known ones do.
+FPR95 the fraction of unknown clouds that pass where 95 % of the known ones do.
 """
 
 import argparse

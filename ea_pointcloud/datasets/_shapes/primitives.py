@@ -158,7 +158,7 @@ def tube(path: NDArray[np.float64], normal: Point, radius: float) -> Part:
 def wing(root: Point, tip: Point, root_chord: float, tip_chord: float, thickness: float) -> Part:
     """Make a flat blade from ``root`` to ``tip`` (its middles) with its chord along z.
 
-    ``thickness`` is the share of the chord.
+    ``thickness`` is the fraction of the chord.
     """
     ends = np.array((root, tip), dtype=float)
     span = ends[1] - ends[0]

@@ -68,7 +68,7 @@ def evaluate_run_corruptions(
         which: ``"modelnet40-c"``, ``"modelnet-c"`` or ``"all"``.
         device: where to compute.
         reference: JSON that ``evaluate --corruptions --json`` has printed for the reference.
-        limit: measure so many shapes, spread evenly over the split; all without it.
+        limit: number of shapes to measure, spread evenly over the split; all if omitted.
         options: how the network is asked.
         progress: is told of each corruption in a line.
 
@@ -194,12 +194,12 @@ def _clouds(
     """Clouds (n, M, 3), mask, and labels as the model counts them.
 
     The first ``data.num_points`` of a cloud are those that the run is evaluated on; as many more
-    follow, where so many are stored, for the corruptions that choose among them.
+    follow, where they are stored, for the corruptions that choose among them.
     """
     dataset = match_labels(_twice_the_points(recipe, split), model.data_spec)
     stored = next(iter(batches(dataset, len(dataset))))
-    places = spread(len(dataset), limit)
-    chosen = {name: value[places] for name, value in stored.items()}
+    kept = spread(len(dataset), limit)
+    chosen = {name: value[kept] for name, value in stored.items()}
     return chosen["xyz"], chosen.get("mask"), chosen["label"]
 
 
@@ -207,5 +207,5 @@ def _twice_the_points(recipe: Recipe, split: str) -> Shapes:
     data = recipe.data
     try:
         return open_split(replace(data, num_points=2 * data.num_points), split)
-    except ValueError:  # so many are not stored, or what the next line raises again
+    except ValueError:  # fewer are stored, or what the next line raises again
         return open_split(data, split)

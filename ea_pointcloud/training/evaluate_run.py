@@ -14,13 +14,9 @@ from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import open_held_out
-from ea_pointcloud.training.measure import (
-    ClassificationReport,
-    Hook,
-    SegmentationReport,
-    evaluate_classifier,
-    evaluate_segmenter,
-)
+from ea_pointcloud.training.evaluate_classifier import ClassificationReport, evaluate_classifier
+from ea_pointcloud.training.evaluate_segmenter import SegmentationReport, evaluate_segmenter
+from ea_pointcloud.training.evaluation import Hook
 from ea_pointcloud.training.recipe import recipe_values
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
@@ -109,7 +105,9 @@ def evaluate_run(
             "hook": None if reports else hook,
         }
         if isinstance(model, Segmenter):
-            report = evaluate_segmenter(model, dataset, copies=recipe.eval.tta_copies, **options)
+            report = evaluate_segmenter(
+                model, dataset, tta_copies=recipe.eval.tta_copies, **options
+            )
         else:
             assert isinstance(model, Classifier)
             report = evaluate_classifier(model, dataset, **options)
