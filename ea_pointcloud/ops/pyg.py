@@ -201,7 +201,7 @@ def radius_graph(
     """Connect each point to the points of its cloud within ``r``.
 
     Where there are more than ``max_num_neighbors``, the lowest indices are kept; the point itself
-    counts with ``loop`` alone. Without it a point is left out by index, so coinciding points stay
+    counts with ``loop`` alone. Otherwise it is left out by index, so coinciding points stay
     connected. The boundary belongs to the ball.
 
     Args:
