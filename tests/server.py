@@ -3,6 +3,7 @@
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ class Page:
         kind: the content type.
         location: sends the client elsewhere.
         hold: the answer waits for it, after the first half.
+        endless: the content is sent again and again, without a length.
+        drip: seconds after each byte.
+        reason: of the status.
     """
 
     content: bytes = b""
@@ -34,6 +38,9 @@ class Page:
     kind: str = "application/zip"
     location: str | None = None
     hold: threading.Event | None = None
+    endless: bool = False
+    drip: float = 0.0
+    reason: str | None = None
 
 
 @dataclass
@@ -94,7 +101,7 @@ def _answer(request: BaseHTTPRequestHandler, page: Page) -> None:
         request.send_error(416)
         return
     body = page.content[start:]
-    request.send_response(206 if start else page.status)
+    request.send_response(206 if start else page.status, page.reason)
     if start:
         size = len(page.content)
         request.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
@@ -103,8 +110,14 @@ def _answer(request: BaseHTTPRequestHandler, page: Page) -> None:
     if page.etag:
         request.send_header("ETag", page.etag)
     request.send_header("Content-Type", page.kind)
-    request.send_header("Content-Length", str(len(body)))
+    if not page.endless:
+        request.send_header("Content-Length", str(len(body)))
     request.end_headers()
+    while page.endless:  # until the client hangs up
+        request.wfile.write(body)
+    for byte in body if page.drip else b"":
+        request.wfile.write(bytes([byte]))
+        time.sleep(page.drip)
     if page.cuts:
         request.wfile.write(body[: page.cuts.pop(0)])
         return  # HTTP/1.0: the connection closes here

@@ -73,9 +73,10 @@ def resampled_files(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, 
     splits = {}
     for split in ("train", "test"):
         listing = folder / f"{prefix}_{split}.txt"
-        shapes = [plain_name(shape, listing) for shape in _words(listing)]
+        shapes = _words(listing)
         names = [shape.rpartition("_")[0] for shape in shapes]  # of "night_stand_0001"
         paths = [f"{name}/{shape}.txt" for name, shape in zip(names, shapes, strict=True)]
+        paths = [plain_name(path, listing) for path in paths]
         splits[split] = list(zip(paths, names, strict=True))
     return _words(names_file), splits
 

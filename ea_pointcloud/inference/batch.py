@@ -29,6 +29,7 @@ Sent = tuple[NDArray[np.float32], str]
 # What a worker that loads clouds would import; the second imports numba.
 PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
 BATCH_SIZE = 32
+EXPLAINED = (OSError, ValueError, ImportError, MemoryError, RuntimeError)  # by their messages
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,7 @@ def attempt(load: Callable[..., Loaded], value: Any) -> Loaded | Failed:
     except Exception as error:  # whatever a file does is a row of its own
         text, kind = str(error), type(error).__name__
         # The message of any other kind, such as KeyError, says little alone.
-        explained = isinstance(
-            error, OSError | ValueError | ImportError | MemoryError | RuntimeError
-        )
+        explained = isinstance(error, EXPLAINED)
         return Failed(text or kind if explained else f"{kind}: {text[:200]}")
 
 

@@ -116,8 +116,11 @@ def read_buffers(path: Path, document: dict[str, Any], binary: bytes | None) -> 
 def _read_beside(path: Path, name: str, size: int) -> bytes:
     """The start of a file that must lie in the folder of ``path``, or below it."""
     beside = path.parent / name
-    inside = beside.resolve().is_relative_to(path.parent.resolve())
-    if "\0" in name or not inside or not beside.is_file():
+    try:
+        inside = beside.resolve().is_relative_to(path.parent.resolve()) and beside.is_file()
+    except (OSError, ValueError):  # too long, or with a byte that no name has
+        inside = False
+    if not inside:
         raise CloudFileError(
             f"{path.name}: its numbers are in {name[:80]!r}, which is not a file beside it; copy "
             "that file too, or export as .glb"

@@ -57,6 +57,9 @@ def _groups(path: Path, group: Any, name: str, depth: int) -> Iterator[tuple[str
         if isinstance(group.get(key, getlink=True), h5py.ExternalLink):
             raise _elsewhere(path, key)
         item = group.get(key)
+        # A soft link may lead through an external one that lies deeper than what is listed.
+        if item is not None and item.file.filename != group.file.filename:
+            raise _elsewhere(path, key)
         # A dataset without a shape holds nothing, not even zero rows.
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             if item.is_virtual or item.external:

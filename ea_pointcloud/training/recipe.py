@@ -42,6 +42,8 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     config = OmegaConf.structured(Recipe)
     try:
         _check_yaml(text, source)
+        if not isinstance(yaml.compose(text), yaml.MappingNode | None):
+            raise ValueError(f"{source}: must hold keys and values, as name: value")
         config = OmegaConf.merge(config, OmegaConf.create(text))
         inits = [each for each in overrides or [] if each.startswith("model.init=")]
         if any(each.partition("=")[2] not in ("", "null", "~") for each in inits):
