@@ -2,6 +2,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -264,6 +265,27 @@ def test_ctrl_c_says_how_to_continue(
     assert call(monkeypatch, "train", "procedural", "--run-dir", tmp_path / "run") == 130
     error = capsys.readouterr().err
     assert f"ea-pointcloud train --resume {tmp_path / 'run'}" in error
+
+
+def test_the_assumed_axis_is_that_of_the_format_or_of_the_own_files(
+    files: list[Path],
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = [files[0], files[2]]
+    assert call(monkeypatch, "classify", *good, "--model", run_folder, "--json") == 0
+    shown = capsys.readouterr()
+    assert "Assuming y up in .npy, z up in .off files. Change with --up." in shown.err
+    assert [row["up"] for row in json.loads(shown.out)] == ["y", "z"]
+    own = files[0].parent / "own"
+    shutil.copytree(run_folder, own)
+    recipe = (own / "recipe.yaml").read_text().replace("dataset: procedural", "dataset: folder")
+    (own / "recipe.yaml").write_text(recipe.replace("up: 'y'", "up: x").replace("up: y", "up: x"))
+    assert call(monkeypatch, "classify", *good, "--model", own, "--json") == 0
+    shown = capsys.readouterr()
+    assert "Assuming x up, as in training. Change with --up." in shown.err
+    assert [row["up"] for row in json.loads(shown.out)] == ["x", "x"]
 
 
 @pytest.mark.parametrize(

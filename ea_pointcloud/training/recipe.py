@@ -84,6 +84,13 @@ def recipe_name(name_or_path: str | Path, overrides: list[str] | None = None) ->
     return str(OmegaConf.select(config, "name") or Path(name_or_path).stem)
 
 
+def own_up(path: Path) -> str | None:
+    """The axis that is up in the files of the recipe at ``path``, if these are a user's own."""
+    config = OmegaConf.load(path)
+    own = OmegaConf.select(config, "data.dataset") == "folder"
+    return OmegaConf.select(config, "data.up") if own else None
+
+
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every value of ``recipe`` as YAML that :func:`load_recipe` reads back."""
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(recipe)))
