@@ -41,10 +41,7 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     text, source = _recipe_text(name_or_path)
     config = OmegaConf.structured(Recipe)
     try:
-        _check_yaml(text, source)
-        if not isinstance(yaml.compose(text), yaml.MappingNode | None):
-            raise ValueError(f"{source}: must hold keys and values, as name: value")
-        config = OmegaConf.merge(config, OmegaConf.create(text))
+        config = OmegaConf.merge(config, _parsed(text, source))
         inits = [each for each in overrides or [] if each.startswith("model.init=")]
         if any(each.partition("=")[2] not in ("", "null", "~") for each in inits):
             # The network of the weights takes the place of the recipe's own.
@@ -97,6 +94,34 @@ def _check_yaml(text: str, source: str) -> None:
             raise ValueError(f"{source}: *{event.anchor} repeats another value; write it out")
         if depth > _DEEPEST:
             raise ValueError(f"{source}: is nested more than {_DEEPEST} deep; a recipe needs 4")
+
+
+def _parsed(text: str, source: str) -> Any:
+    """The keys and values of YAML that :func:`_check_yaml` has passed."""
+    _check_yaml(text, source)
+    if not isinstance(yaml.compose(text), yaml.MappingNode | None):
+        raise ValueError(f"{source}: must hold keys and values, as name: value")
+    return OmegaConf.create(text)
+
+
+def recipe_name(name_or_path: str | Path, overrides: list[str] | None = None) -> str:
+    """The name of a recipe, whose other values may be missing; raises as load_recipe."""
+    for override in reversed(overrides or []):
+        if override.startswith("name="):
+            return override.removeprefix("name=")
+    text, source = _recipe_text(name_or_path)
+    try:
+        config = _parsed(text, source)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"{source}: {_explain(error)}") from error
+    return str(OmegaConf.select(config, "name") or Path(name_or_path).stem)
+
+
+def own_up(path: Path) -> str | None:
+    """The axis that is up in the files of the recipe at ``path``, if these are a user's own."""
+    config = _parsed(path.read_text(encoding="utf-8"), str(path))
+    own = OmegaConf.select(config, "data.dataset") == "folder"
+    return OmegaConf.select(config, "data.up") if own else None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
