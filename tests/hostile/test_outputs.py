@@ -118,17 +118,21 @@ def test_a_link_beside_is_not_written_through(tmp_path: Path) -> None:
 
 
 def test_a_thousand_folders(tmp_path: Path) -> None:
-    home = Path.cwd()
+    home, deep = Path.cwd(), 1100
     os.chdir(tmp_path)
     try:
-        for _ in range(1100):
+        for _ in range(deep):
             Path("d").mkdir()
             os.chdir("d")
         Path("a.xyz").write_text("0 0 0\n")
-    finally:
+        (found,) = find_files([str(tmp_path)], recursive=True)
+    finally:  # pytest's own cleaning up is recursive
+        Path("a.xyz").unlink(missing_ok=True)
+        while Path.cwd() != tmp_path:
+            os.chdir("..")
+            Path("d").rmdir()
         os.chdir(home)
-    (found,) = find_files([str(tmp_path)], recursive=True)
-    assert found.relative == "d/" * 1100 + "a.xyz"
+    assert found.relative == "d/" * deep + "a.xyz"
 
 
 @pytest.mark.parametrize("text", ["5", "[]", "null", "NaN", "{", "[" * 100_000, "\udcff"])
