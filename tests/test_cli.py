@@ -20,7 +20,7 @@ from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (
-    "info", "data", "train", "evaluate", "classify", "segment", "view", "slots", "export",
+    "info", "data", "train", "evaluate", "classify", "segment", "view", "explain", "export",
 )  # fmt: skip
 
 
@@ -399,7 +399,7 @@ def test_real_meshes_are_read(data_root: Path, run_folder: Path) -> None:
         ("view", "a.ply", "--color-by", "colour"),
         ("evaluate", "run", "--limit", "3"),
         ("export", "run", "--format", "tflite"),
-        ("slots", "run", "--split", "validation"),
+        ("explain", "run", "--split", "validation"),
         ("data", "prepare", "modelnet10", "--mirrored", "maybe"),
         ("train", "procedural", "--run-dir", "a", "--resume", "b"),
     ],

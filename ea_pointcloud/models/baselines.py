@@ -13,10 +13,10 @@ from ea_pointcloud.models.base import (
     Encoder,
     classification_head,
 )
-from ea_pointcloud.models.data_spec import DataSpec
-from ea_pointcloud.models.pyramid import Pyramid, check_levels, knn_graph, point_idx
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import EdgeConv, LinearNorm, TransformNet
 from ea_pointcloud.ops import PyramidLevel
+from ea_pointcloud.ops.pyramid import Pyramid, check_levels, knn_graph, point_idx
 
 
 @dataclass(frozen=True, kw_only=True)
