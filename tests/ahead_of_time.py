@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-ARCHITECTURES = (80, 89, 90, 100)
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _POINTEES = {

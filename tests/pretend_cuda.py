@@ -170,7 +170,9 @@ class _Functions(TorchFunctionMode):
             state.error("numpy() of a tensor on the device")
         if name == "pin_memory":
             return args[0]
-        silent = state.silent() if name == "tolist" and there else contextlib.nullcontext()
+        # PyTorch checks the classes of one_hot on the CPU only.
+        quiet = there and name in ("tolist", "one_hot")
+        silent = state.silent() if quiet else contextlib.nullcontext()
         if name == "tolist" and there:
             state.wait("tolist()")
         with silent, state.creates(_on_device(asked) if asked else there):
@@ -314,7 +316,8 @@ def to_device(value: Any, device: Device) -> Any:
 
 
 def move_module(module: torch.nn.Module, device: Device) -> torch.nn.Module:
-    """The module with its parameters and buffers on the device."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        device.mark(tensor)
+    """The module with its parameters, buffers, and the states of metrics on the device."""
+    device.mark([*module.parameters(), *module.buffers()])
+    for each in module.modules():
+        device.mark(list(vars(each).values()))
     return module

@@ -45,12 +45,16 @@ def test_bfloat16_is_for_processors_that_have_it(
     assert resolve_precision("16-mixed", CPU) == "16-mixed"
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "32-true"), ((9, 0), "bf16-mixed")])
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "16-mixed"), ((9, 0), "bf16-mixed")])
 def test_bfloat16_is_for_gpus_that_have_it(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert resolve_precision("auto", torch.device("cuda")) == expected
+    device = torch.device("cuda")
+    assert resolve_precision("auto", device) == expected
+    if expected == "16-mixed":
+        with pytest.raises(ValueError, match="bf16-mixed needs a GPU of compute"):
+            resolve_precision("bf16-mixed", device)
 
 
 def test_a_run_keeps_the_precision_that_was_chosen(

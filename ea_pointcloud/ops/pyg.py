@@ -41,10 +41,10 @@ def fps(
 
     Args:
         x: (N, D) points, 1 <= D <= 3, or (N,); non-finite points are never picked.
-        batch: (N,) integers, ascending, the cloud of each point; one cloud without it.
+        batch: (N,) integers, ascending, the cloud of each point; one cloud if omitted.
         ratio: share in (0, 1], one for all or a tensor (B,) with one for each cloud.
         random_start: begin at a random point of each cloud instead of its first.
-        batch_size: number of clouds B; without it, the highest id in ``batch`` and one.
+        batch_size: number of clouds B; if omitted, the highest id in ``batch`` and one.
         generator: source of the random starts, on any device.
 
     Returns:
@@ -95,11 +95,11 @@ def knn(
         x: (N, D) points to search, 1 <= D <= 3, or (N,).
         y: (M, D) queries, in the frame and unit of ``x``, or (M,).
         k: neighbours of each query, >= 1.
-        batch_x: (N,) integers, ascending, the cloud of each point; one cloud without it.
-        batch_y: (M,) integers, ascending, the cloud of each query; one cloud without it.
+        batch_x: (N,) integers, ascending, the cloud of each point; one cloud if omitted.
+        batch_y: (M,) integers, ascending, the cloud of each query; one cloud if omitted.
         cosine: not supported; neighbours by angle are those of the rows scaled to length one.
         num_workers: accepted for PyTorch Geometric's sake, ignored.
-        batch_size: number of clouds B; without it, the highest id and one.
+        batch_size: number of clouds B; if omitted, the highest id and one.
 
     Returns:
         (2, E) int64: row 0 is a query, ascending, and row 1 one of its neighbours, nearest first.
@@ -131,13 +131,13 @@ def knn_graph(
     Args:
         x: (N, D) points, 1 <= D <= 3, or (N,).
         k: neighbours of each point, >= 1.
-        batch: (N,) integers, ascending, the cloud of each point; one cloud without it.
+        batch: (N,) integers, ascending, the cloud of each point; one cloud if omitted.
         loop: count the point itself among its neighbours.
         flow: ``"source_to_target"`` for edges from neighbour to centre, ``"target_to_source"`` for
             edges from centre to neighbour.
         cosine: not supported; neighbours by angle are those of the rows scaled to length one.
         num_workers: accepted for PyTorch Geometric's sake, ignored.
-        batch_size: number of clouds B; without it, the highest id in ``batch`` and one.
+        batch_size: number of clouds B; if omitted, the highest id in ``batch`` and one.
 
     Returns:
         (2, E) int64: with the default ``flow`` row 0 is a neighbour and row 1 its centre, otherwise
@@ -171,11 +171,11 @@ def radius(
         x: (N, D) points to search, 1 <= D <= 3, or (N,).
         y: (M, D) queries, in the frame and unit of ``x``, or (M,).
         r: > 0, in the unit of the coordinates.
-        batch_x: (N,) integers, ascending, the cloud of each point; one cloud without it.
-        batch_y: (M,) integers, ascending, the cloud of each query; one cloud without it.
+        batch_x: (N,) integers, ascending, the cloud of each point; one cloud if omitted.
+        batch_y: (M,) integers, ascending, the cloud of each query; one cloud if omitted.
         max_num_neighbors: most neighbours of a query, >= 1; all of them with ``None``.
         num_workers: accepted for PyTorch Geometric's sake, ignored.
-        batch_size: number of clouds B; without it, the highest id and one.
+        batch_size: number of clouds B; if omitted, the highest id and one.
 
     Returns:
         (2, E) int64: row 0 is a query, ascending, and row 1 one of its neighbours, ascending.
@@ -201,19 +201,19 @@ def radius_graph(
     """Connect each point to the points of its cloud within ``r``.
 
     Where there are more than ``max_num_neighbors``, the lowest indices are kept; the point itself
-    counts with ``loop`` alone. Without it a point is left out by index, so coinciding points stay
+    counts with ``loop`` alone. Otherwise it is left out by index, so coinciding points stay
     connected. The boundary belongs to the ball.
 
     Args:
         x: (N, D) points, 1 <= D <= 3, or (N,).
         r: > 0, in the unit of the coordinates.
-        batch: (N,) integers, ascending, the cloud of each point; one cloud without it.
+        batch: (N,) integers, ascending, the cloud of each point; one cloud if omitted.
         loop: count the point itself among its neighbours.
         max_num_neighbors: most neighbours of a point, >= 1; all of them with ``None``.
         flow: ``"source_to_target"`` for edges from neighbour to centre, ``"target_to_source"`` for
             edges from centre to neighbour.
         num_workers: accepted for PyTorch Geometric's sake, ignored.
-        batch_size: number of clouds B; without it, the highest id in ``batch`` and one.
+        batch_size: number of clouds B; if omitted, the highest id in ``batch`` and one.
 
     Returns:
         (2, E) int64: with the default ``flow`` row 0 is a neighbour and row 1 its centre, otherwise

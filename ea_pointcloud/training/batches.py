@@ -50,13 +50,19 @@ def batches(
         return loader
     count = len(cast("ModelNet", dataset))
     shard.check(getattr(dataset, "split", "the set"), count)
-    sampler = BatchIndices(count, batch_size, shuffle_seed, least, shard)
+    sampler = BatchIndices(count, batch_size, shuffle_seed, least, shard, _device_of(dataset))
     sampler.start_at(*beginning)
     return DataLoader(dataset, batch_size=None, sampler=sampler)
 
 
-class BatchIndices(Epochs, Sampler[list[int]]):
-    """Index lists of whole batches. The order depends on (seed, epoch) only, so resuming is exact.
+def _device_of(dataset: object) -> torch.device:
+    """Where the tensors of a set in memory are."""
+    tensors = (each for each in vars(dataset).values() if isinstance(each, Tensor))
+    return next((each.device for each in tensors), torch.device("cpu"))
+
+
+class BatchIndices(Epochs, Sampler[list[int] | Tensor]):
+    """Indices of whole batches. The order depends on (seed, epoch) only, so resuming is exact.
 
     A last batch that is not full is kept in order, dropped when shuffled (unless it is the only
     one): batch statistics of a few clouds are poor. Several processes cut batches of
@@ -70,6 +76,8 @@ class BatchIndices(Epochs, Sampler[list[int]]):
         least: batches of a shuffled epoch, which goes through a small set as often as that takes,
             each time in another order.
         shard: samples of this process, where several train together.
+        device: of the data. On a GPU the indices of an epoch are copied there once; a list would
+            be copied, and the GPU waited for, at every batch.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class BatchIndices(Epochs, Sampler[list[int]]):
         shuffle_seed: int | None,
         least: int = 1,
         shard: Shard = WHOLE,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.num_samples = num_samples
@@ -86,19 +95,23 @@ class BatchIndices(Epochs, Sampler[list[int]]):
         self.shuffle_seed = shuffle_seed
         self.least = least
         self.shard = shard
+        self.on_device = device if device is not None and device.type != "cpu" else None
 
     def __len__(self) -> int:
         if self.shuffle_seed is None:
             return len(self.shard.batch_ranges(self.num_samples, self.batch_size))
         return max(self.least, self._batches_of_a_pass())
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int] | Tensor]:
         return islice(self._epoch(), self.first_batch, None)
 
-    def _epoch(self) -> Iterator[list[int]]:
+    def _epoch(self) -> Iterator[list[int] | Tensor]:
         if self.shuffle_seed is None:
             for start, end in self.shard.batch_ranges(self.num_samples, self.batch_size):
-                yield list(range(start, end))
+                if self.on_device is None:
+                    yield list(range(start, end))
+                else:
+                    yield torch.arange(start, end, device=self.on_device)
             return
         generator = torch.Generator().manual_seed(mix_seeds(self.shuffle_seed, self.epoch))
         left = len(self)
@@ -110,8 +123,10 @@ class BatchIndices(Epochs, Sampler[list[int]]):
     def _batches_of_a_pass(self) -> int:
         return max(1, self.num_samples // (self.batch_size * self.shard.world_size))
 
-    def _cut(self, order: Tensor, count: int) -> Iterator[list[int]]:
+    def _cut(self, order: Tensor, count: int) -> Iterator[list[int] | Tensor]:
+        if self.on_device is not None:
+            order = order.to(self.on_device)
         size = self.batch_size * self.shard.world_size
         for batch in order.split(size)[:count]:
             start, end = self.shard.range_of(len(batch))
-            yield batch[start:end].tolist()
+            yield batch[start:end].tolist() if self.on_device is None else batch[start:end]

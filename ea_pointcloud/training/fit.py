@@ -17,6 +17,7 @@ from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.datasets.sharding import Shard
 from ea_pointcloud.models import PretrainedModel, load_matching_weights, load_model
 from ea_pointcloud.nn.norm import synchronize_norms
+from ea_pointcloud.ops import _backend
 from ea_pointcloud.training.batches import Loader, batches
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import (
@@ -116,6 +117,8 @@ def _train(resolved: Resolved, run: Path, callbacks: list[Callback]) -> None:
     """Load, build, train, and export, in this order."""
     recipe, processes, device = resolved
     say = sys.stderr.write if processes.is_rank_zero else str
+    if device.type == "cuda":  # TF32 in the products of float32: eight times as fast on an A100
+        torch.set_float32_matmul_precision("high")
     if processes.shard.world_size > 1:
         say(f"{describe(recipe, processes)}\n")
     progress = furthest(run)
@@ -138,7 +141,7 @@ def _train(resolved: Resolved, run: Path, callbacks: list[Callback]) -> None:
     with locked(run) if processes.is_rank_zero else nullcontext(), explain_errors(recipe):
         if processes.is_rank_zero:
             remove_leftovers(run)
-            start_run(recipe, run, train_split.mirroring)
+            start_run(recipe, run, train_split.mirroring, _backend.describe(device))
         if progress.epochs < recipe.trainer.epochs:
             loaders = _loaders(recipe, progress, processes.shard, train_split, held_out)
             _fit(trainer, module, *loaders, progress.checkpoint)

@@ -10,14 +10,25 @@ from ea_pointcloud.training.recipe_keys import OptimRecipe
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``"auto"`` is bf16-mixed where the processor multiplies bfloat16 natively, else 32-true.
+    """``"auto"`` is bf16-mixed where the processor multiplies bfloat16 natively.
 
-    Weights, optimiser, losses, distances and the normalisation of the attention stay in float32 in
-    any case.
+    Elsewhere it is 16-mixed on a GPU and 32-true on a CPU. Weights, optimiser, losses, distances
+    and the normalisation of the attention stay in float32 in any case.
+
+    Raises:
+        ValueError: if bf16-mixed is chosen for a GPU that has no bfloat16.
     """
+    on_gpu = device.type == "cuda"
+    if precision == "bf16-mixed" and on_gpu and not has_bfloat16(device):
+        raise ValueError(
+            "trainer.precision=bf16-mixed needs a GPU of compute capability 8.0, which this one is "
+            "below; use trainer.precision=16-mixed or auto"
+        )
     if precision != "auto":
         return precision
-    return "bf16-mixed" if has_bfloat16(device) else "32-true"
+    if has_bfloat16(device):
+        return "bf16-mixed"
+    return "16-mixed" if on_gpu else "32-true"
 
 
 def optimizer_options(optim: OptimRecipe, precision: str, device: torch.device) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class TrainerRecipe:
         seed: of everything random in the run.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"`` (on a GPU), or ``"auto"``:
-            bf16-mixed where the processor has instructions for it.
+            bf16-mixed where the processor has instructions for it, else 16-mixed on a GPU.
         tensorboard: also write TensorBoard events (the extra ``track``).
         devices: processes on each machine that train together, on a GPU each or on the CPU;
             ``auto`` is what torchrun or srun started, else one.

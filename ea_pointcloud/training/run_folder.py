@@ -29,7 +29,7 @@ COUNTS = ("devices", "num_nodes")
 _DECIDED_ONCE = ("data.in_memory", "trainer.precision", *(f"trainer.{name}" for name in COUNTS))
 
 
-def start_run(recipe: Recipe, run: Path, mirroring: str) -> None:
+def start_run(recipe: Recipe, run: Path, mirroring: str, operators: str = "") -> None:
     """Write the recipe into a run folder, and the versions with what was done about mirrored files.
 
     Args:
@@ -37,9 +37,10 @@ def start_run(recipe: Recipe, run: Path, mirroring: str) -> None:
         run: the folder.
         mirroring: one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`; the recipe has what
             was asked for, which another set may decide otherwise.
+        operators: which implementation of them runs.
     """
     save_recipe(recipe, run / RECIPE_FILE)
-    found = {**versions(), "mirroring": mirroring}
+    found = {**versions(), "operators": operators, "mirroring": mirroring}
     write_whole(run / VERSIONS_FILE, json.dumps(found, indent=2) + "\n")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
+from ea_pointcloud._checks import values_readable
 from ea_pointcloud.augment.pipeline import intersect_masks
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
@@ -216,8 +217,11 @@ def task_of(recipe: Recipe) -> Task:
 
 
 def _given(mask: Tensor | None) -> Tensor | None:
-    """The mask where it leaves something out: without one the network is faster."""
-    return None if mask is None or bool(mask.all()) else mask
+    """The mask where it leaves something out: a network is faster if there is none.
+
+    On a GPU it stays, for looking at its values would mean waiting.
+    """
+    return None if mask is None or (values_readable(mask) and bool(mask.all())) else mask
 
 
 def _drop(mask: Tensor | None, kept: Tensor | None) -> Tensor | None:

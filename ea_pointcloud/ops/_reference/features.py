@@ -154,8 +154,8 @@ def attend_backward(
     to_logits = weights * (to_weights - (weights * to_weights).sum(-1, keepdim=True))
     sums = to_logits.sum(1)  # (B, H, M)
     if coupled:
-        over_points = scores.exp().masked_fill(padding, 0.0)
-        to_logits = to_logits - over_points * sums[:, None]
+        point_softmax = scores.exp().masked_fill(padding, 0.0)
+        to_logits = to_logits - point_softmax * sums[:, None]
     readable = features.float().masked_fill(padding, 0.0)
     weights = weights.masked_fill(padding, 0.0)
     return (
