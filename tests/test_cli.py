@@ -10,7 +10,7 @@ import pytest
 
 from ea_pointcloud import cli
 from ea_pointcloud.augment.transforms import AXES
-from ea_pointcloud.cli import _options, export, view
+from ea_pointcloud.cli import _common, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
@@ -418,7 +418,7 @@ def test_options_are_checked_before_anything_heavy_is_imported(arguments: tuple[
 
 
 def test_choices_are_those_of_the_package() -> None:
-    assert (*AXES, "auto") == _options.UPS
+    assert (*AXES, "auto") == _common.UPS
     assert view.COLORINGS == COLORINGS
     assert tuple(BACKGROUNDS) == view.BACKGROUNDS
     assert export.SUFFIXES == FORMATS

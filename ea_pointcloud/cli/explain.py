@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
-from ea_pointcloud.cli._output import print_json, print_table, print_text
+from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from ea_pointcloud.explain import SlotUsage

@@ -14,7 +14,7 @@ from ea_pointcloud.models.base import NetworkConfig, stem_input
 from ea_pointcloud.models.metadata import FEATURES, DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import LinearNorm, PointBatchNorm
-from ea_pointcloud.ops.pyramid import Pyramid
+from ea_pointcloud.ops.sampling import Pyramid
 
 
 @dataclass(frozen=True, kw_only=True)

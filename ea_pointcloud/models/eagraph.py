@@ -36,7 +36,7 @@ from ea_pointcloud.nn import (
     MultiHeadExternalAttention,
 )
 from ea_pointcloud.ops.attention import check_norm
-from ea_pointcloud.ops.pyramid import Pyramid, check_levels, knn_graph
+from ea_pointcloud.ops.sampling import Pyramid, check_levels, knn_graph
 
 GRAPH_ATTENTION = ("multihead_external", "multihead_dynamic_external", "none")
 

@@ -16,8 +16,9 @@ from ea_pointcloud.ops.neighbors import (
     knn,
     max_over_neighbors,
 )
-from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
 from ea_pointcloud.ops.sampling import (
+    PyramidLevel,
+    build_pyramid,
     farthest_point_sample,
     outermost_point,
     random_point_sample,
