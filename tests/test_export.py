@@ -401,7 +401,7 @@ def test_what_a_network_takes() -> None:
     expected[0, :, [2, 3] if inputs[2][0] == 0 else [0, 1]] = -torch.inf
     expected[1, :, [2, 3] if inputs[2][1] == 0 else [0, 1]] = -torch.inf
     torch.testing.assert_close(network(*inputs)["probs"], expected.softmax(-1))
-    with pytest.raises(ValueError, match="normalize must be left out: these weights read local_sh"):
+    with pytest.raises(ValueError, match="normalize must be left out: these weights read eigen_fe"):
         Deployed(described(), normalize=True)
 
 

@@ -109,8 +109,8 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
         """One sample, or a whole batch where ``index`` is a list or tensor."""
-        chosen = torch.arange(len(self))[index]
-        flat = chosen.reshape(-1)
+        positions = torch.arange(len(self))[index]
+        flat = positions.reshape(-1)
         xyz = torch.empty(len(flat), self._read_points, 3)
         starts, rows = self._stored.file_start, self._stored.row[flat]
         file_of = torch.searchsorted(starts, rows, right=True) - 1
@@ -119,7 +119,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
             own, back = (rows[chosen] - starts[file]).unique(return_inverse=True)
             xyz[chosen] = self._stored.read(file, own.numpy(), self._read_points)[back]
         xyz = self.choose(xyz, flat)
-        return {"xyz": xyz.view(*chosen.shape, *xyz.shape[1:]), "label": self.label[index]}
+        return {"xyz": xyz.view(*positions.shape, *xyz.shape[1:]), "label": self.label[index]}
 
     def __repr__(self) -> str:
         return (
@@ -172,8 +172,8 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
             size = max(1, self.window // _BLOCKS // rows) * rows
             starts = torch.arange(0, length, size)
             edges = torch.cat([starts, torch.tensor([length])]) + self._stored.file_start[file]
-            chosen = torch.searchsorted(self._stored.row, edges).tolist()
-            for start, first, end in zip(starts.tolist(), chosen, chosen[1:], strict=False):
+            positions = torch.searchsorted(self._stored.row, edges).tolist()
+            for start, first, end in zip(starts.tolist(), positions, positions[1:], strict=False):
                 if first < end:
                     blocks.append(Block(file, start, min(start + size, length), first, end))
         return blocks

@@ -38,7 +38,7 @@ def guess_roles(path: Path, table: np.ndarray, *, is_array: bool = False) -> str
     Args:
         path: the file, for the message and its suffix.
         table: (N, C) numbers.
-        is_array: a table of three rows is taken for a transposed one.
+        is_array: a table of three rows counts as transposed.
 
     Returns:
         The letters of the columns beyond xyz.

@@ -186,7 +186,7 @@ def _as_declared(path: Path, field: Property, values: np.ndarray) -> np.ndarray:
 
 def _vertex_list(path: Path) -> CloudFileError:
     return CloudFileError(
-        f"{path.name}: its vertices have a list property, which is not supported; export without it"
+        f"{path.name}: its vertices have a list property, which is not supported; leave it out"
     )
 
 
