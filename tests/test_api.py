@@ -8,7 +8,9 @@ import pytest
 
 import ea_pointcloud
 from ea_pointcloud import Predictor, evaluate, train
+from ea_pointcloud.training import api
 from ea_pointcloud.training.api import full_key
+from ea_pointcloud.training.recipe import load_recipe, save_recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 
 KEYS = {"data.shapes": [28, 14, 14], "model.overrides.num_centers": [16, 8], "optim.lr": 2e-3}
@@ -36,6 +38,15 @@ def test_train_and_evaluate(
         train("procedural", run_dir="none", resume=True)
     with pytest.raises(ValueError, match="of the recipe procedural, not procedural_eamlp"):
         train("procedural_eamlp", run_dir=run, resume=True)
+
+
+def test_a_recipe_that_is_invalid_alone_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "train_recipe", lambda recipe, run, *, resume: (recipe, run, resume))
+    save_recipe(load_recipe("folder", [f"data.root={tmp_path}"]), tmp_path / "recipe.yaml")
+    recipe, run, resume = train("folder", run_dir=tmp_path, resume=True)  # pyright: ignore
+    assert (recipe.data.root, run, resume) == (str(tmp_path), tmp_path, True)
 
 
 def test_keys_without_their_section() -> None:

@@ -26,7 +26,7 @@ from ea_pointcloud.datasets.catalog import CATALOG, MODELNET40_CLASSES
 from ea_pointcloud.datasets.prepare import prepare_folder
 from ea_pointcloud.datasets.pyg_source import PyGShapes
 from ea_pointcloud.datasets.verify import verify_prepared
-from ea_pointcloud.io import read_cloud, write_mesh
+from ea_pointcloud.io import conventional_up, read_cloud, write_mesh
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import knn
 from ea_pointcloud.training.data import open_split
@@ -478,3 +478,8 @@ def test_real_sets_that_are_mirrored_and_that_are_not(data_root: Path) -> None:
                 cloud = forty.xyz[ids.index(name)]
                 assert two_way(cloud, mesh) < 0.06
                 assert two_way(negate_x(cloud), mesh) > 0.1  # as they are stored
+
+
+def test_the_axis_that_a_format_has_up() -> None:
+    assert [conventional_up(name) for name in ("a.off", "b/C.STL", "s.laz", "s.pcd")] == ["z"] * 4
+    assert [conventional_up(name) for name in ("a.ply", "a.glb", "off.npy", "a.obj")] == ["y"] * 4

@@ -245,8 +245,23 @@ def test_the_warning(model: EAClassifier, clouds: list[np.ndarray]) -> None:
     result = Predictor(plain, "cpu").classify(clouds[0])
     assert result.ood_score == 1
     expected = "out of distribution: the prediction is unreliable"
-    assert result.warning == f"{expected}; if z is up, try --up z"
+    assert result.warning == expected  # no axis fits better
     assert Predictor(plain, "cpu").classify(clouds[0], up="z").warning == expected
+
+
+def test_a_better_axis_is_suggested(model: EAClassifier, clouds: list[np.ndarray]) -> None:
+    predictor = Predictor(model, "cpu")
+    lying = [as_if_up("z", xyz) for xyz in clouds]
+    right = predictor.classify(lying, up="z")
+    hints = [each.warning or "" for each in predictor.classify(lying)]
+    advised = [hint for hint in hints if "up fits better" in hint]
+    assert len(advised) > len(clouds) / 4
+    for hint, known in zip(hints, right, strict=True):
+        if hint.endswith("try --up z"):
+            assert f"z up fits better ({known.label} {known.prob:.0%}): try --up z" in hint
+    assert sum(hint.endswith("try --up z") for hint in hints) >= 0.7 * len(advised)
+    false = [each for each in right if "fits better" in (each.warning or "")]
+    assert len(false) < len(advised)  # by a network of a few epochs
 
 
 # --- which way up

@@ -1,5 +1,8 @@
+import io
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +19,8 @@ from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
 from ea_pointcloud.ops import _backend
 from ea_pointcloud.ops._self_check import Verdict
+from ea_pointcloud.training.recipe import load_recipe, save_recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
 from tests.test_training import PARTS, QUICK
 
@@ -197,6 +202,14 @@ def test_mistakes_end_in_one_line(
             "--resume",
             run_folder,
         ): "is a run of the recipe procedural, not",
+        (
+            "train",
+            "folder",
+            "--resume",
+            run_folder,
+        ): "is a run of the recipe procedural, not folder",
+        ("train", "--resume", "nowhere"): "error: no run to resume in nowhere; leave out resume",
+        ("train",): "error: give a RECIPE to train, such as procedural, or --resume RUN",
         ("evaluate", "nowhere"): "error: nowhere is not a run folder: it holds no recipe.yaml",
         (
             "evaluate",
@@ -251,7 +264,53 @@ def test_ctrl_c_says_how_to_continue(
     monkeypatch.setattr("ea_pointcloud.training.fit.train", interrupted)
     assert call(monkeypatch, "train", "procedural", "--run-dir", tmp_path / "run") == 130
     error = capsys.readouterr().err
-    assert f"ea-pointcloud train procedural --resume {tmp_path / 'run'}" in error
+    assert f"ea-pointcloud train --resume {tmp_path / 'run'}" in error
+
+
+def test_the_assumed_axis_is_that_of_the_format_or_of_the_own_files(
+    files: list[Path],
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = [files[0], files[2]]
+    assert call(monkeypatch, "classify", *good, "--model", run_folder, "--json") == 0
+    shown = capsys.readouterr()
+    assert "Assuming y up in .npy, z up in .off files. Change with --up." in shown.err
+    assert [row["up"] for row in json.loads(shown.out)] == ["y", "z"]
+    own = files[0].parent / "own"
+    shutil.copytree(run_folder, own)
+    recipe = (own / "recipe.yaml").read_text().replace("dataset: procedural", "dataset: folder")
+    (own / "recipe.yaml").write_text(recipe.replace("up: 'y'", "up: x").replace("up: y", "up: x"))
+    assert call(monkeypatch, "classify", *good, "--model", own, "--json") == 0
+    shown = capsys.readouterr()
+    assert "Assuming x up, as in training. Change with --up." in shown.err
+    assert [row["up"] for row in json.loads(shown.out)] == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    "again", [[], ["trainer.device=cpu"], ["folder"], ["folder", "data.workers=0"]]
+)
+def test_a_run_is_resumed_by_its_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: list[str]
+) -> None:
+    # The recipe "folder" is invalid without data.root, which the run has.
+    run, resumed = tmp_path / "my run", []
+    run.mkdir()
+    recipe = load_recipe("folder", [f"data.root={tmp_path}", "trainer.epochs=7"])
+    save_recipe(recipe, run / "recipe.yaml")
+
+    def interrupted(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+        resumed.append((recipe.data.root, recipe.trainer.epochs, folder, resume))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ea_pointcloud.training.fit.train", interrupted)
+    monkeypatch.setattr("sys.stderr", error := io.StringIO())
+    assert call(monkeypatch, "train", *again, "--resume", run) == 130
+    assert resumed == [(str(tmp_path), 7, run, True)]
+    command = error.getvalue().strip().rpartition(": ea-pointcloud ")[2]
+    assert call(monkeypatch, *shlex.split(command)) == 130  # the very command that was printed
+    assert resumed[0] == resumed[1]
 
 
 def test_several_seeds_are_summarised(

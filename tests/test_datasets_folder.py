@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from ea_pointcloud.datasets import FolderDataset, _files, _sampling
+from ea_pointcloud.datasets import FolderDataset, _files, _sampling, collate
 from ea_pointcloud.io import Cloud, CloudFileError, read_cloud, write_cloud, write_mesh
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.tasks import ClassificationTask
@@ -516,3 +517,31 @@ def test_two_classes_of_five_train_evaluate_and_classify(
     assert "data.root must be set to the folder that holds the class" in capsys.readouterr().err
     assert call(monkeypatch, "train", "folder", "data.root=boxes", "data.num_points=3000") == 1
     assert "between 1 and data.stored_points=2048, got 3000" in capsys.readouterr().err
+
+
+def test_clouds_of_different_sizes_are_collated() -> None:
+    one = {"xyz": torch.ones(2, 3), "label": torch.tensor(4), "part_label": torch.tensor([0, 1])}
+    two = {"xyz": torch.ones(3, 3), "label": torch.tensor(5), "part_label": torch.tensor([2, 0, 1]),
+           "mask": torch.tensor([True, True, False])}  # fmt: skip
+    batch = collate([one, two])
+    assert batch["mask"].tolist() == [[True, True, False], [True, True, False]]
+    assert batch["xyz"].shape == (2, 3, 3)
+    assert batch["xyz"][0, 2].tolist() == [0, 0, 0]
+    assert batch["part_label"].tolist() == [[0, 1, -1], [2, 0, 1]]
+    assert batch["label"].tolist() == [4, 5]
+    with pytest.raises(ValueError, match="samples must hold at least one"):
+        collate([])
+
+
+def test_a_loader_of_a_folder(tmp_path: Path) -> None:
+    for name, counts in (("rod", (40, 50)), ("slab", (60, 70))):
+        (tmp_path / name).mkdir()
+        for count in counts:
+            xyz = np.random.default_rng(count).normal(size=(count, 3))
+            np.save(tmp_path / name / f"{count}.npy", xyz)
+    dataset = opened(tmp_path)
+    batch = next(iter(DataLoader(dataset, batch_size=len(dataset), collate_fn=collate)))
+    lengths = [
+        int(sample["mask"].sum()) for sample in map(dataset.__getitem__, range(len(dataset)))
+    ]
+    assert batch["mask"].sum(1).tolist() == lengths

@@ -330,7 +330,7 @@ def test_the_command_ends_as_a_shell_would_and_names_the_next(
     run = tmp_path / "run"
     run.mkdir()
     assert call(monkeypatch, "train", "procedural", "--run-dir", run) == 128 + signal.SIGTERM
-    assert f"after epoch 0, batch 0: ea-pointcloud train procedural --resume {run}" in (
+    assert f"after epoch 0, batch 0: ea-pointcloud train --resume {run}" in (
         capsys.readouterr().err
     )
     for error in (FloatingPointError("the loss became NaN"), MemoryError("out of memory")):

@@ -1,5 +1,6 @@
 """The classifier, its configurations, and its weights on disk."""
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -743,3 +744,18 @@ def test_float64_coordinates_are_taken_as_they_come() -> None:
     model = create_model("ea_classifier_tiny", num_classes=3).eval()
     xyz = torch.rand(1, 50, 3)
     torch.testing.assert_close(model(xyz.double()), model(xyz))
+
+
+def test_a_count_of_zero_is_no_default() -> None:
+    with pytest.raises(ValueError, match="num_classes must be at least 2, got 0"):
+        create_model("ea_classifier_tiny", num_classes=0)
+    with pytest.raises(ValueError, match="num_parts must be at least 2, got 0"):
+        create_model("ea_segmenter_tiny", num_parts=0)
+
+
+def test_a_pointnet_is_copied_after_a_step() -> None:
+    model = create_model("pointnet_classifier_tiny", num_classes=2).train()
+    model(torch.randn(2, 16, 3)).sum().backward()
+    copied = copy.deepcopy(model)
+    assert copied.auxiliary_loss() is None
+    assert model.auxiliary_loss() is not None

@@ -84,7 +84,7 @@ def draw_attention(
     view: AttentionView,
     clouds: "Sequence[Cloud]",
     titles: Sequence[str],
-    up: str,
+    axes: Sequence[str],
     html: Path | None,
     render: Path | None,
     drawing: dict[str, Any],
@@ -95,7 +95,7 @@ def draw_attention(
     from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
     from ea_pointcloud.viz.interactive import write_page
 
-    points, values, columns = attention_values(view, clouds, up)
+    points, values, columns = attention_values(view, clouds, axes)
     options: dict[str, Any] = {
         "quantities": ["attention weight" if each.startswith("slot") else each for each in columns],
         # A few points with a large gradient would leave all others dark.
@@ -116,7 +116,7 @@ def draw_attention(
 
 
 def attention_values(
-    view: AttentionView, clouds: "Sequence[Cloud]", up: str
+    view: AttentionView, clouds: "Sequence[Cloud]", axes: Sequence[str]
 ) -> "tuple[list[np.ndarray], list[np.ndarray], list[str]]":
     """Values of the network at points of clouds.
 
@@ -139,7 +139,9 @@ def attention_values(
     if view.attention is not None:
         depth = len(explain.attention_layers(model))
         check_range("--attention", view.attention, -depth, depth - 1)
-    subjects = [explain.subject_of(model, cloud, up=up) for cloud in clouds]
+    subjects = [
+        explain.subject_of(model, cloud, up=up) for cloud, up in zip(clouds, axes, strict=True)
+    ]
     thinned = view.saliency or view.critical
     points = [subject.seen if thinned else subject.xyz for subject in subjects]
     columns: list[str] = []

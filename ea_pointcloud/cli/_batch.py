@@ -199,6 +199,20 @@ class Batch:
         )
         return default, predictor
 
+    def up_axis(self, up: str | None, model: str | None) -> tuple[str | None, str]:
+        """``up`` or what is assumed if omitted (None: by format), and a line that says so."""
+        if up is not None:
+            return up, ""
+        recipe = Path(model or "") / "recipe.yaml"
+        trained = None
+        if model is not None and recipe.is_file():
+            from ea_pointcloud.training.recipe import own_up
+
+            trained = own_up(recipe)
+        if trained is not None:
+            return trained, f"Assuming {trained} up, as in training. Change with --up."
+        return None, assumed_up(each.path for each in self.find())
+
     def run(
         self,
         make_job: "Callable[[Predictor], Job[Any, Result]]",
@@ -275,3 +289,14 @@ def _check_engine(engine: str, workers: int | None) -> None:
             raise ImportError(
                 "--engine ray needs Ray; pip install 'ea-pointcloud[ray]', or leave it out"
             )
+
+
+def assumed_up(files: Iterable[str]) -> str:
+    """A line that says which axes are assumed to be up in files, by their formats."""
+    from ea_pointcloud.io import conventional_up
+
+    found: dict[str, set[str]] = {}
+    for suffix in {Path(file).suffix.lower() for file in files}:
+        found.setdefault(conventional_up(suffix), set()).add(suffix)
+    axes = [f"{axis} up in {' '.join(sorted(names))}" for axis, names in sorted(found.items())]
+    return f"Assuming {', '.join(axes)} files. Change with --up."

@@ -35,7 +35,11 @@ Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="Also search the folders inside folders.")
 ]
 Up = Annotated[
-    str, typer.Option(help="Axis that is up in the files: x, y, z, or auto to try them.")
+    str | None,
+    typer.Option(
+        help="Axis that is up in the files: x, y, z, or auto to try them; if omitted that of the "
+        "files a run was trained on, else z in .off, .stl, .las, .laz, .pcd, .e57, y in others."
+    ),
 ]
 Rotations = Annotated[
     int,
@@ -107,12 +111,12 @@ def json_schema(command: str) -> Any:
     )
 
 
-def check_option(option: str, value: str, choices: Collection[str]) -> None:
+def check_option(option: str, value: str | None, choices: Collection[str]) -> None:
     """Raise unless ``value`` is one of ``choices``.
 
     As :func:`ea_pointcloud._checks.check_choice`, which takes as long as importing torch.
     """
-    if value not in choices:
+    if value is not None and value not in choices:
         raise ValueError(f"{option} must be one of {str(list(choices))[1:-1]}, got {value!r}")
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def draw_clouds(
     clouds: "Sequence[Cloud]",
     titles: Sequence[str],
+    axes: Sequence[str],
     truth: Any,
     html: Path | None,
     render: Path | None,
@@ -22,11 +23,12 @@ def draw_clouds(
 ) -> None:
     """Write the files whose paths are given, or show one cloud after another in windows.
 
-    ``drawing`` are options of every function of ``viz``, ``pixels`` those of pictures.
+    ``axes`` are up in the clouds, ``drawing`` are options of every function of ``viz``, ``pixels``
+    those of pictures.
     """
     import ea_pointcloud.viz as viz
 
-    one = {"truth": truth, "title": titles[0], **drawing}
+    one = {"truth": truth, "title": titles[0], "up": axes[0], **drawing}
     if html is not None:
         viz.to_html(clouds[0], html, **one)
     if turntable is not None:
@@ -34,13 +36,13 @@ def draw_clouds(
     if render is not None and len(clouds) == 1:
         viz.render(clouds[0], render, **pixels, **one)
     elif render is not None:
-        viz.compare(clouds, titles, render, **pixels, **drawing)
+        viz.compare(clouds, titles, render, up=axes, **pixels, **drawing)
     written = [path for path in (html, turntable, render) if path is not None]
     for path in written:
         typer.echo(f"wrote {path}", err=True)
     if not written:
-        for cloud, title in zip(clouds, titles, strict=True):
-            viz.show(cloud, truth=truth, title=title, **drawing)
+        for cloud, title, up in zip(clouds, titles, axes, strict=True):
+            viz.show(cloud, truth=truth, title=title, up=up, **drawing)
 
 
 def true_labels(file: str, cloud: "Cloud", reading: dict[str, Any]) -> Any:

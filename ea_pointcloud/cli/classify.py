@@ -38,7 +38,7 @@ def run(
     paths: opt.Paths,
     model: opt.Model = None,
     recursive: opt.Recursive = False,
-    up: opt.Up = "y",
+    up: opt.Up = None,
     tta_rotations: opt.Rotations = 1,
     remove_outliers: opt.RemoveOutliers = False,
     drop_invalid: opt.DropInvalid = None,
@@ -63,6 +63,7 @@ def run(
 
     weights, predictor = batch.load(model, DEFAULT_CLASSIFIER)
     predictor.check_classify()
+    up, assumed = batch.up_axis(up, model)
     reading = {"drop_invalid": drop_invalid, "columns": columns}
     options = {
         "up": up,
@@ -71,9 +72,10 @@ def run(
         "remove_outliers": remove_outliers,
         **reading,
     }
+    by_format = {"up": up or "format"}
     log, header = None, _columns(options["topk"])
     if csv_file is not None:
-        log = CsvLog(csv_file, header, settings(NAME, weights, options), force=force)
+        log = CsvLog(csv_file, header, settings(NAME, weights, options | by_format), force=force)
     pictured: dict[str, Classification] = {}
 
     def take(outcome: "Outcome[Classification]") -> "Outcome[Classification]":
@@ -85,6 +87,8 @@ def run(
 
     job = partial(classification, **options)
     show = Show("classified", take, partial(_json_row, weights), _cells, HEADINGS, ("probability",))
+    if assumed:
+        typer.echo(assumed, err=True)
     tally = batch.run(job, predictor, show, store=log, as_json=as_json, table=log is None)
     if render is not None and pictured:
         _render(render, pictured, reading)

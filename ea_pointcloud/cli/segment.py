@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def run(
     recursive: opt.Recursive = False,
     category: Category = None,
     classifier: Classifier = None,
-    up: opt.Up = "y",
+    up: opt.Up = None,
     tta_rotations: opt.Rotations = 1,
     remove_outliers: opt.RemoveOutliers = False,
     drop_invalid: opt.DropInvalid = None,
@@ -79,7 +79,8 @@ def run(
     weights, predictor = batch.load(model, DEFAULT_SEGMENTER)
     namer = None if classifier is None else batch.load(classifier, "")[1]
     predictor.check_segment(category=category, classifier=namer)
-    options = {"up": up, "tta_rotations": tta_rotations}
+    up, assumed = batch.up_axis(up, model)
+    options: dict[str, Any] = {"up": up, "tta_rotations": tta_rotations}
     options |= {"remove_outliers": remove_outliers, "drop_invalid": drop_invalid}
     options["columns"] = columns
     folder = None
@@ -88,7 +89,7 @@ def run(
             "category": None if category is None else category.casefold(),
             "classifier": None if classifier is None else fingerprint(classifier),
         }
-        made_with = settings(NAME, weights, named | options)
+        made_with = settings(NAME, weights, named | options | {"up": up or "format"})
         folder = OutputFolder(output, file_format, made_with, paths, force=force)
     pictured: dict[str, Segmented] = {}
 
@@ -99,6 +100,8 @@ def run(
 
     job = partial(segmentation, category=category, classifier=namer, **options)
     show = Show("segmented", keep, partial(json_row, weights), cells, HEADINGS, RIGHT)
+    if assumed:
+        typer.echo(assumed, err=True)
     tally = batch.run(job, predictor, show, store=folder, as_json=as_json)
     if folder is not None and tally.done > tally.errors:
         typer.echo(f"wrote {tally.done - tally.errors:,} files into {output}", err=True)

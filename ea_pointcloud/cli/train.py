@@ -1,5 +1,6 @@
 """``ea-pointcloud train``: a recipe into a run folder."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ NAME = "train"
 EXAMPLES = opt.examples(
     "ea-pointcloud train procedural",
     "ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a",
-    "ea-pointcloud train modelnet10 --resume runs/a",
+    "ea-pointcloud train --resume runs/a",
     "ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a",
     "ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume",
 )
@@ -23,7 +24,10 @@ EXAMPLES = opt.examples(
 RunDir = Annotated[
     Path | None, typer.Option(help="Run folder; runs/RECIPE-seedN or runs/FOLDER-seedN if omitted.")
 ]
-Resume = Annotated[Path | None, typer.Option(help="Continue the stopped run in this folder.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Continue the stopped run in this folder; RECIPE may be left out."),
+]
 AutoResume = Annotated[
     bool,
     typer.Option(
@@ -36,14 +40,14 @@ AutoResume = Annotated[
 
 def run(
     recipe: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="RECIPE",
             help="procedural, modelnet10, modelnet40, folder (classes of your own), psb_part or "
             "shapenetpart, their forms for other networks, such as psb_part_eagraph "
             "('ea-pointcloud info' lists all), or the path of a .yaml file of your own.",
         ),
-    ],
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -57,23 +61,27 @@ def run(
     """Train a recipe."""
     if resume is not None and run_dir is not None:
         raise ValueError("--run-dir names a new run and --resume a stopped one; give one of them")
+    keys = list(overrides or [])
+    if resume is not None and recipe is not None and "=" in recipe:
+        keys, recipe = [recipe, *keys], None
+    if resume is None and recipe is None:
+        raise ValueError("give a RECIPE to train, such as procedural, or --resume RUN")
     from ea_pointcloud.training.recipe import load_recipe, run_name
+    from ea_pointcloud.training.run_folder import RECIPE_FILE, resume_recipe
 
-    resolved = load_recipe(recipe, overrides if resume is None else None)
-    folder = resume or run_dir or Path("runs") / run_name(resolved)
-    if auto_resume and (folder / "recipe.yaml").is_file():
-        resume = folder
     if resume is not None:
-        # The run's own recipe is continued; overrides may change what check_run allows.
-        stored = load_recipe(resume / "recipe.yaml", overrides)
-        if stored.name != resolved.name:
-            raise ValueError(f"{resume} is a run of the recipe {stored.name}, not {resolved.name}")
-        resolved = stored
+        _train(resume_recipe(resume, keys, of=recipe), resume, resume=True)
+        return
+    assert recipe is not None
+    loaded = load_recipe(recipe, keys)
+    folder = run_dir or Path("runs") / run_name(loaded)
+    continues = auto_resume and (folder / RECIPE_FILE).is_file()
+    if continues:
+        loaded = resume_recipe(folder, keys, of=recipe)
+    _train(loaded, folder, resume=continues)
 
-    _train(recipe, resolved, folder, resume=resume is not None)
 
-
-def _train(name: str, recipe: "Recipe", folder: Path, *, resume: bool) -> None:
+def _train(recipe: "Recipe", folder: Path, *, resume: bool) -> None:
     # Only now the libraries that take seconds: an error in the recipe shows at once.
     import logging
 
@@ -111,6 +119,6 @@ def _train(name: str, recipe: "Recipe", folder: Path, *, resume: bool) -> None:
         say(f"done; next: ea-pointcloud evaluate {folder} --split test")
         return
     progress = furthest(folder)
-    command = f"ea-pointcloud train {name} --resume {folder}"
+    command = shlex.join(["ea-pointcloud", "train", "--resume", str(folder)])
     say(f"stopped; to continue after epoch {progress.epochs}, batch {progress.batches}: {command}")
     raise typer.Exit(status)

@@ -15,6 +15,7 @@ from ea_pointcloud.cli._attention import (
     check_attention,
     draw_attention,
 )
+from ea_pointcloud.cli._batch import assumed_up
 from ea_pointcloud.cli._drawing import draw_clouds, true_labels
 
 NAME = "view"
@@ -64,7 +65,13 @@ def run(
     color_by: ColorBy = "auto",
     truth: Truth = None,
     names: Names = None,
-    up: Annotated[str, typer.Option(help="Axis that is up in the files: x, y or z.")] = "y",
+    up: Annotated[
+        str | None,
+        typer.Option(
+            help="Axis that is up in the files: x, y or z; if omitted z in .off, .stl, .las, .laz, "
+            ".pcd, .e57, y in others."
+        ),
+    ] = None,
     html: Html = None,
     render: Render = None,
     turntable: Turntable = None,
@@ -101,7 +108,7 @@ def run(
         given["color_by"] = None if color_by == "auto" else color_by
         opt.check_absent("does not go with --attention, --saliency or --critical", **given)
 
-    from ea_pointcloud.io import read_cloud
+    from ea_pointcloud.io import conventional_up, read_cloud
     from ea_pointcloud.viz import Camera
     from ea_pointcloud.viz.window import check_display
 
@@ -113,9 +120,12 @@ def run(
     reading = {"drop_invalid": drop_invalid, "columns": columns}
     clouds = [read_cloud(file, **reading) for file in files]
     titles = [Path(file).name for file in files]
+    if up is None:
+        typer.echo(assumed_up(files), err=True)
+    axes = [up or conventional_up(file) for file in files]
     if view is not None:
-        draw_attention(view, clouds, titles, up, html, render, drawing, pixels)
+        draw_attention(view, clouds, titles, axes, html, render, drawing, pixels)
         return
-    drawing |= {"color_by": color_by, "names": names and names.split(","), "up": up}
+    drawing |= {"color_by": color_by, "names": names and names.split(",")}
     true = None if truth is None else true_labels(truth, clouds[0], reading)
-    draw_clouds(clouds, titles, true, html, render, turntable, drawing, pixels)
+    draw_clouds(clouds, titles, axes, true, html, render, turntable, drawing, pixels)

@@ -1,6 +1,7 @@
 """Data sets: files on disk, or generated shapes, as tensors."""
 
 from ea_pointcloud.datasets._open import open_dataset
+from ea_pointcloud.datasets._padded import collate
 from ea_pointcloud.datasets.folder import FolderDataset
 from ea_pointcloud.datasets.modelnet import ModelNet
 from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
@@ -16,6 +17,7 @@ __all__ = [
     "OutOfCoreModelNet",
     "ProceduralShapes",
     "ShapeNetPart",
+    "collate",
     "open_dataset",
     "write_modelnet",
 ]

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere, to_y_up
@@ -86,6 +87,33 @@ class PaddedClouds(Dataset[dict[str, Tensor]]):
                 flat = gather_points(values.view(*values.shape[:2], -1), idx)
                 flat.masked_fill_(~self.mask[..., None], _PADDING[name])
                 setattr(self, name, flat.view(*idx.shape, *values.shape[2:]))
+
+
+def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Make a batch of samples whose clouds may differ in size: ``DataLoader(collate_fn=collate)``.
+
+    Args:
+        samples: with ``xyz`` (N, 3), perhaps ``mask``, ``features`` and ``part_label`` of the
+            points, and tensors of any other names that have one shape in all of them.
+
+    Returns:
+        The same names with a batch axis, padded to the longest cloud (labels with -1), and
+        ``mask`` (B, N), True = real point.
+    """
+    if not samples:
+        raise ValueError("samples must hold at least one, got none")
+    batch: dict[str, Tensor] = {}
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        if name in _PADDING:
+            batch[name] = pad_sequence(values, batch_first=True, padding_value=_PADDING[name])
+        elif name != "mask":
+            batch[name] = torch.stack(values)
+    masks = [
+        sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool)) for sample in samples
+    ]
+    batch["mask"] = pad_sequence(masks, batch_first=True)
+    return batch
 
 
 def pad(arrays: Sequence[np.ndarray], value: int) -> Tensor:

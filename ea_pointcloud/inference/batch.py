@@ -17,7 +17,7 @@ from ea_pointcloud.inference.classify import Classification
 from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.inference.preprocess import ModelInput, preprocess
 from ea_pointcloud.inference.segment import Segmentation
-from ea_pointcloud.io import READABLE, Cloud, read_cloud
+from ea_pointcloud.io import READABLE, Cloud, conventional_up, read_cloud
 from ea_pointcloud.io.pool import WorkerDied, map_ahead
 from ea_pointcloud.models import DataSpec
 
@@ -202,7 +202,7 @@ def _survived(value: Loaded | Failed | WorkerDied) -> Loaded | Failed:
 def classification(
     predictor: Predictor,
     *,
-    up: str = "y",
+    up: str | None = "y",
     topk: int = 3,
     tta_rotations: int = 1,
     remove_outliers: bool = False,
@@ -211,20 +211,25 @@ def classification(
 ) -> Job[Sent, Classification]:
     """Classify each file; for the options see :meth:`Predictor.classify`.
 
+    Where ``up`` is None, it is that of the file's format, see
+    :func:`~ea_pointcloud.io.conventional_up`.
+
     Raises:
         ValueError: if the weights are a segmenter's.
     """
     predictor.check_classify()
-    options = {"up": up, "remove_outliers": remove_outliers}
     reading = {"drop_invalid": drop_invalid, "columns": columns}
-    load = partial(_load, reading, predictor.model.data_spec, options)
+    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
     predict = partial(_classify, predictor, topk, tta_rotations)
     return Job(load, predict, BATCH_SIZE, ahead=8)
 
 
-def _load(reading: dict[str, Any], spec: DataSpec, options: dict[str, Any], file: str) -> Sent:
+def _load(
+    reading: dict[str, Any], spec: DataSpec, up: str | None, remove_outliers: bool, file: str
+) -> Sent:
     """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
-    found = preprocess(read_cloud(file, **reading), spec, **options)
+    cloud = read_cloud(file, **reading)
+    found = preprocess(cloud, spec, up=up or conventional_up(file), remove_outliers=remove_outliers)
     return found.xyz.numpy(), found.up
 
 
@@ -245,27 +250,35 @@ class Segmented(NamedTuple):
 def segmentation(
     predictor: Predictor,
     *,
-    up: str = "y",
+    up: str | None = "y",
     category: str | None = None,
     classifier: Predictor | None = None,
     tta_rotations: int = 1,
     remove_outliers: bool = False,
     drop_invalid: bool | None = None,
     columns: str | None = None,
-) -> Job[Cloud, Segmented]:
+) -> Job[tuple[Cloud, str], Segmented]:
     """Label every point of each file; for the options see :meth:`Predictor.segment`.
+
+    Where ``up`` is None, it is that of the file's format.
 
     Raises:
         ValueError: if the weights are a classifier's, or the category is unknown or comes from two
             places.
     """
     predictor.check_segment(category=category, classifier=classifier)
-    options = {"up": up, "category": category, "classifier": classifier}
+    options: dict[str, Any] = {"category": category, "classifier": classifier}
     options |= {"tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
     # Clouds come at full resolution, perhaps a million points each.
-    load = partial(read_cloud, drop_invalid=drop_invalid, columns=columns)
+    load = partial(_read, {"drop_invalid": drop_invalid, "columns": columns}, up)
     return Job(load, partial(_segment, predictor, options), batch_size=1, ahead=2)
 
 
-def _segment(predictor: Predictor, options: dict[str, Any], clouds: list[Cloud]) -> list[Segmented]:
-    return [Segmented(cloud, predictor.segment(cloud, **options)) for cloud in clouds]
+def _read(reading: dict[str, Any], up: str | None, file: str) -> tuple[Cloud, str]:
+    return read_cloud(file, **reading), up or conventional_up(file)
+
+
+def _segment(
+    predictor: Predictor, options: dict[str, Any], loaded: list[tuple[Cloud, str]]
+) -> list[Segmented]:
+    return [Segmented(cloud, predictor.segment(cloud, up=up, **options)) for cloud, up in loaded]

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ea_pointcloud.io.common import Cloud, CloudFileError
-    from ea_pointcloud.io.read import READABLE, read_cloud
+    from ea_pointcloud.io.read import READABLE, conventional_up, read_cloud
     from ea_pointcloud.io.write import write_cloud, write_mesh
 
-__all__ = ["READABLE", "Cloud", "CloudFileError", "read_cloud", "write_cloud", "write_mesh"]
+__all__ = [
+    "READABLE",
+    "Cloud",
+    "CloudFileError",
+    "conventional_up",
+    "read_cloud",
+    "write_cloud",
+    "write_mesh",
+]
 
 _HOME = {
     "READABLE": "read",
+    "conventional_up": "read",
     "Cloud": "common",
     "CloudFileError": "common",
     "read_cloud": "read",

@@ -239,3 +239,11 @@ READABLE: tuple[str, ...] = (
     *_READERS,
     *(f"{suffix}.gz" for suffix in _READERS if suffix not in NOT_COMPRESSED),
 )
+
+# Formats of CAD, printing and surveying; others are y up, as glTF and ShapeNet's .obj are.
+_Z_UP = (".off", ".stl", ".las", ".laz", ".pcd", ".e57")
+
+
+def conventional_up(path: str | Path) -> str:
+    """The axis that is up by convention in files of this format: ``"z"`` or ``"y"``."""
+    return "z" if str(path).lower().endswith(_Z_UP) else "y"

@@ -107,6 +107,10 @@ class PointNetEncoder(Encoder):
         self.wide = _layers((config.local_channels[-1], *config.global_channels))
         self.deviation: Tensor | None = None  # of the last training batch, until it is read
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies go without the deviation, which is part of a graph."""
+        return {**self.__dict__, "deviation": None}
+
     def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> Pyramid:
         """All points, each its own and only neighbour: nothing to compute ahead."""
         own = torch.arange(xyz.shape[1], device=xyz.device).expand(xyz.shape[:2])

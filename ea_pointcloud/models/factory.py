@@ -107,7 +107,7 @@ def create_model(
     if kind == "classifier":
         if num_parts is not None or num_categories is not None:
             raise ValueError(f"num_parts and num_categories are for a segmenter, {name} is none")
-        fixed = {"num_classes": num_classes or named or 40}
+        fixed = {"num_classes": _first(num_classes, named, 40)}
         network, sizes = ARCHITECTURES["classification"][architecture]
     else:
         if num_classes is not None:
@@ -118,10 +118,15 @@ def create_model(
             num_categories = 16 if data_spec is None else len(data_spec.category_names)
         if data_spec is not None:
             overrides = {"feature_channels": FEATURES[data_spec.features], **overrides}
-        fixed = {"num_parts": num_parts or named or 50, "num_categories": num_categories}
+        fixed = {"num_parts": _first(num_parts, named, 50), "num_categories": num_categories}
         network, sizes = ARCHITECTURES["segmentation"][architecture]
     config = named_config(network.config_class, sizes, size, fixed, overrides)
     return network(config, data_spec)  # pyright: ignore[reportCallIssue]
+
+
+def _first(*counts: int | None) -> int:
+    """The first count that was given; 0 is one, which the network refuses."""
+    return next(count for count in counts if count is not None)
 
 
 def count_macs(model: PretrainedModel, num_points: int) -> int:

@@ -19,7 +19,7 @@ from ea_pointcloud.training.evaluate_run import (
 from ea_pointcloud.training.fit import train as train_recipe
 from ea_pointcloud.training.recipe import load_recipe, run_name
 from ea_pointcloud.training.recipe_keys import Recipe
-from ea_pointcloud.training.run_folder import RECIPE_FILE
+from ea_pointcloud.training.run_folder import RECIPE_FILE, resume_recipe
 
 
 def train(
@@ -56,15 +56,13 @@ def train(
     if data_root is not None:
         changes["data.root"] = data_root
     texts = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
-    loaded = load_recipe(recipe, None if resume else texts)
-    run = Path(run_dir) if run_dir is not None else Path("runs") / run_name(loaded)
-    if resume:
-        if not (run / RECIPE_FILE).is_file():
-            raise FileNotFoundError(f"no run to resume in {run}; leave out resume to start one")
-        stored = load_recipe(run / RECIPE_FILE, texts)
-        if stored.name != loaded.name:
-            raise ValueError(f"{run} is a run of the recipe {stored.name}, not {loaded.name}")
-        loaded = stored
+    if resume and run_dir is not None:
+        loaded, run = resume_recipe(run_dir, texts, of=recipe), Path(run_dir)
+    else:
+        loaded = load_recipe(recipe, texts)
+        run = Path(run_dir) if run_dir is not None else Path("runs") / run_name(loaded)
+        if resume:
+            loaded = resume_recipe(run, texts, of=recipe)
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     return train_recipe(loaded, run, resume=resume)

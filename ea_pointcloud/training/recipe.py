@@ -71,6 +71,26 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
     return recipe
 
 
+def recipe_name(name_or_path: str | Path, overrides: list[str] | None = None) -> str:
+    """The name of a recipe, whose other values may be missing; raises as load_recipe."""
+    for override in reversed(overrides or []):
+        if override.startswith("name="):
+            return override.removeprefix("name=")
+    text, source = _recipe_text(name_or_path)
+    try:
+        config = OmegaConf.create(text)
+    except YAMLError as error:
+        raise ValueError(f"{source}: {_explain(error)}") from error
+    return str(OmegaConf.select(config, "name") or Path(name_or_path).stem)
+
+
+def own_up(path: Path) -> str | None:
+    """The axis that is up in the files of the recipe at ``path``, if these are a user's own."""
+    config = OmegaConf.load(path)
+    own = OmegaConf.select(config, "data.dataset") == "folder"
+    return OmegaConf.select(config, "data.up") if own else None
+
+
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every value of ``recipe`` as YAML that :func:`load_recipe` reads back."""
     write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(recipe)))

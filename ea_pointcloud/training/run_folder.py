@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import FOLDER
-from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
+from ea_pointcloud.training.recipe import load_recipe, recipe_name, recipe_values, save_recipe
 from ea_pointcloud.training.recipe_keys import Recipe, TrainerRecipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -59,6 +59,31 @@ def load_run_recipe(run: str | Path) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not a run folder: it holds no {RECIPE_FILE}")
     return load_recipe(path)
+
+
+def resume_recipe(
+    run: str | Path, overrides: list[str] | None = None, *, of: str | Path | None = None
+) -> Recipe:
+    """The recipe of a stopped run, to continue it.
+
+    Args:
+        run: the run folder.
+        overrides: ``key=value``; :func:`check_run` allows those in :data:`MAY_CHANGE`.
+        of: name or path of the recipe that the run is expected to have.
+
+    Raises:
+        FileNotFoundError: if ``run`` is not a run folder, or ``of`` not a recipe.
+        ValueError: if an override is wrong, or the run has another recipe.
+    """
+    path = Path(run) / RECIPE_FILE
+    if of is not None:
+        expected = recipe_name(of, overrides)
+    if not path.is_file():
+        raise FileNotFoundError(f"no run to resume in {run}; leave out resume to start one")
+    recipe = load_recipe(path, overrides)
+    if of is not None and recipe.name != expected:
+        raise ValueError(f"{run} is a run of the recipe {recipe.name}, not {expected}")
+    return recipe
 
 
 def decided_count(trainer: TrainerRecipe, name: str) -> int:
