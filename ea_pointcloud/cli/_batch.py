@@ -80,9 +80,8 @@ class FileBar:
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         self._tally = tally
-        self._task = self._progress.add_task(
-            "files", total=tally.total, completed=tally.earlier, rate=""
-        )
+        counts = {"total": tally.total, "completed": tally.earlier}
+        self._task = self._progress.add_task("files", **counts, rate="")
 
     def __enter__(self) -> "FileBar":
         self._progress.start()
@@ -286,9 +285,8 @@ def _check_engine(engine: str, workers: int | None) -> None:
         if workers is not None:
             raise ValueError("--workers is for --engine local; Ray takes the cores it is given")
         if find_spec("ray") is None:
-            raise ImportError(
-                "--engine ray needs Ray; pip install 'ea-pointcloud[ray]', or leave it out"
-            )
+            remedy = "pip install 'ea-pointcloud[ray]', or leave it out"
+            raise ImportError(f"--engine ray needs Ray; {remedy}")
 
 
 def assumed_up(files: Iterable[str]) -> str:

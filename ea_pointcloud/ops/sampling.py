@@ -295,7 +295,5 @@ def _real_points_first(xyz: Tensor, mask: Tensor) -> Tensor:
 def check_levels(pyramid: Pyramid, count: int, levels: str) -> None:
     """Raise unless a pyramid has the ``count`` levels of this network, ``levels`` in words."""
     if len(pyramid) != count:
-        raise ValueError(
-            f"pyramid must have {levels}, got {len(pyramid)}; build it with build_pyramid() of "
-            "this model"
-        )
+        remedy = "build it with build_pyramid() of this model"
+        raise ValueError(f"pyramid must have {levels}, got {len(pyramid)}; {remedy}")
