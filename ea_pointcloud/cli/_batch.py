@@ -80,7 +80,7 @@ class FileBar:
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         self._tally = tally
-        counts = {"total": tally.total, "completed": tally.earlier}
+        counts: dict[str, Any] = {"total": tally.total, "completed": tally.earlier}
         self._task = self._progress.add_task("files", **counts, rate="")
 
     def __enter__(self) -> "FileBar":
