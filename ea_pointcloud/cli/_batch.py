@@ -291,7 +291,7 @@ def _check_engine(engine: str, workers: int | None) -> None:
 
 def assumed_up(files: Iterable[str]) -> str:
     """A line that says which axes are assumed to be up in files, by their formats."""
-    from ea_pointcloud.io import conventional_up
+    from ea_pointcloud.io.read import conventional_up
 
     found: dict[str, set[str]] = {}
     for suffix in {Path(file).suffix.lower() for file in files}:
