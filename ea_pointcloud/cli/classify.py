@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
+from ea_pointcloud.cli._common import readable, shown_up
 from ea_pointcloud.cli._csv_log import CsvLog
-from ea_pointcloud.cli._output import readable, shown_up
 from ea_pointcloud.cli._resume import settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ea_pointcloud._files import printable, read_json_object, write_whole
-from ea_pointcloud.cli import _output, main
+from ea_pointcloud.cli import _common, main
 from ea_pointcloud.cli._csv_log import CsvLog
 from ea_pointcloud.cli._resume import OutputFolder
 from ea_pointcloud.inference.batch import Found, find_files
@@ -85,8 +85,8 @@ def test_no_terminal_obeys_a_file(
 ) -> None:
     from rich.text import Text
 
-    _output.print_table([[text, Text(f"part {text}", "red")]], ("file", "class"))
-    _output.print_text(f"name: {text}")
+    _common.print_table([[text, Text(f"part {text}", "red")]], ("file", "class"))
+    _common.print_text(f"name: {text}")
 
     def fail() -> None:
         raise ValueError(f"{text} is no cloud")

@@ -1,15 +1,14 @@
-"""What commands print: tables, rows of JSON, progress, a summary."""
+"""What commands share: options, the checks of what was given for them, and printing."""
 
 import json
 import math
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,8 +18,133 @@ from ea_pointcloud._files import printable
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
+UPS = ("x", "y", "z", "auto")
+SPLITS = ("train", "val", "test")
 _PIPE_WIDTH = 400  # no reader of a pipe wants file names broken over lines
 PAGE = 200  # rows a table holds before it is printed; thousands would wait in memory for the last
+
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="Run folder, weights folder, a name that 'info' lists, or USER/NAME on the hub; "
+        "pretrained weights if omitted.",
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Also search the folders inside folders.")
+]
+Up = Annotated[
+    str | None,
+    typer.Option(
+        help="Axis that is up in the files: x, y, z, or auto to try them; if omitted that of the "
+        "files a run was trained on, else z in .off, .stl, .las, .laz, .pcd, .e57, y in others."
+    ),
+]
+Rotations = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Average over N rotations about the up axis."),
+]
+RemoveOutliers = Annotated[
+    bool,
+    typer.Option(
+        "--remove-outliers",
+        help="Leave out statistical outliers; segment gives them the nearest label, confidence 0.",
+    ),
+]
+DropInvalid = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-invalid/--keep-invalid",
+        help="Leave out points that are not finite, or refuse their file; by default they are "
+        "left out of .pcd files only.",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="ROLES", help="What the columns are: x,y,z,_,label or NAME=x,NAME=y,..."),
+]
+Render = Annotated[
+    Path | None, typer.Option(help="Write a picture of the clouds and predictions (.png).")
+]
+Force = Annotated[bool, typer.Option("--force", help="Let outputs replace existing files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", help="Processes that read ahead, 0 for none; chosen if omitted."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(metavar="local|ray", help="Ray spreads the work over a cluster.")
+]
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of data sets, if it is no longer the run's.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of data sets; $EA_POINTCLOUD_DATA or ./data if omitted."),
+]
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *commands])
+
+
+def json_schema(command: str) -> Any:
+    """The option ``--json-schema`` of a command, which prints its schema and ends."""
+
+    def show(wanted: bool) -> None:
+        if not wanted:
+            return
+        from importlib.resources import files
+
+        schema = files("ea_pointcloud") / "schemas" / f"{command}.schema.json"
+        typer.echo(schema.read_text(encoding="utf-8").rstrip())
+        raise typer.Exit
+
+    return typer.Option(
+        "--json-schema", is_eager=True, callback=show, help="Print the schema of --json."
+    )
+
+
+def check_option(option: str, value: str | None, choices: Collection[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``.
+
+    As :func:`ea_pointcloud._checks.check_choice`, which takes as long as importing torch.
+    """
+    if value is not None and value not in choices:
+        raise ValueError(f"{option} must be one of {str(list(choices))[1:-1]}, got {value!r}")
+
+
+def check_absent(reason: str, **options: object) -> None:
+    """Raise for an option that was given.
+
+    Args:
+        reason: what is wrong with that, and the remedy.
+        options: name -> value; None and False were not given.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise ValueError(f"--{name.replace('_', '-')} {reason}")
+
+
+def check_output(option: str, path: Path | None, suffixes: Sequence[str], *, force: bool) -> None:
+    """Raise before the work for a file that could not be written after it."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must name a {' or '.join(suffixes)} file, got {path}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: no such folder, or a folder itself")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists; choose another name or add --force")
 
 
 def print_table(
@@ -165,87 +289,3 @@ def log_to_stderr(name: str) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger(name).setLevel(logging.INFO)
-
-
-@dataclass
-class Tally:
-    """How many files there are, are done, and failed."""
-
-    total: int
-    verb: str  # "classified"
-    earlier: int = 0  # done by an earlier run, and of these
-    earlier_errors: int = 0
-    done: int = 0
-    errors: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def rate(self) -> float:
-        """Files a second of this run."""
-        return self.done / max(time.perf_counter() - self.started, 1e-9)
-
-    @property
-    def failed(self) -> int:
-        """Files without a result, of this run or an earlier one."""
-        return self.errors + self.earlier_errors
-
-    def __str__(self) -> str:
-        """One line for standard error."""
-        good = self.earlier + self.done - self.failed
-        parts = [f"{good:,} of {self.total:,} files {self.verb}"]
-        if self.failed:
-            parts.append(f"{self.failed:,} failed")
-        if self.earlier:
-            parts.append(f"{self.earlier:,} by an earlier run")
-        if self.done:
-            parts.append(f"{self.rate:.1f} files/s")
-        return ", ".join(parts)
-
-    def finish(self) -> None:
-        """Print the summary on standard error; exit status 1 if a file failed, now or earlier."""
-        typer.echo(str(self), err=True)
-        if self.failed:
-            raise typer.Exit(1)
-
-
-class FileBar:
-    """Progress on standard error: files, those that failed, files a second, time left."""
-
-    def __init__(self, tally: Tally, *, shown: bool) -> None:
-        from rich.progress import MofNCompleteColumn, TextColumn
-
-        # Standard output may be a file while the bar is on a terminal.
-        self._progress = progress_bar(
-            MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), shown=shown, transient=True,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        self._tally = tally
-        self._task = self._progress.add_task(
-            "files", total=tally.total, completed=tally.earlier, rate=""
-        )
-
-    def __enter__(self) -> "FileBar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def step(self, *, failed: bool) -> None:
-        """One more file is done."""
-        tally = self._tally
-        tally.done += 1
-        tally.errors += failed
-        self._progress.update(
-            self._task,
-            advance=1,
-            description=f"files ({tally.errors} failed)" if tally.errors else "files",
-            rate=f"{tally.rate:.1f} files/s",
-        )
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Inside, the terminal is free for something else."""
-        self._progress.stop()
-        yield
-        self._progress.start()
