@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ea_pointcloud.models.calibration import Calibration, MahalanobisDetector
+from ea_pointcloud.models.metadata import Calibration, MahalanobisDetector
 from safetensors.torch import load_file, save_file
 
 from ea_pointcloud.cli._common import JsonRows
