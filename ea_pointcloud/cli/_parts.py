@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ea_pointcloud.cli._output import readable, shown_up
+from ea_pointcloud.cli._common import readable, shown_up
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,12 +13,12 @@ from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
 from ea_pointcloud.inference.classify import Classification, classify_inputs
-from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
 from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
 from ea_pointcloud.inference.segment import Segmentation, category_index, segment_points
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
+from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
 
 PRECISIONS = ("float32", "bfloat16")
 _Kind = TypeVar("_Kind")

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_no_empty_cloud, values_readable
 from ea_pointcloud.models.base import NetworkConfig, stem_input
-from ea_pointcloud.models.data_spec import FEATURES, DataSpec
+from ea_pointcloud.models.metadata import FEATURES, DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
-from ea_pointcloud.models.pyramid import Pyramid
 from ea_pointcloud.nn import LinearNorm, PointBatchNorm
+from ea_pointcloud.ops.sampling import Pyramid
 
 
 @dataclass(frozen=True, kw_only=True)
