@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud.cli import _batch, _output
+from ea_pointcloud.cli import _batch, _common
 from ea_pointcloud.cli._resume import CsvLog
 from ea_pointcloud.inference import Job, batch, batch_inference, find_files
 from ea_pointcloud.inference.batch import EXPECTED, Outcome, classification, segmentation
@@ -506,7 +506,7 @@ def test_tables_come_in_pages(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_output, "PAGE", 15)
+    monkeypatch.setattr(_common, "PAGE", 15)
     assert call(monkeypatch, "classify", scans, "-r", "--model", weights) == 1
     output = capsys.readouterr()
     assert output.out.count("probability") == 3

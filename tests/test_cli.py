@@ -13,7 +13,7 @@ import pytest
 
 from ea_pointcloud import cli
 from ea_pointcloud.augment.transforms import AXES
-from ea_pointcloud.cli import _options, export, view
+from ea_pointcloud.cli import _common, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES
 from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
@@ -25,7 +25,7 @@ from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS
 from tests.test_training import PARTS, QUICK
 
 COMMANDS = (
-    "info", "data", "train", "evaluate", "classify", "segment", "view", "slots", "export",
+    "info", "data", "train", "evaluate", "classify", "segment", "view", "explain", "export",
 )  # fmt: skip
 
 
@@ -458,7 +458,7 @@ def test_real_meshes_are_read(data_root: Path, run_folder: Path) -> None:
         ("view", "a.ply", "--color-by", "colour"),
         ("evaluate", "run", "--limit", "3"),
         ("export", "run", "--format", "tflite"),
-        ("slots", "run", "--split", "validation"),
+        ("explain", "run", "--split", "validation"),
         ("data", "prepare", "modelnet10", "--mirrored", "maybe"),
         ("train", "procedural", "--run-dir", "a", "--resume", "b"),
     ],
@@ -477,7 +477,7 @@ def test_options_are_checked_before_anything_heavy_is_imported(arguments: tuple[
 
 
 def test_choices_are_those_of_the_package() -> None:
-    assert (*AXES, "auto") == _options.UPS
+    assert (*AXES, "auto") == _common.UPS
     assert view.COLORINGS == COLORINGS
     assert tuple(BACKGROUNDS) == view.BACKGROUNDS
     assert export.SUFFIXES == FORMATS

@@ -1,4 +1,4 @@
-"""``view`` on what a network looks at, and ``slots``."""
+"""``view`` on what a network looks at, and ``explain``."""
 
 import json
 from pathlib import Path
@@ -141,20 +141,20 @@ def test_slots(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     picture = tmp_path / "slots.png"
-    assert call(monkeypatch, "slots", run_folder, "--layer", 1, "--render", picture) == 0
+    assert call(monkeypatch, "explain", run_folder, "--layer", 1, "--render", picture) == 0
     out = capsys.readouterr().out
     assert f"{run_folder}: 28 val shapes" in out
     assert "layer 1, by class" in out
     assert "airplane" in out
     assert np.asarray(Image.open(picture)).shape[1] > 64 * 14
-    assert call(monkeypatch, "slots", run_folder, "--split", "test", "--json") == 0
+    assert call(monkeypatch, "explain", run_folder, "--split", "test", "--json") == 0
     layers = json.loads(capsys.readouterr().out)
     assert [layer["layer"] for layer in layers] == [0, 1, 2, 3]
     for layer in layers:
         assert sum(layer["usage"]) == pytest.approx(1)
         assert layer["classes"]["mug"]["shapes"] == 2
         assert 1 <= layer["slots_per_point"] <= layer["effective_slots"] <= 64
-    assert call(monkeypatch, "slots", run_folder, "--layer", 4) == 1
+    assert call(monkeypatch, "explain", run_folder, "--layer", 4) == 1
     assert "--layer must be between -4 and 3, got 4" in capsys.readouterr().err
-    assert call(monkeypatch, "slots", run_folder, "--render", picture) == 1
+    assert call(monkeypatch, "explain", run_folder, "--render", picture) == 1
     assert "exists; choose another name or add --force" in capsys.readouterr().err

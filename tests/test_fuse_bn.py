@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from ea_pointcloud.inference.fuse_bn import FusedNorm, fuse_batch_norm
 from ea_pointcloud.models import create_model, list_models
 from ea_pointcloud.nn import PointBatchNorm
 from ea_pointcloud.nn.blocks import ATTENTION
+from ea_pointcloud.nn.fuse_bn import FusedNorm, fuse_batch_norm
 
 
 def trained(name: str, **overrides: object) -> nn.Module:
@@ -67,7 +67,7 @@ def test_many_clouds_are_handled_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     xyz = torch.randn(3, 400, 3)
     with torch.inference_mode():
         whole = fuse_batch_norm(model)(xyz)
-        monkeypatch.setattr("ea_pointcloud.inference.fuse_bn._PAIR_VALUES", 1)
+        monkeypatch.setattr("ea_pointcloud.nn.fuse_bn._PAIR_VALUES", 1)
         torch.testing.assert_close(fuse_batch_norm(model)(xyz), whole)
 
 

@@ -585,7 +585,7 @@ def test_a_wrong_architecture(saved: Path) -> None:
 def test_an_unknown_architecture(saved: Path) -> None:
     edit(saved, lambda description: description.update(architecture="Foreign"))
     words = (
-        "architecture in .*config.json must be one of 'EAClassifier', .*Segmenter', got 'Foreign'"
+        "architecture in .*config.json must be one of .*'EAClassifier', .*Segmenter', got 'Foreign'"
     )
     with pytest.raises(ValueError, match=words):
         load_model(saved)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_mask, check_pair, check_positive, check_share, real_points
-from ea_pointcloud.ops.gather import gather_points
+from ea_pointcloud.ops.neighbors import gather_points
 
 
 class Mixed(NamedTuple):

@@ -10,10 +10,10 @@ from ea_pointcloud.cli import (
     classify,
     data,
     evaluate,
+    explain,
     export,
     info,
     segment,
-    slots,
     train,
     view,
 )
@@ -47,7 +47,7 @@ def _root(
     pass
 
 
-for command in (info, train, evaluate, classify, segment, view, slots, export):
+for command in (info, train, evaluate, classify, segment, view, explain, export):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
 app.add_typer(data.app, name=data.NAME)
 

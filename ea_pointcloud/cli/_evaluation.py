@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ea_pointcloud.cli._output import print_json, print_table, print_text
+from ea_pointcloud.cli._common import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ea_pointcloud.cli._output import readable, shown_up
+from ea_pointcloud.cli._common import readable, shown_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +94,7 @@ def json_row(weights: str, outcome: "Outcome[Row]") -> dict[str, Any]:
         ],
         "up": row.result.up,
         "up_margin": row.result.up_margin,
+        "ood_score": row.result.ood_score,
         "warning": row.result.warning,
         "output": None if row.output is None else str(row.output),
         "weights": weights,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
-from ea_pointcloud.cli._output import readable, shown_up
+from ea_pointcloud.cli._common import readable, shown_up
 from ea_pointcloud.cli._resume import CsvLog, settings
 
 if TYPE_CHECKING:

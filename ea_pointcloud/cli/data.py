@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli import data_download, data_prepare
-from ea_pointcloud.cli._output import print_json, print_table
+from ea_pointcloud.cli._common import print_json, print_table
 
 NAME = "data"
 EXAMPLES = opt.examples(

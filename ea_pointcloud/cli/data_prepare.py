@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
-from ea_pointcloud.cli._output import log_to_stderr, progress_bar
+from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import log_to_stderr, progress_bar
 
 if TYPE_CHECKING:
     from ea_pointcloud.datasets.catalog import CatalogEntry

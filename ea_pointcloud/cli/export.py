@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
-from ea_pointcloud.cli._output import print_table
+from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import print_table
 
 if TYPE_CHECKING:
     from ea_pointcloud.export import Exported

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
-from ea_pointcloud.cli._output import print_json, print_table
+from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import print_json, print_table
 
 if TYPE_CHECKING:
     from ea_pointcloud.ops._self_check import Verdict

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
 from ea_pointcloud.cli._parts import HEADINGS, RIGHT, Row, cells, json_row, render_parts, take
 from ea_pointcloud.cli._resume import OutputFolder, fingerprint, settings

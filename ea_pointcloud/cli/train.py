@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli import _common as opt
 
 if TYPE_CHECKING:
     from ea_pointcloud.training.recipe_keys import Recipe

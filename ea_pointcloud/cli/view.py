@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
+from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._attention import (
     Attention,
     Critical,

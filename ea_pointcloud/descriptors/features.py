@@ -26,7 +26,7 @@ from ea_pointcloud.descriptors.surface import (
     normals,
     shape_diameter,
 )
-from ea_pointcloud.ops.gather import gather_points, interpolate_features
+from ea_pointcloud.ops.neighbors import gather_points, interpolate_features
 from ea_pointcloud.ops.sampling import farthest_point_sample
 
 SURFACE_CHANNELS = EIGEN_CHANNELS + DIAMETER_CHANNELS + GEODESIC_CHANNELS

@@ -7,7 +7,7 @@ together, :func:`~ea_pointcloud.descriptors.shape_features`.
 import torch
 from torch import Tensor
 
-from ea_pointcloud.ops.gather import gather_points
+from ea_pointcloud.ops.neighbors import gather_points
 
 EXTREMUM_REACH = 0.35  # an extremum lies farther out than all landmarks within this distance
 RINGS = (0.12, 0.25, 0.4, 0.55, 0.75, 1.0, 1.3, 1.7)  # borders between the rings

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_lengths, check_xyz
-from ea_pointcloud.ops.gather import gather_points
-from ea_pointcloud.ops.neighbors import ball_query, knn
+from ea_pointcloud.ops.neighbors import ball_query, gather_points, knn
 from ea_pointcloud.ops.sampling import farthest_point_sample
 
 RADII = (0.1, 0.2, 0.4)  # of the unit sphere

@@ -13,12 +13,12 @@ from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
 from ea_pointcloud.inference.classify import Classification, classify_inputs
-from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
 from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
 from ea_pointcloud.inference.segment import Segmentation, category_index, segment_points
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
+from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
 
 PRECISIONS = ("float32", "bfloat16")
 _Kind = TypeVar("_Kind")
@@ -282,16 +282,18 @@ class Predictor:
             index = category_index(spec, named.label, "the class found by the classifier")
             up = named.up
         with self._autocast():
-            found, up, margin = segment_points(model, cloud, up=up, category=index, **options)
+            result = segment_points(model, cloud, up=up, category=index, **options)
+        found = result.found
         return Segmentation(
             labels=found.labels.cpu().numpy(),
             confidence=found.confidence.cpu().numpy(),
             category=None if found.category is None else spec.category_names[found.category],
             category_from=source,
             names=spec.class_names,
-            up=up,
-            up_margin=margin if named is None else named.up_margin,
-            warning=None if named is None else named.warning,
+            up=result.up,
+            up_margin=result.margin if named is None else named.up_margin,
+            warning=result.warning if named is None else named.warning,
+            ood_score=result.ood_score,
         )
 
 

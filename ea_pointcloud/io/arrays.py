@@ -12,7 +12,7 @@ from typing import IO, Protocol
 import numpy as np
 from numpy.lib import format as npy
 
-from ea_pointcloud.io.columns import points_from_columns, points_from_table
+from ea_pointcloud.io.columns import points_from_columns
 from ea_pointcloud.io.common import (
     DAMAGED,
     UNZIPPED_PER_BYTE,
@@ -22,6 +22,7 @@ from ea_pointcloud.io.common import (
     escaped,
     listing,
 )
+from ea_pointcloud.io.layouts import points_from_table
 
 NAMES = {
     "xyz": (

@@ -1,8 +1,6 @@
-"""Which column of a table means what: by its name, by the caller's word, or by its values."""
+"""Which column of a table means what, by its name or by the caller's word."""
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,8 @@ from ea_pointcloud.io.common import (
     CloudFileError,
     Points,
     listing,
+    plain_name,
 )
-from ea_pointcloud.io.layouts import guess_roles
 
 
 def _triples(*patterns: str, of: str) -> tuple[tuple[str, ...], ...]:
@@ -45,17 +43,7 @@ MAP_NAMES = (  # of coordinates on a map, in the order of x, y, z
     *(("easting", "northing", height) for height in ("elevation", "height", "z", "altitude")),
     *(("e", "n", height) for height in ("h", "z")),
 )
-ROLES = {"n": ("nx", "ny", "nz"), "c": ("r", "g", "b"), "a": ("alpha",), "i": ("intensity",)}
-ROLES |= {"l": ("label",)}
-OBVIOUS = ("n", "c", "nc", "cn", "nl")  # layouts that need no mention
 DEGREES = {"lon", "lat", "longitude", "latitude", "long"}
-
-
-@lru_cache(1000)
-def plain_name(name: str) -> str:
-    """Lower case, without a unit in brackets or CloudCompare's ``scalar_``."""
-    name = re.sub(r"\s*[\[(][^\])]*[\])]$", "", name.strip().strip("\"'"))
-    return name.strip().lower().removeprefix("scalar_")
 
 
 def points_from_columns(
@@ -158,34 +146,3 @@ def no_coordinates(path: Path, names: Sequence[str]) -> CloudFileError:
     return CloudFileError(
         f"{path.name}: no columns are named {' '.join(missing)}, only {listing(names)}; {remedy}"
     )
-
-
-def points_from_table(
-    path: Path, table: np.ndarray, roles: Sequence[str] | None = None, *, is_array: bool = False
-) -> Points:
-    """Read a table without names; ``roles`` or else :func:`guess_roles` says what its columns are.
-
-    Args:
-        path: the file, for the message and its suffix.
-        table: (N, C) numbers.
-        roles: see :func:`assign_roles`.
-        is_array: it is an array of a binary format, whose axes are easily exchanged.
-
-    Raises:
-        CloudFileError: if it is no cloud.
-    """
-    width = table.shape[1]
-    names = [f"column_{number}" for number in range(1, width + 1)]
-    if roles is not None:
-        return points_from_columns(path, dict(zip(names, table.T, strict=True)), roles)
-    layout = guess_roles(path, table, is_array=is_array)
-    if not layout:  # nearly all files
-        return Points(table[:, :3])
-    found = ["x", "y", "z"]
-    for letter in layout:
-        found += ROLES.get(letter, (names[len(found)],))
-    notes = ()
-    if layout not in OBVIOUS:
-        notes = (f"{width} columns without names are taken as {' '.join(found)}; change that "
-                 "with --columns (columns= in Python)",)  # fmt: skip
-    return points_from_columns(path, dict(zip(found, table.T, strict=True)), notes=notes)

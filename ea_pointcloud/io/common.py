@@ -1,9 +1,12 @@
-"""What the readers of all formats share: error, results, text, rows of numbers, values."""
+"""What the readers of all formats share: the cloud, the error, what they return, and text."""
 
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -124,6 +127,78 @@ class Mesh(NamedTuple):
         return cls(arrays["vertices"], arrays["faces"])
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Cloud:
+    """One point cloud, in numpy.
+
+    Args:
+        xyz: (N, 3) float32 after ``center`` was subtracted, in the unit and axes of the file.
+        center: (3,) float64; a coordinate in the file is ``xyz + center``.
+        normals: (N, 3) float32 of unit length, or zero where the file has a zero normal.
+        colors: (N, 3) float32, red, green, blue in 0..1.
+        labels: (N,) int64.
+        confidence: (N,) float32 of the labels, 0..1 where we wrote it.
+        intensity: (N,) float32, in the unit of the file.
+        extras: further channels by name, (N,) numbers of any type each.
+        name: the file's name without folder and suffix.
+
+    Raises:
+        TypeError: if a dtype is wrong.
+        ValueError: if a shape is wrong or there is no point.
+    """
+
+    xyz: np.ndarray
+    center: np.ndarray
+    normals: np.ndarray | None = None
+    colors: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    intensity: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check shapes and dtypes."""
+        if self.xyz.ndim != 2 or self.xyz.shape[1] != 3 or len(self.xyz) == 0:
+            raise ValueError(f"xyz must have shape (N, 3) with N >= 1, got {self.xyz.shape}")
+        count = len(self.xyz)
+        _check_array("xyz", self.xyz, (count, 3), np.float32)
+        _check_array("center", self.center, (3,), np.float64)
+        _check_array("normals", self.normals, (count, 3), np.float32)
+        _check_array("colors", self.colors, (count, 3), np.float32)
+        _check_array("labels", self.labels, (count,), np.int64)
+        _check_array("confidence", self.confidence, (count,), np.float32)
+        _check_array("intensity", self.intensity, (count,), np.float32)
+        for name, values in self.extras.items():
+            if values.shape != (count,) or values.dtype.kind not in "biuf":
+                raise ValueError(
+                    f"extras[{name!r}] must hold numbers of shape ({count},), got {values.dtype} "
+                    f"of shape {values.shape}"
+                )
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.xyz)
+
+    def __repr__(self) -> str:
+        """Name, size and what it carries, not its values."""
+        parts = [part for part in PARTS if getattr(self, part) is not None]
+        carried = [repr(self.name), f"{len(self)} points", *parts, *map(escaped, self.extras)]
+        return f"Cloud({', '.join(carried)})"
+
+
+def _check_array(name: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> None:
+    if array is None:
+        return
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if array.dtype != dtype:
+        raise TypeError(
+            f"{name} must be {np.dtype(dtype)}, got {array.dtype}; convert with "
+            f"{name}.astype(np.{np.dtype(dtype)})"
+        )
+
+
 def is_compressed(path: Path) -> bool:
     """Whether the name ends in ``.gz``."""
     return path.suffix.lower() == ".gz"
@@ -178,86 +253,6 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
-Lines = list[tuple[int, str]]  # (line number from 1, text)
-
-
-def number_lines(text: str, first: int = 1) -> Lines:
-    """Number the lines of ``text`` and drop the blank ones."""
-    lines = enumerate(text.splitlines(), first)
-    return [(number, line) for number, line in lines if line and not line.isspace()]
-
-
-def parse_rows(
-    path: Path,
-    lines: Lines,
-    *,
-    delimiter: str | None = None,
-    columns: Sequence[int] | None = None,
-    kind: type[float] | type[int] = float,
-) -> np.ndarray:
-    """Turn lines of numbers into a table.
-
-    Args:
-        path: the file, for the message.
-        lines: R >= 1 lines.
-        delimiter: one character; any white space if omitted.
-        columns: those wanted, when lines may have further ones; if omitted, all lines need the
-            same number of columns.
-        kind: float, or int for whole numbers.
-
-    Returns:
-        (R, C) float64 or int64.
-
-    Raises:
-        CloudFileError: if a field is not such a number or a line has too few or too many columns.
-    """
-    try:
-        if not lines[0][1].strip():  # of which numpy would only warn
-            raise ValueError("a line has no columns")
-        table = np.loadtxt(
-            [line for _, line in lines],
-            dtype=np.float64 if kind is float else np.int64,
-            delimiter=delimiter,
-            usecols=columns,
-            comments=None,
-            ndmin=2,
-        )
-        if len(table) != len(lines):  # numpy passes over a line without fields
-            raise ValueError("a line has no columns")
-    except ValueError as error:
-        # numpy counts rows, people look for lines: find the place again in the file's own terms.
-        fault = _first_fault(path, lines, delimiter, columns, kind)
-        raise fault or CloudFileError(f"{path.name}: {error}; {LOOK}") from None
-    return table
-
-
-def _first_fault(
-    path: Path,
-    lines: Lines,
-    delimiter: str | None,
-    columns: Sequence[int] | None,
-    kind: type[float] | type[int],
-) -> CloudFileError | None:
-    first_number, first_line = lines[0]
-    width = max(columns) + 1 if columns else len(first_line.split(delimiter))
-    for number, line in lines:
-        fields = line.split(delimiter)
-        if len(fields) < width or (len(fields) > width and not columns):
-            expected = f"needs {width}" if columns else f"line {first_number} has {width}"
-            return CloudFileError(
-                f"{path.name}: line {number} has {len(fields)} columns, {expected}; {LOOK}"
-            )
-        for field in fields[:width]:
-            try:
-                kind(field)
-            except ValueError:
-                return CloudFileError(
-                    f"{path.name}: line {number}: {field.strip()[:20]!r} is not a "
-                    f"{'number' if kind is float else 'whole number'}; {LOOK}"
-                )
-    return None
-
-
 def truncated(path: Path, what: str, promised: int, held: int) -> CloudFileError:
     """The error of a header that promises more than follows."""
     return CloudFileError(
@@ -268,3 +263,10 @@ def truncated(path: Path, what: str, promised: int, held: int) -> CloudFileError
 def ignored(count: int, what: str) -> str:
     """The note about what follows the last point or face that the header promises."""
     return f"{count} {what} after what the header promises are left out"
+
+
+@lru_cache(1000)
+def plain_name(name: str) -> str:
+    """Lower case, without a unit in brackets or CloudCompare's ``scalar_``."""
+    name = re.sub(r"\s*[\[(][^\])]*[\])]$", "", name.strip().strip("\"'"))
+    return name.strip().lower().removeprefix("scalar_")

@@ -1,11 +1,12 @@
 """What the columns of a table without names mean, by their number and values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud.io.common import CloudFileError, suffix_of
+from ea_pointcloud.io.columns import points_from_columns
+from ea_pointcloud.io.common import CloudFileError, Points, suffix_of
 from ea_pointcloud.io.values import UNIT_TOLERANCE, color_scale
 
 MOST_UNNAMED = 16
@@ -23,6 +24,40 @@ LAYOUTS = {  # of the columns beyond xyz, the first that fits
 }
 LEADS = {".xyzn": "n", ".xyzrgb": "c"}  # what a suffix promises of the first columns ...
 LAYOUTS_OF_PTS = {**LAYOUTS, 3: ("c", "n"), 4: ("ic",)}  # ... and of their number
+ROLES = {"n": ("nx", "ny", "nz"), "c": ("r", "g", "b"), "a": ("alpha",), "i": ("intensity",)}
+ROLES |= {"l": ("label",)}
+OBVIOUS = ("n", "c", "nc", "cn", "nl")  # layouts that need no mention
+
+
+def points_from_table(
+    path: Path, table: np.ndarray, roles: Sequence[str] | None = None, *, is_array: bool = False
+) -> Points:
+    """Read a table without names; ``roles`` or else :func:`guess_roles` says what its columns are.
+
+    Args:
+        path: the file, for the message and its suffix.
+        table: (N, C) numbers.
+        roles: see :func:`~ea_pointcloud.io.columns.assign_roles`.
+        is_array: it is an array of a binary format, whose axes are easily exchanged.
+
+    Raises:
+        CloudFileError: if it is no cloud.
+    """
+    width = table.shape[1]
+    names = [f"column_{number}" for number in range(1, width + 1)]
+    if roles is not None:
+        return points_from_columns(path, dict(zip(names, table.T, strict=True)), roles)
+    layout = guess_roles(path, table, is_array=is_array)
+    if not layout:  # nearly all files
+        return Points(table[:, :3])
+    found = ["x", "y", "z"]
+    for letter in layout:
+        found += ROLES.get(letter, (names[len(found)],))
+    notes = ()
+    if layout not in OBVIOUS:
+        notes = (f"{width} columns without names are taken as {' '.join(found)}; change that "
+                 "with --columns (columns= in Python)",)  # fmt: skip
+    return points_from_columns(path, dict(zip(found, table.T, strict=True)), notes=notes)
 
 
 def guess_roles(path: Path, table: np.ndarray, *, is_array: bool = False) -> str:

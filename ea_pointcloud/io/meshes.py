@@ -15,20 +15,18 @@ from ea_pointcloud.io.common import (
     LOOK,
     SOURCE,
     CloudFileError,
-    Lines,
     Mesh,
     Options,
     Points,
     decode_text,
     ignored,
-    number_lines,
-    parse_rows,
     read_bytes,
     read_text_file,
     truncated,
     whole_number,
 )
 from ea_pointcloud.io.polygons import read_polygons, triangulate
+from ea_pointcloud.io.tables import Lines, number_lines, parse_rows
 from ea_pointcloud.ops import sample_surface
 
 KEYWORD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF")  # texture coordinates, colours, normals; axes

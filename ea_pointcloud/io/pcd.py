@@ -17,15 +17,13 @@ from ea_pointcloud.io.common import (
     INCOMPLETE,
     LOOK,
     CloudFileError,
-    Lines,
     Options,
     Points,
     ignored,
-    number_lines,
-    parse_rows,
     read_bytes,
     truncated,
 )
+from ea_pointcloud.io.tables import Lines, number_lines, parse_rows
 
 KINDS = {"F": "f", "I": "i", "U": "u"}  # of TYPE, to numpy's
 SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}  # bytes

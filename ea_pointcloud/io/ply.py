@@ -17,19 +17,17 @@ from ea_pointcloud.io.common import (
     LOOK,
     SOURCE,
     CloudFileError,
-    Lines,
     Mesh,
     Options,
     Points,
     ignored,
-    number_lines,
-    parse_rows,
     read_bytes,
     truncated,
     whole_number,
 )
 from ea_pointcloud.io.ply_rows import FACE_LISTS, Element, Property, binary_lists
 from ea_pointcloud.io.polygons import read_polygons, strip, triangulate
+from ea_pointcloud.io.tables import Lines, number_lines, parse_rows
 
 TYPES = {
     **{"char": "b", "uchar": "B", "short": "h", "ushort": "H", "int": "i", "uint": "I"},

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ea_pointcloud.io.common import LOOK, CloudFileError, Lines, parse_rows, whole_number
+from ea_pointcloud.io.common import LOOK, CloudFileError, whole_number
+from ea_pointcloud.io.tables import Lines, parse_rows
 
 CORNERS_AT_ONCE = 2**18  # bounds memory, and keeps what is worked on in the cache
 

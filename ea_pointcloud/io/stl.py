@@ -17,11 +17,10 @@ from ea_pointcloud.io.common import (
     Mesh,
     Options,
     ignored,
-    number_lines,
-    parse_rows,
     read_bytes,
     truncated,
 )
+from ea_pointcloud.io.tables import number_lines, parse_rows
 
 HEAD = 84  # bytes of title and count
 ROW = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])

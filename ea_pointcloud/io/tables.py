@@ -1,4 +1,4 @@
-"""Clouds kept as a table of numbers: text files of any separator."""
+"""Text files of numbers in rows, of any separator; and such rows inside other formats."""
 
 import re
 from collections.abc import Sequence
@@ -10,25 +10,23 @@ from ea_pointcloud.io.columns import (
     SINGLES,
     TRIPLES,
     assign_roles,
-    plain_name,
     points_from_columns,
-    points_from_table,
 )
 from ea_pointcloud.io.common import (
     LOOK,
     SOURCE,
     CloudFileError,
-    Lines,
     Options,
     Points,
     ignored,
-    number_lines,
-    parse_rows,
+    plain_name,
     read_text_file,
     truncated,
     whole_number,
 )
+from ea_pointcloud.io.layouts import points_from_table
 
+Lines = list[tuple[int, str]]  # (line number from 1, text)
 COMMENTS = ("#", "//", ";", "%", "!")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 QUOTED = re.compile(r'"([^"\n]*)"')
@@ -199,3 +197,80 @@ def _parse_cells(
         keep = [at for at, name in enumerate(titles[:width]) if name not in dropped]
         table, names = table[:, keep], names and [names[at] for at in keep]
     return table, names, notes
+
+
+def number_lines(text: str, first: int = 1) -> Lines:
+    """Number the lines of ``text`` and drop the blank ones."""
+    lines = enumerate(text.splitlines(), first)
+    return [(number, line) for number, line in lines if line and not line.isspace()]
+
+
+def parse_rows(
+    path: Path,
+    lines: Lines,
+    *,
+    delimiter: str | None = None,
+    columns: Sequence[int] | None = None,
+    kind: type[float] | type[int] = float,
+) -> np.ndarray:
+    """Turn lines of numbers into a table.
+
+    Args:
+        path: the file, for the message.
+        lines: R >= 1 lines.
+        delimiter: one character; any white space if omitted.
+        columns: those wanted, when lines may have further ones; if omitted, all lines need the
+            same number of columns.
+        kind: float, or int for whole numbers.
+
+    Returns:
+        (R, C) float64 or int64.
+
+    Raises:
+        CloudFileError: if a field is not such a number or a line has too few or too many columns.
+    """
+    try:
+        if not lines[0][1].strip():  # of which numpy would only warn
+            raise ValueError("a line has no columns")
+        table = np.loadtxt(
+            [line for _, line in lines],
+            dtype=np.float64 if kind is float else np.int64,
+            delimiter=delimiter,
+            usecols=columns,
+            comments=None,
+            ndmin=2,
+        )
+        if len(table) != len(lines):  # numpy passes over a line without fields
+            raise ValueError("a line has no columns")
+    except ValueError as error:
+        # numpy counts rows, people look for lines: find the place again in the file's own terms.
+        fault = _first_fault(path, lines, delimiter, columns, kind)
+        raise fault or CloudFileError(f"{path.name}: {error}; {LOOK}") from None
+    return table
+
+
+def _first_fault(
+    path: Path,
+    lines: Lines,
+    delimiter: str | None,
+    columns: Sequence[int] | None,
+    kind: type[float] | type[int],
+) -> CloudFileError | None:
+    first_number, first_line = lines[0]
+    width = max(columns) + 1 if columns else len(first_line.split(delimiter))
+    for number, line in lines:
+        fields = line.split(delimiter)
+        if len(fields) < width or (len(fields) > width and not columns):
+            expected = f"needs {width}" if columns else f"line {first_number} has {width}"
+            return CloudFileError(
+                f"{path.name}: line {number} has {len(fields)} columns, {expected}; {LOOK}"
+            )
+        for field in fields[:width]:
+            try:
+                kind(field)
+            except ValueError:
+                return CloudFileError(
+                    f"{path.name}: line {number}: {field.strip()[:20]!r} is not a "
+                    f"{'number' if kind is float else 'whole number'}; {LOOK}"
+                )
+    return None

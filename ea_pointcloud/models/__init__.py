@@ -8,8 +8,6 @@ from ea_pointcloud.models.baselines import (
     PointNetClassifier,
     PointNetConfig,
 )
-from ea_pointcloud.models.calibration import Calibration, MahalanobisDetector
-from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import (
     ClassifierConfig,
     EAClassifier,
@@ -30,9 +28,10 @@ from ea_pointcloud.models.eamlp import (
     EAMLPSegmenter,
     EAMLPSegmenterConfig,
 )
-from ea_pointcloud.models.factory import count_macs, create_model, list_models, load_model
+from ea_pointcloud.models.factory import count_macs, create_model, list_models
 from ea_pointcloud.models.finetune import load_matching_weights
-from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained
+from ea_pointcloud.models.metadata import Calibration, DataSpec, MahalanobisDetector
+from ea_pointcloud.models.pretrained import PretrainedModel, list_pretrained, load_model
 
 __all__ = [
     "Calibration",

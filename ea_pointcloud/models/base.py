@@ -15,10 +15,10 @@ from ea_pointcloud._checks import (
     check_no_empty_cloud,
     check_xyz,
 )
-from ea_pointcloud.models.data_spec import DataSpec
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
-from ea_pointcloud.models.pyramid import Pyramid
 from ea_pointcloud.nn import LinearNorm, MemoryPooling
+from ea_pointcloud.ops.sampling import Pyramid
 
 POOLING = ("max", "max_mean")
 CENTER_POOLING = (*POOLING, "top")  # of networks whose centres are all real points

@@ -13,10 +13,10 @@ from ea_pointcloud.models.base import (
     Encoder,
     classification_head,
 )
-from ea_pointcloud.models.data_spec import DataSpec
-from ea_pointcloud.models.pyramid import Pyramid, check_levels, knn_graph, point_idx
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import EdgeConv, LinearNorm, TransformNet
 from ea_pointcloud.ops import PyramidLevel
+from ea_pointcloud.ops.sampling import Pyramid, check_levels, knn_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class PointNetEncoder(Encoder):
 
     def build_pyramid(self, xyz: Tensor, mask: Tensor | None = None) -> Pyramid:
         """All points, each its own and only neighbour: nothing to compute ahead."""
-        own = point_idx(xyz)
+        own = torch.arange(xyz.shape[1], device=xyz.device).expand(xyz.shape[:2])
         return (PyramidLevel(xyz, own, own[..., None]),)
 
     def tokens(self, points: Tensor, mask: Tensor | None, pyramid: Pyramid) -> Tensor:

@@ -15,12 +15,12 @@ from ea_pointcloud.models.base import (
     NetworkConfig,
     classification_head,
 )
-from ea_pointcloud.models.data_spec import DataSpec
-from ea_pointcloud.models.pyramid import Pyramid, check_levels, masked_pyramid
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, NeighborEmbedding
 from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.nn.dynamic_form import check_form
 from ea_pointcloud.ops.attention import check_norm
+from ea_pointcloud.ops.sampling import Pyramid, check_levels, masked_pyramid
 
 
 @dataclass(frozen=True, kw_only=True)

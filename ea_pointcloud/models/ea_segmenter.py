@@ -14,11 +14,11 @@ from ea_pointcloud.models.base_segmenter import (
     chunks,
     rows_of,
 )
-from ea_pointcloud.models.data_spec import DataSpec
 from ea_pointcloud.models.ea import EAConfig, PointEncoder, attention_blocks
-from ea_pointcloud.models.pyramid import Pyramid
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import AttentionBlock, LinearNorm
 from ea_pointcloud.ops import interpolate_features
+from ea_pointcloud.ops.sampling import Pyramid
 
 
 @dataclass(frozen=True, kw_only=True)

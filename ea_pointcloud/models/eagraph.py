@@ -27,8 +27,7 @@ from ea_pointcloud.models.base_segmenter import (
     SegmenterHeadConfig,
     rows_of,
 )
-from ea_pointcloud.models.data_spec import DataSpec
-from ea_pointcloud.models.pyramid import Pyramid, check_levels, knn_graph
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import (
     DropPath,
     LinearNorm,
@@ -37,6 +36,7 @@ from ea_pointcloud.nn import (
     MultiHeadExternalAttention,
 )
 from ea_pointcloud.ops.attention import check_norm
+from ea_pointcloud.ops.sampling import Pyramid, check_levels, knn_graph
 
 GRAPH_ATTENTION = ("multihead_external", "multihead_dynamic_external", "none")
 

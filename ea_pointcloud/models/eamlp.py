@@ -15,11 +15,11 @@ from ea_pointcloud.models.base_segmenter import (
     SegmenterHeadConfig,
     rows_of,
 )
-from ea_pointcloud.models.data_spec import DataSpec
-from ea_pointcloud.models.pyramid import Pyramid, check_levels, masked_pyramid
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import EAMLPBlock, LinearNorm, PatchEmbedding, PointBatchNorm
 from ea_pointcloud.ops import interpolate_features
 from ea_pointcloud.ops.attention import NORMS
+from ea_pointcloud.ops.sampling import Pyramid, check_levels, masked_pyramid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from ea_pointcloud.models.baselines import (
     DGCNNClassifier,
     PointNetClassifier,
 )
-from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.ea import CLASSIFIER_SIZES, EAClassifier
 from ea_pointcloud.models.ea_segmenter import SEGMENTER_SIZES, EASegmenter
 from ea_pointcloud.models.eagraph import (
@@ -29,11 +28,8 @@ from ea_pointcloud.models.eamlp import (
     EAMLPClassifier,
     EAMLPSegmenter,
 )
-from ea_pointcloud.models.pretrained import (
-    PretrainedModel,
-    read_description,
-    resolve_weights,
-)
+from ea_pointcloud.models.metadata import FEATURES, DataSpec
+from ea_pointcloud.models.pretrained import PretrainedModel
 
 
 class Architecture(NamedTuple):
@@ -131,19 +127,6 @@ def create_model(
 def _first(*counts: int | None) -> int:
     """The first count that was given; 0 is one, which the network refuses."""
     return next(count for count in counts if count is not None)
-
-
-def load_model(name_or_path: str, *, revision: str | None = None) -> PretrainedModel:
-    """Load trained weights of any architecture; see :meth:`PretrainedModel.from_pretrained`."""
-    folder = resolve_weights(name_or_path, revision=revision)
-    name = read_description(folder)["architecture"]
-    known = {
-        each.network.__name__: each.network
-        for architectures in ARCHITECTURES.values()
-        for each in architectures.values()
-    }
-    check_choice(f"architecture in {folder}/config.json", name, known)
-    return known[name].from_pretrained(folder)
 
 
 def count_macs(model: PretrainedModel, num_points: int) -> int:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -19,9 +20,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ea_pointcloud._checks import check_choice
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.models.calibration import CALIBRATION_FILE, Calibration, load_calibration
-from ea_pointcloud.models.data_spec import DataSpec
+from ea_pointcloud.models.metadata import (
+    CALIBRATION_FILE,
+    Calibration,
+    DataSpec,
+    load_calibration,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -163,6 +169,23 @@ class PretrainedModel(nn.Module):
         if self.calibration is not None:
             description["calibration"] = self.calibration.description()
         return description
+
+
+def load_model(name_or_path: str | Path, *, revision: str | None = None) -> PretrainedModel:
+    """Load trained weights of any architecture; see :meth:`PretrainedModel.from_pretrained`."""
+    folder = resolve_weights(name_or_path, revision=revision)
+    networks = {each.__name__: each for each in _networks(PretrainedModel)}
+    name = read_description(folder)["architecture"]
+    check_choice(f"architecture in {folder / CONFIG_FILE}", name, networks)
+    return networks[name].from_pretrained(folder)
+
+
+def _networks(kind: type[PretrainedModel]) -> Iterator[type[PretrainedModel]]:
+    """The networks that derive from ``kind``; importing ``ea_pointcloud.models`` defines ours."""
+    for each in kind.__subclasses__():
+        if "config_class" in vars(each):
+            yield each
+        yield from _networks(each)
 
 
 def _replaceable(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from ea_pointcloud.ops import (
     gather_points,
     max_over_neighbors,
 )
+from ea_pointcloud.ops.neighbors import at_most
 
 
 class NeighborEmbedding(nn.Module):
@@ -151,8 +152,3 @@ def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
     to_neighbor, to_center = layer.weight.chunk(2, dim=1)
     return to_neighbor, to_center - to_neighbor
-
-
-def at_most(wanted: int, available: int) -> int:
-    """``min()``, which an export turns into a number computed when the program runs."""
-    return wanted if wanted <= available else available

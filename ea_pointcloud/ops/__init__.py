@@ -7,11 +7,18 @@ from ea_pointcloud.ops.attention import (
     external_attention,
     slot_state,
 )
-from ea_pointcloud.ops.gather import gather_points, interpolate_features
-from ea_pointcloud.ops.neighbors import ball_query, feature_neighbors, knn
-from ea_pointcloud.ops.pooling import gather_max, max_over_neighbors
-from ea_pointcloud.ops.pyramid import PyramidLevel, build_pyramid
+from ea_pointcloud.ops.neighbors import (
+    ball_query,
+    feature_neighbors,
+    gather_max,
+    gather_points,
+    interpolate_features,
+    knn,
+    max_over_neighbors,
+)
 from ea_pointcloud.ops.sampling import (
+    PyramidLevel,
+    build_pyramid,
     farthest_point_sample,
     outermost_point,
     random_point_sample,

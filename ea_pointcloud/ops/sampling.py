@@ -1,4 +1,7 @@
-"""Choosing points: farthest point, random and voxel sampling of clouds, area sampling of meshes."""
+"""Choosing points: samples of clouds and meshes, and the centres and neighbours of a network."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -7,6 +10,8 @@ from ea_pointcloud._checks import (
     check_count,
     check_device,
     check_lengths,
+    check_mask,
+    check_no_empty_cloud,
     check_positive,
     check_xyz,
     values_readable,
@@ -14,6 +19,7 @@ from ea_pointcloud._checks import (
 from ea_pointcloud.ops import _backend
 from ea_pointcloud.ops._coordinates import to_float32, valid_points
 from ea_pointcloud.ops._reference import cycle_order
+from ea_pointcloud.ops.neighbors import at_most, gather_points, knn
 
 
 def farthest_point_sample(
@@ -103,9 +109,6 @@ def random_point_sample(
 
     Returns:
         idx: (B, S) int64.
-
-    Raises:
-        ValueError: if a shape is wrong or ``num_samples`` < 1.
     """
     check_xyz("xyz", xyz)
     check_lengths(lengths, xyz)
@@ -141,8 +144,8 @@ def voxel_sample(xyz: Tensor, size: float) -> Tensor:
     xyz = xyz[finite]
     cell = torch.floor((xyz - xyz.amin(0)) / size)  # as float: int64 would overflow far out
     _, group = torch.unique(cell, dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(xyz), dtype=torch.long, device=xyz.device)
     order = torch.arange(len(xyz), device=xyz.device)
+    first = order.new_full((int(group.max()) + 1,), len(xyz))
     return finite[first.scatter_reduce(0, group, order, "amin").sort().values]
 
 
@@ -176,9 +179,8 @@ def sample_surface(
     area = torch.linalg.norm(torch.linalg.cross((b - a).double(), (c - a).double()), dim=1)
     total = area.cumsum(0)
     if len(faces) == 0 or not float(total[-1]) > 0:
-        raise ValueError(
-            "the mesh has no face with a positive area; nothing can be sampled from it"
-        )
+        message = "the mesh has no face with a positive area; nothing can be sampled from it"
+        raise ValueError(message)
     source = "cpu" if generator is None else generator.device
     draw = torch.rand(3, num_points, generator=generator, device=source, dtype=torch.float64)
     draw = draw.to(vertices.device)
@@ -188,3 +190,110 @@ def sample_surface(
     u, v, w = 1 - root, root * (1 - draw[2]), root * draw[2]
     points = u[:, None] * a[face] + v[:, None] * b[face] + w[:, None] * c[face]
     return points.to(vertices.dtype), face
+
+
+class PyramidLevel(NamedTuple):
+    """One level: S centres among the N points of the level below, with K neighbours each.
+
+    Attributes:
+        xyz: (B, S, 3) centres.
+        center: (B, S) int64, their indices among the points below.
+        neighbor: (B, S, K) int64, the points below nearest to each centre, nearest first.
+    """
+
+    xyz: Tensor
+    center: Tensor
+    neighbor: Tensor
+
+    def to(self, *target: object, **options: object) -> "PyramidLevel":
+        """Move all three, with the arguments of :meth:`torch.Tensor.to` for a device."""
+        return PyramidLevel(*(tensor.to(*target, **options) for tensor in self))  # pyright: ignore
+
+
+Pyramid = tuple[PyramidLevel, ...]
+
+
+def build_pyramid(
+    xyz: Tensor,
+    num_samples: Sequence[int],
+    k: int | Sequence[int],
+    *,
+    lengths: Tensor | None = None,
+) -> Pyramid:
+    """Sample a cloud level by level, and find the neighbours of each centre.
+
+    The levels depend on the coordinates alone, so they can be computed ahead of the network: on a
+    side stream, for the next batch while this one trains, outside autocast, or once for clouds
+    that are evaluated many times. Farthest point sampling starts at the outermost point, so no
+    level depends on the order of the points (exact ties of distance aside).
+
+    Args:
+        xyz: (B, N, 3) points, any frame and unit.
+        num_samples: S of each level.
+        k: K of each level, or one for all; a level below with fewer points gives all it has.
+        lengths: (B,) valid points of each padded cloud of ``xyz``; all N if omitted.
+
+    Returns:
+        One level for each entry of ``num_samples``; ``xyz`` of a level is ``below[b, center]``.
+
+    Raises:
+        ValueError: if a shape is wrong, a count below 1, or ``k`` and ``num_samples`` differ in
+            length.
+    """
+    counts = [k] * len(num_samples) if isinstance(k, int) else list(k)
+    if len(counts) != len(num_samples):
+        raise ValueError(
+            f"k must be an int or have one entry for each of the {len(num_samples)} levels in "
+            f"num_samples, got {len(counts)}"
+        )
+    levels = []
+    for centers, neighbors in zip(num_samples, counts, strict=True):
+        start = outermost_point(xyz, lengths)
+        center = farthest_point_sample(xyz, centers, lengths=lengths, start=start)
+        center_xyz = gather_points(xyz, center)
+        _, neighbor = knn(center_xyz, xyz, at_most(neighbors, xyz.shape[1]), lengths=lengths)
+        levels.append(PyramidLevel(center_xyz, center, neighbor))
+        xyz, lengths = center_xyz, None  # centres are always real points
+    return tuple(levels)
+
+
+def masked_pyramid(
+    xyz: Tensor, mask: Tensor | None, num_samples: Sequence[int], k: Sequence[int]
+) -> Pyramid:
+    """:func:`build_pyramid` of clouds (B, N, 3) whose padding may be anywhere."""
+    if mask is None:
+        return build_pyramid(xyz, num_samples, k)
+    order = _real_points_first(xyz, mask)
+    first, *others = build_pyramid(gather_points(xyz, order), num_samples, k, lengths=mask.sum(1))
+    neighbor = order.gather(1, first.neighbor.flatten(1)).view_as(first.neighbor)
+    return (PyramidLevel(first.xyz, order.gather(1, first.center), neighbor), *others)
+
+
+def knn_graph(xyz: Tensor, mask: Tensor | None, k: int) -> Pyramid:
+    """One level: all points of clouds (B, N, 3), and the real points nearest to each."""
+    check_xyz("xyz", xyz)
+    k = at_most(k, xyz.shape[1])
+    if mask is None:
+        _, neighbor = knn(xyz, xyz, k)
+    else:
+        order = _real_points_first(xyz, mask)
+        points = xyz.masked_fill(~mask[..., None], 0)
+        _, neighbor = knn(points, gather_points(points, order), k, lengths=mask.sum(1))
+        neighbor = order.gather(1, neighbor.flatten(1)).view_as(neighbor)
+    own = torch.arange(xyz.shape[1], device=xyz.device).expand(xyz.shape[:2])
+    return (PyramidLevel(xyz, own, neighbor),)
+
+
+def _real_points_first(xyz: Tensor, mask: Tensor) -> Tensor:
+    """(B, N) int64 order that brings padding to the end, as the operators need it."""
+    check_xyz("xyz", xyz)
+    check_mask(mask, xyz)
+    check_no_empty_cloud(mask)
+    return mask.byte().argsort(dim=1, descending=True, stable=True)
+
+
+def check_levels(pyramid: Pyramid, count: int, levels: str) -> None:
+    """Raise unless a pyramid has the ``count`` levels of this network, ``levels`` in words."""
+    if len(pyramid) != count:
+        remedy = "build it with build_pyramid() of this model"
+        raise ValueError(f"pyramid must have {levels}, got {len(pyramid)}; {remedy}")

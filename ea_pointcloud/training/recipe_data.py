@@ -14,7 +14,7 @@ from ea_pointcloud.augment.cutmix import CutMix
 from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.augment.transforms import AXES, SAMPLINGS
 from ea_pointcloud.datasets.axes import MIRRORED
-from ea_pointcloud.models.data_spec import FEATURES
+from ea_pointcloud.models.metadata import FEATURES
 
 
 @dataclass

@@ -9,8 +9,8 @@ from omegaconf import MISSING
 from ea_pointcloud._checks import check_at_least, check_choice, check_fraction, check_positive
 from ea_pointcloud._device import check_device_name
 from ea_pointcloud.models.base import named_config
-from ea_pointcloud.models.data_spec import FEATURES, DataSpec
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
+from ea_pointcloud.models.metadata import FEATURES, DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.training.recipe_data import AugmentRecipe, DataRecipe
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import generator_for, has_bfloat16, keep_freed_memory
 from ea_pointcloud.augment.pipeline import Augmentation
-from ea_pointcloud.inference.fuse_bn import fuse_batch_norm
 from ea_pointcloud.models import EAClassifier, count_macs, create_model, list_models
+from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
 from scripts.benchmarks.cases import surface_clouds
 from scripts.benchmarks.peers_networks import make_peers
 from scripts.benchmarks.plain_network import PlainClassifier

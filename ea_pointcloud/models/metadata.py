@@ -1,7 +1,14 @@
-"""What the numbers that go into and come out of a network mean."""
+"""What is stored beside the weights of a network: the meaning of its numbers, and a calibration.
+
+``inference/calibration.py`` fits the calibration, ``training/calibrate.py`` does it for a run.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
@@ -13,6 +20,8 @@ NORMALIZATIONS = ("unit_sphere",)
 FEATURES = {"none": 0, "normals": 3} | {
     name: channels for name, (_, channels) in DESCRIPTORS.items()
 }
+CALIBRATION_FILE = "calibration.safetensors"
+WARN_BEYOND = 0.98
 
 
 @dataclass(frozen=True)
@@ -92,3 +101,96 @@ class DataSpec:
             category_names=tuple(f"category_{index}" for index in range(num_categories)),
             parts=(tuple(range(num_classes)),) * num_categories,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class MahalanobisDetector:
+    """Detects clouds that are far from those of training.
+
+    The score is the Mahalanobis distance of the features before the last layer, scaled to length 1,
+    to the nearest class of training.
+
+    Args:
+        class_means: (K, C) float32, the mean of the scaled features of each class.
+        whitening: (C, C) float32, makes their common covariance the identity.
+        distances: (V,) float32, those of the validation clouds, ascending.
+        threshold: fraction of them beyond which a cloud is out of distribution.
+
+    Reference:
+        Lee et al., A simple unified framework for detecting out-of-distribution samples, NeurIPS
+        2018; the scaling: Mueller and Hein, Mahalanobis++, ICML 2025.
+    """
+
+    class_means: Tensor
+    whitening: Tensor
+    distances: Tensor
+    threshold: float = WARN_BEYOND
+
+    def distance(self, features: Tensor) -> Tensor:
+        """(B,) distances of features (B, C)."""
+        offset = F.normalize(features, dim=-1)[:, None] - self.class_means  # (B, K, C)
+        return (offset @ self.whitening).norm(dim=-1).amin(-1)
+
+    def ood_score(self, distance: float) -> float:
+        """The fraction of the validation clouds that are nearer."""
+        return int((self.distances < distance).sum()) / len(self.distances)
+
+    def is_ood(self, distance: float) -> bool:
+        """Whether a cloud is out of distribution.
+
+        Counted as if the cloud were one more of the validation clouds: fewer than 49 of these never
+        show that at most one in fifty is as far.
+        """
+        return int((self.distances < distance).sum()) >= self.threshold * (len(self.distances) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was fitted to trained weights on validation clouds.
+
+    Args:
+        temperature: > 0, divides the logits before the softmax.
+        detector: of a classifier; None for a segmenter.
+    """
+
+    temperature: float
+    detector: MahalanobisDetector | None = None
+
+    def __post_init__(self) -> None:
+        """Check what a file may hold."""
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+
+    def description(self) -> dict[str, Any]:
+        """What is written as text."""
+        threshold = None if self.detector is None else self.detector.threshold
+        return {"temperature": self.temperature, "threshold": threshold}
+
+    def save_tensors(self, folder: Path) -> None:
+        """Write the rest to ``folder``, where there is any."""
+        from safetensors.torch import save_file
+
+        if self.detector is not None:
+            names = ("class_means", "whitening", "distances")
+            tensors = {name: getattr(self.detector, name) for name in names}
+            save_file(tensors, folder / CALIBRATION_FILE)
+
+
+def load_calibration(folder: Path, description: dict[str, Any]) -> Calibration:
+    """Read what :class:`Calibration` has written.
+
+    Raises:
+        ValueError: if text and tensors do not belong together.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        detector = None
+        if description["threshold"] is not None:
+            tensors = load_file(folder / CALIBRATION_FILE)
+            detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
+        return Calibration(description["temperature"], detector)
+    except Exception as error:
+        raise ValueError(
+            f"the calibration in {folder} is damaged ({error}); copy the folder again"
+        ) from error

@@ -8,17 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from ea_pointcloud.nn import (
-    AttentionBlock,
-    EdgeConv,
-    ExternalAttention,
-    LinearNorm,
-    NeighborEmbedding,
-    PatchEmbedding,
-    PointwiseResidual,
-    SelfAttention,
-)
-from ea_pointcloud.nn.edge_conv import parts_of_pairs
+from ea_pointcloud.nn.attention import ExternalAttention
+from ea_pointcloud.nn.blocks import AttentionBlock, PointwiseResidual, SelfAttention
+from ea_pointcloud.nn.edge_conv import EdgeConv, NeighborEmbedding, parts_of_pairs
+from ea_pointcloud.nn.mlp import PatchEmbedding
+from ea_pointcloud.nn.norm import LinearNorm
 from ea_pointcloud.ops import PyramidLevel, gather_points
 
 _Network = TypeVar("_Network", bound=nn.Module)

@@ -1,21 +1,21 @@
-"""``ea-pointcloud slots``: how a data set uses the memory slots of a trained network."""
+"""``ea-pointcloud explain``: how a data set uses the memory slots of a trained network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ea_pointcloud.cli import _options as opt
-from ea_pointcloud.cli._output import print_json, print_table, print_text
+from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from ea_pointcloud.explain import SlotUsage
 
-NAME = "slots"
+NAME = "explain"
 EXAMPLES = opt.examples(
-    "ea-pointcloud slots runs/modelnet10-seed0",
-    "ea-pointcloud slots runs/modelnet10-seed0 --layer 0 --render slots.png",
-    "ea-pointcloud slots runs/psb_part-seed0 --split test --json > slots.json",
+    "ea-pointcloud explain runs/modelnet10-seed0",
+    "ea-pointcloud explain runs/modelnet10-seed0 --layer 0 --render slots.png",
+    "ea-pointcloud explain runs/psb_part-seed0 --split test --json > slots.json",
 )
 _SHOWN = 5  # slots listed of each class
 

@@ -1,0 +1,266 @@
+"""What commands share: options, the checks of what was given for them, and printing."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+UPS = ("x", "y", "z", "auto")
+SPLITS = ("train", "val", "test")
+_PIPE_WIDTH = 400  # no reader of a pipe wants file names broken over lines
+PAGE = 200  # rows a table holds before it is printed; thousands would wait in memory for the last
+
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="Clouds or meshes, or folders of them.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="Run folder, weights folder, a name that 'info' lists, or USER/NAME on the hub; "
+        "pretrained weights if omitted.",
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Also search the folders inside folders.")
+]
+Up = Annotated[
+    str | None,
+    typer.Option(
+        help="Axis that is up in the files: x, y, z, or auto to try them; if omitted that of the "
+        "files a run was trained on, else z in .off, .stl, .las, .laz, .pcd, .e57, y in others."
+    ),
+]
+Rotations = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Average over N rotations about the up axis."),
+]
+RemoveOutliers = Annotated[
+    bool,
+    typer.Option(
+        "--remove-outliers",
+        help="Leave out statistical outliers; segment gives them the nearest label, confidence 0.",
+    ),
+]
+DropInvalid = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-invalid/--keep-invalid",
+        help="Leave out points that are not finite, or refuse their file; by default they are "
+        "left out of .pcd files only.",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="ROLES", help="What the columns are: x,y,z,_,label or NAME=x,NAME=y,..."),
+]
+Render = Annotated[
+    Path | None, typer.Option(help="Write a picture of the clouds and predictions (.png).")
+]
+Force = Annotated[bool, typer.Option("--force", help="Let outputs replace existing files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", help="Processes that read ahead, 0 for none; chosen if omitted."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(metavar="local|ray", help="Ray spreads the work over a cluster.")
+]
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of data sets, if it is no longer the run's.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of data sets; $EA_POINTCLOUD_DATA or ./data if omitted."),
+]
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *commands])
+
+
+def json_schema(command: str) -> Any:
+    """The option ``--json-schema`` of a command, which prints its schema and ends."""
+
+    def show(wanted: bool) -> None:
+        if not wanted:
+            return
+        from importlib.resources import files
+
+        schema = files("ea_pointcloud") / "schemas" / f"{command}.schema.json"
+        typer.echo(schema.read_text(encoding="utf-8").rstrip())
+        raise typer.Exit
+
+    return typer.Option(
+        "--json-schema", is_eager=True, callback=show, help="Print the schema of --json."
+    )
+
+
+def check_option(option: str, value: str | None, choices: Collection[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``.
+
+    As :func:`ea_pointcloud._checks.check_choice`, which takes as long as importing torch.
+    """
+    if value is not None and value not in choices:
+        raise ValueError(f"{option} must be one of {str(list(choices))[1:-1]}, got {value!r}")
+
+
+def check_absent(reason: str, **options: object) -> None:
+    """Raise for an option that was given.
+
+    Args:
+        reason: what is wrong with that, and the remedy.
+        options: name -> value; None and False were not given.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise ValueError(f"--{name.replace('_', '-')} {reason}")
+
+
+def check_output(option: str, path: Path | None, suffixes: Sequence[str], *, force: bool) -> None:
+    """Raise before the work for a file that could not be written after it."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must name a {' or '.join(suffixes)} file, got {path}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: no such folder, or a folder itself")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists; choose another name or add --force")
+
+
+def print_table(
+    rows: Iterable[Sequence[Any]],
+    headings: Sequence[str] = (),
+    *,
+    title: str | None = None,
+    right: Sequence[str] = (),
+) -> None:
+    """Print a table on standard output.
+
+    As wide as the terminal, or unbroken lines where the output is a file or pipe.
+
+    Args:
+        rows: cells, texts or what Rich renders.
+        headings: of the columns; if omitted, rows are names and values without a frame.
+        title: above the table.
+        right: headings of the columns that are aligned to the right.
+    """
+    from rich.table import Table
+
+    table = Table(title=title) if headings else Table(show_header=False, box=None)
+    for heading in headings:
+        if heading == "file":
+            table.add_column(heading, overflow="fold")
+        else:
+            style = "yellow" if heading == "warning" else None
+            table.add_column(heading, justify="right" if heading in right else "left", style=style)
+    for row in rows:
+        table.add_row(*row)
+    print_text(table)
+
+
+def print_text(text: Any) -> None:
+    """Print a text or table on standard output."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(width=width, markup=False, highlight=False, emoji=False).print(text)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; what JSON has no number for is an error."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def readable(path: str) -> str:
+    """A path that can be printed, whatever bytes its name is made of."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def shown_up(up: str, margin: float | None) -> str:
+    """The up axis and, where it was found, by how much it was preferred."""
+    return up if margin is None else f"{up} (+{margin:.2f})"
+
+
+class JsonRows:
+    """A JSON list on standard output, an entry at a time."""
+
+    def __init__(self) -> None:
+        self._opening = "[\n"
+
+    def __enter__(self) -> "JsonRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the list, also of a run that was stopped."""
+        sys.stdout.write("[]\n" if self._opening == "[\n" else "\n]\n")
+
+    def add(self, row: dict[str, Any]) -> None:
+        text = json.dumps(row, indent=2).replace("\n", "\n  ")
+        sys.stdout.write(f"{self._opening}  {text}")
+        self._opening = ",\n"
+
+
+class TablePages:
+    """Tables on standard output, a page of rows each; the last column is left out where empty."""
+
+    def __init__(
+        self,
+        headings: Sequence[str],
+        right: Sequence[str],
+        pause: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._headings, self._right, self._pause = headings, right, pause
+        self._rows: list[list[Any]] = []
+
+    def __enter__(self) -> "TablePages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rows:
+            self._print()
+
+    def add(self, row: list[Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == PAGE:
+            self._print()
+
+    def _print(self) -> None:
+        count = len(self._headings) - (not any(row[-1] for row in self._rows))
+        with self._pause():
+            print_table([row[:count] for row in self._rows], self._headings[:count],
+                        right=self._right)  # fmt: skip
+        self._rows = []
+
+
+def progress_bar(*columns: "ProgressColumn", shown: bool = True, **options: Any) -> "Progress":
+    """A progress bar with ``columns`` on standard error, where that is a terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(),
+        console=console, disable=not (shown and console.is_terminal), **options,
+    )  # fmt: skip
+
+
+def log_to_stderr(name: str) -> None:
+    """Show what a logger reports, such as which mirror is tried, above a progress bar."""
+    import logging
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(name).setLevel(logging.INFO)
