@@ -12,7 +12,7 @@ import pytest
 from ea_pointcloud.robustness import MODELNET40_C
 from ea_pointcloud.robustness.evaluation import CorruptionReport
 from ea_pointcloud.robustness.options import InferenceOptions
-from ea_pointcloud.training import corruptions
+from ea_pointcloud.training import evaluate_corruptions
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
 
 MODULE = "scripts.research.background"
@@ -89,7 +89,7 @@ def test_a_run_folder_is_measured(
         progress("a line")
         return [report(0.5, options["options"])]
 
-    monkeypatch.setattr(corruptions, "evaluate_run_corruptions", measured)
+    monkeypatch.setattr(evaluate_corruptions, "evaluate_run_corruptions", measured)
     save_recipe(
         load_recipe("procedural", ["model.overrides.attention=self"]), tmp_path / "recipe.yaml"
     )

@@ -19,7 +19,7 @@ from ea_pointcloud.datasets import (
 )
 from ea_pointcloud.datasets.layouts import recognize
 from ea_pointcloud.models import DataSpec, EAClassifier, create_model
-from ea_pointcloud.training import measure
+from ea_pointcloud.training import evaluate_classifier
 from ea_pointcloud.training.labels import match_labels
 from tests.test_cli import call
 from tests.test_data_download import CONTENT, make_entry
@@ -196,13 +196,13 @@ def test_classes_in_another_order_are_matched_by_name(
 
     # A network that sees the clouds only, as any does.
     monkeypatch.setattr(
-        measure, "class_logits", lambda model, batch: batch["xyz"].flatten(1)[:, :40]
+        evaluate_classifier, "class_logits", lambda model, batch: batch["xyz"].flatten(1)[:, :40]
     )
     model = create_model("ea_classifier_tiny", num_classes=40)
     assert isinstance(model, EAClassifier)
     model.data_spec = spec
     reports = [
-        measure.evaluate_classifier(
+        evaluate_classifier.evaluate_classifier(
             model.eval(),
             dataset,
             selection="any",

@@ -38,7 +38,7 @@ from ea_pointcloud.robustness.evaluation import (
     relative_errors,
 )
 from ea_pointcloud.robustness.options import InferenceOptions
-from ea_pointcloud.training import corruptions as training_corruptions
+from ea_pointcloud.training import evaluate_corruptions as training_corruptions
 from ea_pointcloud.training.data import open_split
 from ea_pointcloud.training.evaluate_corruptions import check_corruptions, evaluate_run_corruptions
 from ea_pointcloud.training.recipe import load_recipe, save_recipe

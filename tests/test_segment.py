@@ -15,7 +15,13 @@ from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_clou
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.descriptors import eigen_features
 from ea_pointcloud.inference import segment
-from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter
+from ea_pointcloud.models import (
+    Calibration,
+    DataSpec,
+    EAClassifier,
+    EASegmenter,
+    MahalanobisDetector,
+)
 from ea_pointcloud.viz import part_colors
 from tests.oracles import cloud
 from tests.test_cli import call
@@ -161,7 +167,8 @@ def test_a_classifier_may_name_the_category(form: Form, xyz: np.ndarray) -> None
 
 def test_grouped_networks_carry_probabilities_to_all_points(xyz: np.ndarray) -> None:
     model, seen = grouped(), []
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embed = model.embed
+    model.embed = lambda xyz, *rest, **options: seen.append(xyz) or embed(xyz, *rest, **options)
     result = Predictor(model, "cpu").segment(xyz, category="table")
     (sampled,) = seen
     assert sampled.shape == (1, 64, 3)
@@ -228,7 +235,8 @@ def test_few_points(form: Form) -> None:
 @FORMS
 def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: Path) -> None:
     model, seen = form(spec=replace(SPEC, features="normals")), []
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    embed = model.embed
+    model.embed = lambda *inputs, **options: seen.append(inputs[:2]) or embed(*inputs, **options)
     normals = (xyz / np.linalg.norm(xyz, axis=1, keepdims=True)).astype(np.float32)
     scan = Cloud(xyz.astype(np.float32), np.zeros(3), normals=normals)
     write_cloud(tmp_path / "a.ply", scan)
@@ -256,7 +264,8 @@ def test_descriptors_are_found_for_what_the_network_sees(
     form: Form, xyz: np.ndarray, features: str, channels: int
 ) -> None:
     model, seen = form(spec=replace(SPEC, features=features)), []
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    embed = model.embed
+    model.embed = lambda *inputs, **options: seen.append(inputs[:2]) or embed(*inputs, **options)
     result = Predictor(model, "cpu").segment(xyz, category="mug")
     assert len(result.labels) == 300
     points, described = seen[0]
@@ -274,7 +283,8 @@ def test_the_order_of_a_scan_does_not_shift_local_shape() -> None:
     xyz = xyz[:, xyz[0, :, 1].argsort()]
     seen = []
     model = segmenter(spec=replace(SPEC, features="eigen_features"))
-    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    embed = model.embed
+    model.embed = lambda *inputs, **options: seen.append(inputs[1]) or embed(*inputs, **options)
     Predictor(model, "cpu").segment(xyz[0].numpy(), category="mug")
     offset = seen[0][0, :, 17]  # of the mean, in the largest ball
     sorted_offset = eigen_features(xyz)[0, :, 17]
@@ -363,7 +373,7 @@ def test_bad_files_are_reported_and_the_others_done(
     for row, count, name in ((rows[0], 300, "a.ply"), (rows[2], 200, "b.ply")):
         assert list(row) == [
             *("file", "category", "category_from", "points", "parts"),
-            *("up", "up_margin", "warning", "output", "weights"),
+            *("up", "up_margin", "ood_score", "warning", "output", "weights"),
         ]
         assert (row["category"], row["category_from"], row["points"]) == ("Table", "given", count)
         assert row["output"] == str(out / name)
@@ -526,7 +536,8 @@ def test_mistakes_are_told_before_the_work(
         assert call(monkeypatch, "segment", *arguments, "--force") == 1
         output = capsys.readouterr()
         assert words in output.err
-        assert len(output.err.splitlines()) == 1
+        lines = [each for each in output.err.splitlines() if not each.startswith("Assuming")]
+        assert len(lines) == 1
         assert output.out == ""
     assert call(monkeypatch, "classify", a, "--model", weights) == 1
     assert "of EASegmenter, which labels points; use segment" in capsys.readouterr().err
@@ -534,3 +545,30 @@ def test_mistakes_are_told_before_the_work(
     options = (*model, "--classifier", tmp_path / "classes", "--json")
     assert call(monkeypatch, "segment", a, *options) == 1
     assert "must be one of Mug, Table, Cap, got 'lamp'" in capsys.readouterr().out
+
+
+def test_out_of_distribution_objects_and_one_pass_of_the_backbone(
+    xyz: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, passes = grouped(), []
+    predictor = Predictor(model, "cpu")
+    assert predictor.segment(xyz).ood_score is None
+    encode = type(model.trunk).encode
+    monkeypatch.setattr(
+        type(model.trunk), "encode", lambda self, *rest: passes.append(1) or encode(self, *rest)
+    )
+    plain = predictor.segment(xyz)
+    assert len(passes) == 1  # not one for each category
+    width = model.trunk.out_channels
+    mean = torch.zeros(1, width)
+    model.calibration = Calibration(
+        1.0, MahalanobisDetector(mean, torch.eye(width), torch.zeros(60))
+    )
+    far = Predictor(model, "cpu").segment(xyz)
+    assert far.ood_score == 1
+    assert far.warning == "out of distribution: the prediction is unreliable"
+    near = MahalanobisDetector(mean, torch.eye(width), torch.full((60,), 9.0))
+    model.calibration = Calibration(1.0, near)
+    known = Predictor(model, "cpu").segment(xyz)
+    assert (known.ood_score, known.warning) == (0, None)
+    assert (far.labels == plain.labels).all()

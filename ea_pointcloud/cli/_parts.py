@@ -94,6 +94,7 @@ def json_row(weights: str, outcome: "Outcome[Row]") -> dict[str, Any]:
         ],
         "up": row.result.up,
         "up_margin": row.result.up_margin,
+        "ood_score": row.result.ood_score,
         "warning": row.result.warning,
         "output": None if row.output is None else str(row.output),
         "weights": weights,

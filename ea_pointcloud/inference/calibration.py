@@ -7,12 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.inference.classify import embed_clouds
 from ea_pointcloud.inference.preprocess import preprocess
-from ea_pointcloud.models import Classifier, MahalanobisDetector
+from ea_pointcloud.inference.segment import pooled_features
+from ea_pointcloud.models import Classifier, MahalanobisDetector, Segmenter
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.
 _SHRINKAGE = 1e-3
+_SMALL_SHRINKAGE = 0.1  # where there are fewer clouds than features
+_SMALL_THRESHOLD = 0.9
+_FOLDS = 5
 
 
 class ClassifierOutput(NamedTuple):
@@ -34,6 +39,25 @@ def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) ->
         xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
         clouds.append(preprocess(xyz.numpy(), model.data_spec).xyz)
     return ClassifierOutput(*embed_clouds(model, clouds))
+
+
+def extract_pooled(model: Segmenter, samples: Iterable[dict[str, Tensor]]) -> Tensor:
+    """(n, C) pooled features of a segmenter for clouds, as the Predictor compares them.
+
+    Args:
+        model: in evaluation mode.
+        samples: each with ``xyz`` (N, 3), perhaps ``mask`` (N,), and the normals as ``features``
+            where the network was trained with them.
+    """
+    device, rows = next(model.parameters()).device, []
+    for sample in samples:
+        real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
+        xyz = normalize_unit_sphere(sample["xyz"][real][None]).float().to(device)
+        features = None
+        if model.data_spec.features == "normals":
+            features = sample["features"][real][None].to(device)
+        rows.append(pooled_features(model, xyz, features))
+    return torch.stack(rows)
 
 
 def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
@@ -70,13 +94,37 @@ def calibrate_temperature(logits: Tensor, label: Tensor) -> float:
     return float(log_temperature.detach().exp())
 
 
-def fit_detector(features: Tensor, label: Tensor, held_out: Tensor) -> MahalanobisDetector:
+def fit_small_detector(features: Tensor, label: Tensor) -> MahalanobisDetector:
+    """A detector for sets with too few validation clouds, whose distances are cross-validated.
+
+    Those of each fifth of the clouds come from a detector that was fitted to the others.
+
+    Args:
+        features: (n, C) of all clouds, n >= 10.
+        label: (n,) int64, their classes.
+    """
+    fold = torch.randperm(len(label), generator=torch.Generator().manual_seed(0)) % _FOLDS
+    parts = [
+        fit_detector(
+            features[fold != each], label[fold != each], features[fold == each], _SMALL_SHRINKAGE
+        )
+        for each in range(_FOLDS)
+    ]
+    whole = fit_detector(features, label, features, _SMALL_SHRINKAGE)
+    distances = torch.cat([each.distances for each in parts]).sort().values
+    return MahalanobisDetector(whole.class_means, whole.whitening, distances, _SMALL_THRESHOLD)
+
+
+def fit_detector(
+    features: Tensor, label: Tensor, held_out: Tensor, shrinkage: float = _SHRINKAGE
+) -> MahalanobisDetector:
     """Fit a detector of clouds that are out of distribution.
 
     Args:
         features: (n, C) of training clouds.
         label: (n,) int64, their classes; those without clouds are left out.
         held_out: (V, C) features of validation clouds.
+        shrinkage: of the mean variance, added to every direction.
 
     Raises:
         ValueError: if there are no clouds.
@@ -91,7 +139,7 @@ def fit_detector(features: Tensor, label: Tensor, held_out: Tensor) -> Mahalanob
     offset = scaled - means[index]
     covariance = offset.T @ offset / len(offset)
     spread = covariance.trace() / len(covariance)
-    floor = (_SHRINKAGE * spread).clamp_min(torch.finfo(torch.float32).tiny)
+    floor = (shrinkage * spread).clamp_min(torch.finfo(torch.float32).tiny)
     covariance += floor * torch.eye(len(covariance), dtype=torch.float64)
     # d^T S^-1 d = |d L^-T|^2 with S = L L^T.
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T.contiguous()

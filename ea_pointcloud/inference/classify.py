@@ -133,8 +133,8 @@ def fits_better(detector: MahalanobisDetector, other: float, given: float) -> bo
 
 
 def up_hint(axis: str, found: str) -> str:
-    """The advice to try another axis, under which ``found`` is predicted."""
-    return f"{axis} up fits better ({found}): try --up {axis}"
+    """The advice to try another axis, under which ``found``, if anything, is predicted."""
+    return f"{axis} up fits better{f' ({found})' if found else ''}: try --up {axis}"
 
 
 def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:

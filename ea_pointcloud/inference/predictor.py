@@ -282,16 +282,18 @@ class Predictor:
             index = category_index(spec, named.label, "the class found by the classifier")
             up = named.up
         with self._autocast():
-            found, up, margin = segment_points(model, cloud, up=up, category=index, **options)
+            result = segment_points(model, cloud, up=up, category=index, **options)
+        found = result.found
         return Segmentation(
             labels=found.labels.cpu().numpy(),
             confidence=found.confidence.cpu().numpy(),
             category=None if found.category is None else spec.category_names[found.category],
             category_from=source,
             names=spec.class_names,
-            up=up,
-            up_margin=margin if named is None else named.up_margin,
-            warning=None if named is None else named.warning,
+            up=result.up,
+            up_margin=result.margin if named is None else named.up_margin,
+            warning=result.warning if named is None else named.warning,
+            ood_score=result.ood_score,
         )
 
 

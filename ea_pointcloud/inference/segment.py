@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
+from ea_pointcloud.inference.classify import OOD_WARNING, fits_better, up_hint
 from ea_pointcloud.inference.postprocess import postprocess
 from ea_pointcloud.inference.preprocess import (
     AUTO,
@@ -23,6 +24,7 @@ from ea_pointcloud.inference.preprocess import (
 )
 from ea_pointcloud.io import Cloud
 from ea_pointcloud.models import DataSpec, Segmenter
+from ea_pointcloud.models.base_segmenter import Embedding
 from ea_pointcloud.ops import gather_points, interpolate_features, knn
 
 # Points that wide layers, or the way back to all points, handle at a time. Smaller parts fit the
@@ -45,7 +47,10 @@ class Segmentation:
         up: the axis that is up.
         up_margin: by how much ``up="auto"`` preferred it, see
             :func:`~ea_pointcloud.inference.preprocess.preference`; None where the axis was given.
-        warning: where the classifier that found the category has one.
+        warning: where the cloud is out of distribution, another axis fits better, or the
+            classifier that found the category has one.
+        ood_score: the fraction of the validation clouds that are nearer to the training clouds;
+            None where the weights have no such calibration.
     """
 
     labels: NDArray[np.int64]
@@ -55,6 +60,33 @@ class Segmentation:
     names: tuple[str, ...]
     up: str
     up_margin: float | None
+    warning: str | None
+    ood_score: float | None = None
+
+
+class _View(NamedTuple):
+    """The points of a cloud that a network sees, and their embedding."""
+
+    xyz: Tensor
+    features: Tensor | None
+    embedding: Embedding
+
+
+class _Result(NamedTuple):
+    """The labels of a cloud and how they were found.
+
+    Args:
+        found: of every point.
+        up: the axis that is up.
+        margin: by how much ``"auto"`` preferred it.
+        ood_score: see :class:`Segmentation`.
+        warning: in words.
+    """
+
+    found: "PointLabels"
+    up: str
+    margin: float | None
+    ood_score: float | None
     warning: str | None
 
 
@@ -85,6 +117,7 @@ def category_index(spec: DataSpec, category: str, what: str) -> int:
     return index
 
 
+@torch.inference_mode()
 def segment_points(
     model: Segmenter,
     cloud: Cloud | NDArray[np.floating],
@@ -93,7 +126,7 @@ def segment_points(
     category: int | None,
     tta_rotations: int,
     remove_outliers: bool,
-) -> tuple[PointLabels, str, float | None]:
+) -> _Result:
     """Label every point of a cloud; for the options see :meth:`Predictor.segment`.
 
     Args:
@@ -103,9 +136,6 @@ def segment_points(
         category: its index; found by the network if omitted.
         tta_rotations: rotations about the up axis whose probabilities are averaged.
         remove_outliers: leave out statistical outliers.
-
-    Returns:
-        The labels, the axis that is up, and by how much ``"auto"`` preferred it.
 
     Raises:
         ValueError: if the cloud has no usable points or lacks normals.
@@ -124,14 +154,60 @@ def segment_points(
     if up == AUTO:
         up, margin = _most_certain_axis(model, posed, features, category)
     turned = None if features is None else to_y_up(features, up)
+    standing = to_y_up(posed, up)
+    # A network of neighbourhoods sees the same points for every purpose, any other all of them.
+    whole = _view(model, standing, turned) if model.has_neighborhoods else None
+    view = whole or _view(model, *_seen(model, standing, turned))
+    ood_score, warning = _compared(model, view, posed, features, up, given=margin is None)
     if category is None and model.config.num_categories:
-        category = most_probable_category(model, *_seen(model, to_y_up(posed, up), turned))
-    found = label_points(model, to_y_up(posed, up), turned, category, tta_rotations=tta_rotations)
+        category = most_probable_category(model, view.embedding)
+    found = label_points(model, standing, turned, category, tta_rotations=tta_rotations, view=whole)
     if not bool(found.confidence.isfinite().all()):
         raise ValueError(
             "the output of the network is not finite; the weights are damaged or were never trained"
         )
-    return _with_outliers(found, xyz, kept), up, margin
+    return _Result(_with_outliers(found, xyz, kept), up, margin, ood_score, warning)
+
+
+@torch.inference_mode()
+def pooled_features(model: Segmenter, xyz: Tensor, features: Tensor | None = None) -> Tensor:
+    """(C,) mean features of one posed cloud (1, N, 3) on the CPU, for its OOD score."""
+    return _mean(_view(model, *_seen(model, xyz, features)).embedding)[0]
+
+
+@torch.inference_mode()
+def _compared(
+    model: Segmenter,
+    view: _View,
+    posed: Tensor,
+    features: Tensor | None,
+    up: str,
+    *,
+    given: bool,
+) -> tuple[float | None, str | None]:
+    """The OOD score, and in words whether that is much, and which axis fits better if any does."""
+    detector = None if model.calibration is None else model.calibration.detector
+    if detector is None:
+        return None, None
+    distance = float(detector.distance(_mean(view.embedding)))
+    score = detector.ood_score(distance)
+    if not detector.is_ood(distance):
+        return score, None
+    if not given:
+        return score, OOD_WARNING
+    posed, features = _seen(model, posed, features)
+    best, hint = distance, None
+    for axis in (axis for axis in AXES if axis != up):
+        turned = None if features is None else to_y_up(features, axis)
+        other = _view(model, to_y_up(posed, axis), turned).embedding
+        near = float(detector.distance(_mean(other)))
+        if near < best and fits_better(detector, near, distance):
+            found = ""
+            if model.config.num_categories:
+                index = most_probable_category(model, other)
+                found = model.data_spec.category_names[index]
+            best, hint = near, up_hint(axis, found)
+    return score, "; ".join(filter(None, (OOD_WARNING, hint)))
 
 
 @torch.inference_mode()
@@ -143,10 +219,10 @@ def _most_certain_axis(
     lacking = []
     for axis in AXES:
         turned = None if features is None else to_y_up(features, axis)
-        index = category
+        embedding, index = _view(model, to_y_up(posed, axis), turned).embedding, category
         if index is None and model.config.num_categories:
-            index = most_probable_category(model, to_y_up(posed, axis), turned)
-        probs = point_probs(model, to_y_up(posed, axis), turned, index)
+            index = most_probable_category(model, embedding)
+        probs = _point_logits(model, embedding, index).softmax(-1)
         lacking.append(1 - probs.amax(-1).mean())
     best, margin = preference(torch.stack(lacking))
     return AXES[best], margin
@@ -180,6 +256,7 @@ def label_points(
     category: int | None = None,
     *,
     tta_rotations: int = 1,
+    view: _View | None = None,
 ) -> PointLabels:
     """Label every point of one posed cloud.
 
@@ -195,6 +272,7 @@ def label_points(
         category: of the cloud. If omitted, and the network has categories, the one whose parts are
             the most probable, summed over all points.
         tta_rotations: rotations about y whose probabilities are averaged.
+        view: what the network sees of ``xyz``, where it is already embedded.
 
     Returns:
         For every point, ties to the lowest part.
@@ -203,13 +281,13 @@ def label_points(
         ValueError: see :meth:`Segmenter.forward`.
     """
     spec = model.data_spec
-    seen, known = network_input(model, xyz, features)
-    logits = _point_logits(model, seen, known, category)
+    seen, known, embedding = view or _view(model, xyz, features)
+    logits = _point_logits(model, embedding, category)
     if tta_rotations > 1:  # of the points chosen once; normals turn with them
         logits = logits.log_softmax(-1)
         for turn in turns_about_y(tta_rotations, xyz.device)[1:]:
             turned = None if features is None or known is None else known @ turn
-            other = _point_logits(model, *network_input(model, seen @ turn, turned), category)
+            other = _point_logits(model, _view(model, seen @ turn, turned).embedding, category)
             logits = logits.logaddexp(other.log_softmax(-1))
 
     if category is None and spec.parts:
@@ -229,43 +307,38 @@ def label_points(
 
 
 @torch.inference_mode()
-def point_probs(
-    model: Segmenter, xyz: Tensor, features: Tensor | None = None, category: int | None = None
-) -> Tensor:
-    """(n, P) probabilities of the points that a network sees of one cloud, see label_points."""
-    return _point_logits(model, *network_input(model, xyz, features), category).softmax(-1)
-
-
-@torch.inference_mode()
-def most_probable_category(model: Segmenter, xyz: Tensor, features: Tensor | None = None) -> int:
-    """The category of a cloud, of a network conditioned on the category, which tries each.
+def most_probable_category(model: Segmenter, embedding: Embedding) -> int:
+    """The category of a cloud, of a network conditioned on the category, whose head tries each.
 
     Conditioned on a wrong category, a network still gives some points parts of the right one. So
     the category is chosen whose own parts are the most probable: correct for 32 of the 38 val
     shapes of the labelled Princeton benchmark, in 19 categories. The confidence of points finds 19.
-
-    Args:
-        model: in evaluation mode.
-        xyz: (1, N, 3), see :func:`label_points`.
-        features: (1, N, F).
     """
-    seen, known = network_input(model, xyz, features)
     own = []
     for index, ids in enumerate(model.data_spec.parts):
-        probs = _point_logits(model, seen, known, index).softmax(-1)
+        probs = _point_logits(model, embedding, index).softmax(-1)
         own.append(probs[:, list(ids)].sum(-1).mean())
     return int(torch.stack(own).argmax())
 
 
-def _point_logits(
-    model: Segmenter, xyz: Tensor, features: Tensor | None, category: int | None
-) -> Tensor:
+def _view(model: Segmenter, xyz: Tensor, features: Tensor | None) -> _View:
+    """What a network sees of one posed cloud (1, N, 3), see ``network_input``, embedded."""
+    seen, known = network_input(model, xyz, features)
+    in_parts = model.supports_chunks and seen.shape[1] > CHUNK
+    return _View(seen, known, model.embed(seen, known, chunk=CHUNK if in_parts else None))
+
+
+def _mean(embedding: Embedding) -> Tensor:
+    """(B, C) mean of the points' features on the CPU; the maximum separates less."""
+    return embedding.pooled.chunk(2, dim=-1)[1].float().cpu()
+
+
+def _point_logits(model: Segmenter, embedding: Embedding, category: int | None) -> Tensor:
     """(N, P) calibrated logits of the points of one cloud."""
     condition = None
     if model.config.num_categories and category is not None:
-        condition = torch.tensor([category], device=xyz.device)
-    in_parts = model.supports_chunks and xyz.shape[1] > CHUNK
-    logits = model(xyz, features, category=condition, chunk=CHUNK if in_parts else None)[0].float()
+        condition = torch.tensor([category], device=embedding.pooled.device)
+    logits = model.label(embedding, condition)[0].float()
     return logits / (1.0 if model.calibration is None else model.calibration.temperature)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,22 @@ class Encoding:
     mask: Tensor | None
     outputs: list[Tensor]
     pyramid: Pyramid = ()
+
+
+class Embedding(NamedTuple):
+    """What a segmenter's head needs of clouds, whatever their category.
+
+    Args:
+        encoding: of the backbone.
+        points: (B, N, C) features; None where they are decoded ``chunk`` points at a time.
+        pooled: (B, 2 C) their maximum and mean.
+        chunk: points that are decoded at a time.
+    """
+
+    encoding: Encoding
+    points: Tensor | None
+    pooled: Tensor
+    chunk: int | None
 
 
 class Backbone(nn.Module):
@@ -186,10 +202,23 @@ class Segmenter(PretrainedModel):
             ValueError: if shapes do not agree, the category is missing or superfluous, or
                 ``chunk`` cannot be had.
         """
+        cloud = self._category(category, xyz.shape[0])
+        embedding = self.embed(xyz, features, mask=mask, pyramid=pyramid, chunk=chunk)
+        return self._logits(embedding, cloud)
+
+    def embed(
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: Pyramid | None = None,
+        chunk: int | None = None,
+    ) -> Embedding:
+        """What :meth:`label` needs, the same for every category; arguments as :meth:`forward`."""
         points = stem_input(xyz, features, mask, self.config.feature_channels)
         points = points.to(self.out.weight.dtype)
         check_no_empty_cloud(mask)
-        cloud = self._category(category, xyz.shape[0])
         if chunk is not None:
             check_count("chunk", chunk)
             if self.training:
@@ -197,17 +226,27 @@ class Segmenter(PretrainedModel):
         if pyramid is None:
             pyramid = self.build_pyramid(xyz, mask)
         encoding = self.trunk.encode(points, xyz, mask, pyramid, chunk)
+        pool = _Pool()
         if chunk is None:
             decoded = self.trunk.decode(encoding, slice(None))  # (B, N, C)
-            pooled = _Pool().add(decoded, mask).result()
-            return self._label(decoded, torch.cat([pooled, *cloud], dim=-1), mask)
-        pool = _Pool()
+            return Embedding(encoding, decoded, pool.add(decoded, mask).result(), chunk)
         for rows in chunks(xyz.shape[1], chunk):
             pool.add(self.trunk.decode(encoding, rows), rows_of(mask, rows))
-        pooled = torch.cat([pool.result(), *cloud], dim=-1)
+        return Embedding(encoding, None, pool.result(), chunk)
+
+    def label(self, embedding: Embedding, category: Tensor | None = None) -> Tensor:
+        """Logits (B, N, P) of what :meth:`embed` gave, for one category or another."""
+        return self._logits(embedding, self._category(category, len(embedding.pooled)))
+
+    def _logits(self, embedding: Embedding, cloud: list[Tensor]) -> Tensor:
+        encoding, decoded, pooled, chunk = embedding
+        mask, pooled = encoding.mask, torch.cat([pooled, *cloud], dim=-1)
+        if decoded is not None:
+            return self._label(decoded, pooled, mask)
+        assert chunk is not None
         logits = [
             self._label(self.trunk.decode(encoding, rows), pooled, rows_of(mask, rows))
-            for rows in chunks(xyz.shape[1], chunk)
+            for rows in chunks(encoding.xyz.shape[1], chunk)
         ]
         return torch.cat(logits, dim=1)
 
