@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from ea_pointcloud.models.metadata import Calibration, MahalanobisDetector
 from safetensors.torch import load_file, save_file
 
 from ea_pointcloud.cli._common import JsonRows
 from ea_pointcloud.models import create_model, load_model
+from ea_pointcloud.models.metadata import Calibration, MahalanobisDetector
 
 
 @pytest.fixture
