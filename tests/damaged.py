@@ -78,7 +78,7 @@ def write_unusual(folder: Path, xyz: np.ndarray, corners: np.ndarray, faces: np.
         if not path.stem.startswith(("csv_east", "off_bin", "npy_ch", "npy_fe", "glb_v")):
             (folder / f"case-{path.name}").write_bytes(path.read_bytes())
     rows = ["{} {} {} 12 255 0 9".format(*row) for row in xyz.tolist()]
-    (folder / "text.xyz.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    (folder / "text.xyz.gz").write_bytes(gzip.compress("\n".join(rows).encode(), mtime=0))
     (folder / "text.txt").write_bytes("\n".join(["x y z i r g b", *rows]).encode("utf-16"))
     cells = [f"{x};{y};{z};;tree" for x, y, z in xyz.tolist()]
     (folder / "cells.csv").write_text("\n".join(["X [m];Y [m];Z [m];t;kind", *cells]))

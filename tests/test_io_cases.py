@@ -278,10 +278,10 @@ def test_columns_named_by_the_caller(tmp_path: Path) -> None:
         ("a.csv", "; x y z are metres\n1 2 3\n4 5 6\n"),
         ("a.csv", "Points:0,Points:1,Points:2\n1,2,3\n4,5,6\n"),
         ("a.txt", "x y z\n1 2 3\n4 5 6\n".encode("utf-16")),
-        ("a.xyz.gz", gzip.compress(b"1 2 3\n4 5 6\n")),
+        ("a.xyz.gz", gzip.compress(b"1 2 3\n4 5 6\n", mtime=0)),
         ("a.ply.gz", gzip.compress(
             b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
-            b"property float z\nend_header\n1 2 3\n4 5 6\n")),
+            b"property float z\nend_header\n1 2 3\n4 5 6\n", mtime=0)),
         ("a.ply", "ply\nformat ascii 1.0\ncomment end_header is below\nelement vertex 2\n"
          "property float x\nproperty float y\nproperty float z\nend_header \n1 2 3\n4 5 6\n"),
         ("a.off", "2 0 0\n1 2 3\n4 5 6\n"),
@@ -325,7 +325,7 @@ def test_cells_that_are_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("a.xyz", b"\x89PNG\r\n\0\0\1", "is not text but bytes"),
         ("a.off", "nOFF\n4\n1 0 0\n", r"OFF of other than 3 dimensions \(nOFF\), which is not"),
         ("a.xyz.gz", b"hello", "damaged or not a gzip file"),
-        ("a.xyz.gz", gzip.compress(b"0" * (2**25 + 10**6)), "decompress it first"),
+        ("a.xyz.gz", gzip.compress(b"0" * (2**25 + 10**6), mtime=0), "decompress it first"),
         ("a\x1b[2J.csv", "x,y\x1b[31m,z\n1,2,3\n", r"^a\\x1b\[2J.csv: .*x y\\x1b\[31m z; name"),
         ("a.csv", ",".join(["column"] * 999) + "\n" + "1," * 998 + "1\n", "no columns are named"),
     ],
