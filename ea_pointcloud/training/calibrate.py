@@ -10,7 +10,9 @@ from torch.utils.data import Dataset
 from ea_pointcloud.inference.calibration import (
     calibrate_temperature,
     extract_features,
+    extract_pooled,
     fit_detector,
+    fit_small_detector,
 )
 from ea_pointcloud.models import (
     Calibration,
@@ -29,6 +31,8 @@ from ea_pointcloud.training.tasks import Batch, part_logits
 # Enough for the means and the covariance of the features, and quick beside the training.
 TRAIN_CLOUDS = 2_000
 VAL_CLOUDS = 10_000
+SHAPES = 400  # of each split, for the detector of a segmenter
+_FEWEST_SHAPES = 10
 # Of a shape: its points say much the same, and those of a whole set would not fit into memory.
 _POINTS = 256
 # Logits of parts that are no choice: exp(-_NEVER) is 0 at any temperature, and so is its gradient.
@@ -50,22 +54,17 @@ def calibrate_weights(
         ValueError: if the val split is empty.
     """
     val = open_split(recipe.data, "val", all_points=True)
-    train = None
-    if recipe.task == "classification":
-        train = open_split(recipe.data, "train", all_points=True)
+    train = open_split(recipe.data, "train", all_points=True)
     calibrations = []
     for folder in folders:
         model = load_model(str(folder)).to(device)
+        spec = model.data_spec
+        held_out, known = match_labels(val, spec), match_labels(train, spec)
         if isinstance(model, Classifier):
-            assert train is not None
-            spec = model.data_spec
-            model.calibration = calibrate_classifier(
-                model, match_labels(val, spec), match_labels(train, spec)
-            )
+            model.calibration = calibrate_classifier(model, held_out, known)
         else:
             assert isinstance(model, Segmenter)
-            matched = match_labels(val, model.data_spec)
-            model.calibration = calibrate_segmenter(model, matched, recipe.eval.batch_size)
+            model.calibration = calibrate_segmenter(model, held_out, known, recipe.eval.batch_size)
         model.save_pretrained(folder)
         calibrations.append(model.calibration)
     return calibrations
@@ -99,12 +98,18 @@ def calibrate_classifier(
 
 
 @torch.inference_mode()
-def calibrate_segmenter(model: Segmenter, val: Shapes, batch_size: int) -> Calibration:
-    """Fit the temperature of a segmenter, among the parts of each shape's category.
+def calibrate_segmenter(
+    model: Segmenter, val: Shapes, train: Shapes, batch_size: int
+) -> Calibration:
+    """Fit the temperature of a segmenter, and an out-of-distribution detector of shapes.
+
+    The temperature is fitted among the parts of each shape's category. Part sets are small, so that
+    the detector is fitted to shapes of both splits, by cross-validation; it needs ten.
 
     Args:
         model: in evaluation mode; not altered.
         val: shapes with labelled points, of which 256 a shape are enough.
+        train: shapes; ``SHAPES`` of them, and of ``val``, are drawn with a fixed seed.
         batch_size: shapes at a time.
 
     Raises:
@@ -119,7 +124,12 @@ def calibrate_segmenter(model: Segmenter, val: Shapes, batch_size: int) -> Calib
         step = max(1, len(label) // (_POINTS * len(batch["xyz"])))
         logits.append(chosen[::step].cpu())
         labels.append(label[::step].cpu())
-    return Calibration(calibrate_temperature(torch.cat(logits), torch.cat(labels)))
+    temperature = calibrate_temperature(torch.cat(logits), torch.cat(labels))
+    shapes = [split[i] for split in (val, train) for i in _draw(split, SHAPES)]
+    if len(shapes) < _FEWEST_SHAPES:
+        return Calibration(temperature)
+    category = torch.stack([shape["category"] for shape in shapes])
+    return Calibration(temperature, fit_small_detector(extract_pooled(model, shapes), category))
 
 
 def labelled_points(logits: Tensor, batch: Batch, spec: DataSpec) -> tuple[Tensor, Tensor]:
