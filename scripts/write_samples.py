@@ -24,7 +24,9 @@ def main(folder: Path) -> None:
             cloud = Cloud(xyz, center=np.full(3, offset))
             write_cloud(folder / name, cloud, overwrite=True)
     mesh = generate_mesh("chair", generator)
-    write_mesh(folder / "chair.off", mesh.vertices * 45.0, mesh.faces, overwrite=True)
+    x, y, z = mesh.vertices.unbind(-1)
+    z_up = torch.stack([-x, z, y], dim=-1) * 45.0  # as OFF files mostly are
+    write_mesh(folder / "chair.off", z_up, mesh.faces, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -221,3 +221,8 @@ def test_compiled_steps_equal_eager_ones_on_the_gpu(mode: str) -> None:
             optimizer.step()
         found.append(float(loss))
     assert found[1] == pytest.approx(found[0], rel=1e-2)
+
+
+def test_half_precision_without_a_gpu_is_an_error() -> None:
+    with pytest.raises(ValueError, match="16-mixed needs a GPU; take 32-true or bf16-mixed on"):
+        resolve_precision("16-mixed", torch.device("cpu"))

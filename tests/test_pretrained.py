@@ -160,7 +160,7 @@ def test_classify_takes_what_ships(
     names = load_model(DEFAULT_CLASSIFIER).data_spec.class_names
     assert row["weights"] == DEFAULT_CLASSIFIER
     assert row["label"] in names
-    expected = Predictor.from_pretrained(device="cpu").classify(chair)
+    expected = Predictor.from_pretrained(device="cpu").classify(chair, up="z")  # an OFF file
     assert (row["label"], row["prob"]) == (expected.label, pytest.approx(expected.prob))
     said = f"Using pretrained {DEFAULT_CLASSIFIER} ({len(names)} classes: {', '.join(names[:10])}"
     assert said in output.err

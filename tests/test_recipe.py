@@ -90,10 +90,6 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
             "trainer.device=tpu",
             "trainer.device must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', got 'tpu",
         ),
-        (
-            "trainer.precision=16-mixed",
-            "trainer.precision=16-mixed needs a GPU; take 32-true or bf",
-        ),
         ("data.sampling=fps", "data.sampling must be 'first' with the procedural set"),
         ("model.size=huge", "model.size must be one of 'tiny', 'small', 'base', got 'huge'"),
         ("model.overrides.layers=3", "model override must be one of 'attention', 'depth'"),
@@ -150,6 +146,10 @@ def test_a_bad_value_is_named(override: str, words: str) -> None:
             "augment.cutmix_prob must be 0 with tas",
         ),
         (["trainer.batch_size=1"], "trainer.batch_size must be at least 2, got 1"),
+        (
+            ["trainer.device=cpu", "trainer.precision=16-mixed"],
+            "trainer.precision=16-mixed needs a GPU; take 32-true or bf",
+        ),
     ],
 )
 def test_clouds_that_cannot_be_mixed(overrides: list[str], words: str) -> None:

@@ -16,9 +16,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     and the normalisation of the attention stay in float32 in any case.
 
     Raises:
-        ValueError: if bf16-mixed is chosen for a GPU that has no bfloat16.
+        ValueError: if bf16-mixed is chosen for a GPU that has no bfloat16, or 16-mixed without one.
     """
     on_gpu = device.type == "cuda"
+    if precision == "16-mixed" and not on_gpu:
+        raise ValueError(
+            "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
+        )
     if precision == "bf16-mixed" and on_gpu and not has_bfloat16(device):
         raise ValueError(
             "trainer.precision=bf16-mixed needs a GPU of compute capability 8.0, which this one is "
