@@ -42,7 +42,7 @@ def test_bfloat16_is_for_processors_that_have_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     assert resolve_precision("auto", CPU) == expected
-    assert resolve_precision("16-mixed", CPU) == "16-mixed"
+    assert resolve_precision("32-true", CPU) == "32-true"
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "16-mixed"), ((9, 0), "bf16-mixed")])

@@ -180,8 +180,8 @@ def attempt(load: Callable[..., Loaded], value: Any) -> Loaded | Failed:
     except Exception as error:  # whatever a file does is a row of its own
         text, kind = str(error), type(error).__name__
         # The message of any other kind, such as KeyError, says little alone.
-        explained = isinstance(error, EXPLAINED)
-        return Failed(text or kind if explained else f"{kind}: {text[:200]}")
+        is_readable = isinstance(error, EXPLAINED)
+        return Failed(text or kind if is_readable else f"{kind}: {text[:200]}")
 
 
 def outcomes(
