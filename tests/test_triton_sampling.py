@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from ea_pointcloud.ops import _reference
+from ea_pointcloud.ops._coordinates import valid_points
 from ea_pointcloud.ops._triton import _common, sampling
 from tests.oracles import CLOUDS, cloud, fps_oracle, running, seeded
 
@@ -129,7 +130,7 @@ def test_large_clouds_equal_the_reference(num_points: int) -> None:
 def test_blocks_hold_each_valid_point_once_and_their_boxes_hold_the_points(kind: str) -> None:
     xyz = cloud(kind, 70, batch=2)
     xyz[0, ::5] = torch.tensor([INF, 0.0, NAN])
-    valid = _common.valid_points(xyz, torch.tensor([70, 40]))
+    valid = valid_points(xyz, torch.tensor([70, 40]))
     blocks = _common.sort_into_blocks(xyz, valid, 16)
     assert blocks.xyz.shape == (2, 3, 80)
     assert blocks.low.shape == blocks.high.shape == (2, 3, 5)
