@@ -105,13 +105,13 @@ def _race(
     job = classification(Predictor(model, device))
     progress(f"{name}: loading")
     loaded = [job.load(path) for path in paths]
-    job.answer(loaded[: job.batch_size])  # compiles and allocates
+    job.predict(loaded[: job.batch_size])  # compiles and allocates
 
     def alone() -> list[str]:
         source = iter(loaded)
         labels = []
         while batch := list(islice(source, job.batch_size)):
-            labels += [result.label for result in job.answer(batch)]
+            labels += [result.label for result in job.predict(batch)]
         return labels
 
     def whole() -> list[str]:
