@@ -13,7 +13,10 @@ FILES = sorted([*ROOT.glob("ea_pointcloud/**/*.py"), *ROOT.glob("scripts/**/*.py
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/guides/*.md"),
+        *ROOT.glob("scripts/**/*.j2"),
+        *ROOT.glob("ea_pointcloud/weights/*/README.md"),
         *ROOT.glob("ea_pointcloud/recipes/*.yaml"),
         *ROOT.glob("ea_pointcloud/**/*.j2"),
     ]

@@ -70,7 +70,7 @@ def evaluate_run_corruptions(
         reference: JSON that ``evaluate --corruptions --json`` has printed for the reference.
         limit: number of shapes to measure, spread evenly over the split; all if omitted.
         options: how the network is asked.
-        progress: is told of each corruption in a line.
+        progress: is called with a line for each corruption.
 
     Returns:
         A report a benchmark. The published files are taken where they lie beside the data, the run

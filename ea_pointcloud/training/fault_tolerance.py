@@ -1,4 +1,4 @@
-"""What a training does when it is told to stop, diverges, or lacks memory or room.
+"""What a training does when it has to stop, diverges, or lacks memory or room.
 
 Losing nothing to a killed process is the business of ``checkpoints.py``.
 """
