@@ -60,8 +60,8 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     return content
 
 
-def printable(text: str) -> str:
-    """``text``, lines kept, with whatever else a terminal might obey escaped."""
+def printable(text: str, *, keep: str = "\n") -> str:
+    """``text`` with whatever a terminal might obey escaped, but for the characters in ``keep``."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)

@@ -179,9 +179,9 @@ def attempt(load: Callable[..., Loaded], value: Any) -> Loaded | Failed:
         return load(value)
     except Exception as error:  # whatever a file does is a row of its own
         text, kind = str(error), type(error).__name__
-        # The message of any other kind, such as KeyError, says little alone.
-        is_readable = isinstance(error, EXPLAINED)
-        return Failed(text or kind if is_readable else f"{kind}: {text[:200]}")
+        if isinstance(error, EXPLAINED):
+            return Failed(text or kind)
+        return Failed(f"{kind}: {text[:200]}")  # that of a KeyError says little alone
 
 
 def outcomes(

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ea_pointcloud._files import printable
+
 LONGEST_MESSAGE = 300
 LOOK = "look at it in a text editor"
 INCOMPLETE = "it is incomplete: compare its size with the original's"
@@ -47,9 +49,7 @@ def _shortened(message: str) -> str:
 
 def escaped(text: str) -> str:
     """``text`` without line breaks and whatever else a terminal might obey."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(text, keep="")
 
 
 def listing(names: Iterable[str], most: int = 12) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ea_pointcloud._device import has_bfloat16
-from ea_pointcloud.training.recipe_keys import OptimRecipe
+from ea_pointcloud.training.recipe_keys import NEEDS_GPU, OptimRecipe
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -20,9 +20,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """
     on_gpu = device.type == "cuda"
     if precision == "16-mixed" and not on_gpu:
-        raise ValueError(
-            "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
-        )
+        raise ValueError(NEEDS_GPU)
     if precision == "bf16-mixed" and on_gpu and not has_bfloat16(device):
         raise ValueError(
             "trainer.precision=bf16-mixed needs a GPU of compute capability 8.0, which this one is "

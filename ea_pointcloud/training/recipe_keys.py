@@ -21,6 +21,7 @@ TASKS = {
 }
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
+NEEDS_GPU = "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
 COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 STRATEGIES = ("auto", "ddp", "fsdp")
 LR_SCALES = ("none", "linear", "sqrt")
@@ -151,9 +152,7 @@ class TrainerRecipe:
         check_choice("trainer.compile", self.compile, COMPILE_MODES)
         check_device_name("trainer.device", self.device)
         if self.precision == "16-mixed" and self.device == "cpu":
-            raise ValueError(
-                "trainer.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on the CPU"
-            )
+            raise ValueError(NEEDS_GPU)
         for name in ("devices", "num_nodes"):
             count = getattr(self, name)
             if isinstance(count, str):
