@@ -1,4 +1,4 @@
-"""The words of CONTRIBUTING.md ("Words"): the field's terms, in names and in messages alike."""
+"""The field's terms, in names and in prose alike: old words do not come back."""
 
 import ast
 import re

@@ -1,6 +1,6 @@
 """Pages that are made at every build: recipe keys, commands, reference, and copies of files.
 
-Nothing here needs Sphinx, so that the tests can check the pages without it.
+Nothing here needs Sphinx, so that the tests can check the pages.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from _generate import command_line, recipe_keys, reference
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Made anew at every build, and ignored by git.
+# Written again at every build, and ignored by git.
 FOLDERS = ("notebooks", "reference", "weights")
 
 
