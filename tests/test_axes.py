@@ -486,4 +486,6 @@ def test_the_axis_that_a_format_has_up() -> None:
     assert [conventional_up(name) for name in ("a.ply", "a.glb", "off.npy", "a.obj")] == ["y"] * 4
     assert [conventional_up(name) for name in ("a.off.gz", "B.PCD.GZ")] == ["z", "z"]
     assert [conventional_up(name) for name in ("a.ply.gz", "a.h5#3", "off")] == ["y"] * 3
-    assert assumed_up(["a.off.gz", "b.off", "c.ply.gz", "d.h5#2"]) == "y up in .h5 .ply, z up in .off"
+    assert (
+        assumed_up(["a.off.gz", "b.off", "c.ply.gz", "d.h5#2"]) == "y up in .h5 .ply, z up in .off"
+    )

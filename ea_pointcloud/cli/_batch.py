@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from ea_pointcloud.cli._common import JsonRows, TablePages, check_option, progress_bar
+from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option
+from ea_pointcloud.cli._progress import progress_bar
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Found, Job, Outcome, Outcomes
@@ -200,7 +201,7 @@ class Batch:
 
     def up_axis(self, up: str | None, model: str | None) -> str | None:
         """``up`` or, if omitted, that of the files a run was trained on; None for the format's."""
-        recipe = Path(model or "") / "recipe.yaml"
+        recipe = Path(model or "") / RECIPE_FILE
         if up is not None or model is None or not recipe.is_file():
             return up
         from ea_pointcloud.training.recipe import own_up
