@@ -128,9 +128,13 @@ class ShapeNetPart(PaddedClouds):
         self._set_clouds([cloud.xyz for cloud in clouds])
         self.fields = ("part_label", "category", *(("features",) if normals else ()))
         self._keep_points(num_points, sampling)
-        if features in DESCRIPTORS:  # of the points kept
-            self.features = described(self.xyz, self.mask, features)
-            self.fields = (*self.fields, "features")
+        if features in DESCRIPTORS:
+            self.describe(features)
+
+    def describe(self, features: str) -> None:
+        """Compute descriptors of the points that are kept, and make them part of the samples."""
+        self.features = described(self.xyz, self.mask, features)
+        self.fields = (*self.fields, "features")
 
 
 def described(xyz: Tensor, mask: Tensor, features: str) -> Tensor:

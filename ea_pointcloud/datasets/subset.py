@@ -62,7 +62,7 @@ def spread(count: int, limit: int | None) -> Tensor:
 
 def _select(dataset: AnyShapes, chosen: Tensor) -> AnyShapes:
     """The clouds at the indices ``chosen``."""
-    selected = copy(dataset)
+    selected: Any = copy(dataset)
     for name, value in vars(dataset).items():
         if isinstance(value, Tensor) and len(value) == len(dataset):
             setattr(selected, name, value[chosen])

@@ -28,8 +28,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
     def advance(amount: int) -> None:
         nonlocal done
-        done = min(done + amount, total - 1)  # the end is that of the block
-        if listener is not None:
+        done += amount
+        if listener is not None and done < total:  # the end is that of the block
             listener(what, done, total)
 
     try:

@@ -130,11 +130,12 @@ def class_table(reports: Sequence[ClassificationReport]) -> Table:
 
 
 def category_table(reports: Sequence[SegmentationReport]) -> Table:
-    """A row a category."""
-    rows = [
+    """A row for each category that occurs."""
+    found = [
         (name, mean_and_std([report.category_iou[name] for report in reports]))
         for name in reports[0].category_iou
     ]
+    rows = [(name, iou) for name, iou in found if iou != "-"]
     return Table(f"{reports[0].selection}, by category", ("category", "IoU"), rows)
 
 

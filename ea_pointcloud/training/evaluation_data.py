@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ea_pointcloud._checks import check_at_least
-from ea_pointcloud.datasets import open_dataset
+from ea_pointcloud.datasets import ShapeNetPart, open_dataset
 from ea_pointcloud.datasets.subset import limit_shapes
 from ea_pointcloud.models import Classifier, PretrainedModel
 from ea_pointcloud.models.pretrained import CONFIG_FILE, resolve_weights
@@ -14,6 +14,7 @@ from ea_pointcloud.training.data import Shapes, open_held_out
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 
+_OF_FILES = ("none", "normals")  # features that are read; others are computed from coordinates
 FIGURES_FILE = "figures.json"  # beside the weights that come with the package
 
 
@@ -85,8 +86,11 @@ def open_of_run(
         farthest_of: see :func:`~ea_pointcloud.training.data.open_held_out`.
     """
     every = None if options.num_points is None else options.num_points == 0
-    dataset = open_held_out(recipe, split, farthest_of=farthest_of, all_points=every)
-    return limit_shapes(dataset, options.limit)
+    features, given = recipe.data.features, recipe
+    if features not in _OF_FILES:
+        given = replace(recipe, data=replace(recipe.data, features="none"))
+    dataset = open_held_out(given, split, farthest_of=farthest_of, all_points=every)
+    return _limited(dataset, options.limit, features)
 
 
 def open_for_weights(
@@ -126,13 +130,26 @@ def open_for_weights(
         "num_points": usual if options.num_points is None else options.num_points,
         "sampling": "fps",
     }
-    if not isinstance(model, Classifier):
+    if spec.features == "normals":
         given["features"] = spec.features
     if data is not None:
         dataset, name = open_dataset(data, data_root=data_root, **given), data
     else:
         dataset, name = _own_data(weights, data_root, given)
-    return limit_shapes(dataset, options.limit), str(name)
+    return _limited(dataset, options.limit, spec.features), str(name)
+
+
+def _limited(dataset: Shapes, limit: int | None, features: str) -> Shapes:
+    """At most ``limit`` clouds, of which alone descriptors are computed."""
+    dataset = limit_shapes(dataset, limit)
+    if features not in _OF_FILES:
+        if not isinstance(dataset, ShapeNetPart):
+            raise ValueError(
+                f"{features} are computed for sets in ShapeNetPart's layouts, got "
+                f"{type(dataset).__name__}; evaluate on such a set"
+            )
+        dataset.describe(features)
+    return dataset
 
 
 def _own_data(
