@@ -79,7 +79,7 @@ def run(
     weights, predictor = batch.load(model, DEFAULT_SEGMENTER)
     namer = None if classifier is None else batch.load(classifier, "")[1]
     predictor.check_segment(category=category, classifier=namer)
-    up, assumed = batch.up_axis(up, model)
+    up = batch.up_axis(up, model)
     options: dict[str, Any] = {"up": up, "tta_rotations": tta_rotations}
     options |= {"remove_outliers": remove_outliers, "drop_invalid": drop_invalid}
     options["columns"] = columns
@@ -100,9 +100,7 @@ def run(
 
     job = partial(segmentation, category=category, classifier=namer, **options)
     show = Show("segmented", keep, partial(json_row, weights), cells, HEADINGS, RIGHT)
-    if assumed:
-        typer.echo(assumed, err=True)
-    tally = batch.run(job, predictor, show, store=folder, as_json=as_json)
+    tally = batch.run(job, predictor, show, up=up, store=folder, as_json=as_json)
     if folder is not None and tally.done > tally.errors:
         typer.echo(f"wrote {tally.done - tally.errors:,} files into {output}", err=True)
     if render is not None and pictured:

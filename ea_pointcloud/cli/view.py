@@ -15,7 +15,7 @@ from ea_pointcloud.cli._attention import (
     check_attention,
     draw_attention,
 )
-from ea_pointcloud.cli._batch import assumed_up
+from ea_pointcloud.cli._batch import announce_up
 from ea_pointcloud.cli._drawing import draw_clouds, true_labels
 
 NAME = "view"
@@ -121,7 +121,7 @@ def run(
     clouds = [read_cloud(file, **reading) for file in files]
     titles = [Path(file).name for file in files]
     if up is None:
-        typer.echo(assumed_up(files), err=True)
+        announce_up(files)
     axes = [up or conventional_up(file) for file in files]
     if view is not None:
         draw_attention(view, clouds, titles, axes, html, render, drawing, pixels)
