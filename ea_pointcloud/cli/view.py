@@ -73,8 +73,8 @@ def run(
     up: Annotated[
         str | None,
         typer.Option(
-            help="Axis that is up in the files: x, y or z; if omitted what the file says, else z in "
-            ".off, .stl, .las, .laz, .pcd, .e57, y in others."
+            help="Axis that is up in the files: x, y or z; if omitted what the file says, else z "
+            "in .off, .stl, .las, .laz, .pcd, .e57, y in others."
         ),
     ] = None,
     html: Html = None,
