@@ -31,6 +31,7 @@ def open_dataset(
     split: str = "train",
     num_points: int = 0,
     sampling: str = "first",
+    features: str = "none",
     data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout, which is logged and seen in its ``repr``.
@@ -49,6 +50,7 @@ def open_dataset(
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
         sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
+        features: of the points of part-labelled sets, see :class:`ShapeNetPart`.
         data_root: where names are looked for; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
 
     Raises:
@@ -65,6 +67,8 @@ def open_dataset(
     entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
     options = {"split": split, "num_points": num_points, "sampling": sampling}
+    if layout in ("parts_h5", "parts_txt"):
+        options["features"] = features
     dataset = _open(folder, layout, entry, options)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if entry is not None:

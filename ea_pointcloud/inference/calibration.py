@@ -1,6 +1,7 @@
 """Fits to outputs of a trained classifier: a temperature, an out-of-distribution detector."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.inference.classify import embed_clouds
 from ea_pointcloud.inference.preprocess import preprocess
 from ea_pointcloud.inference.segment import pooled_features
+from ea_pointcloud.io.progress import track
 from ea_pointcloud.models import Classifier, MahalanobisDetector, Segmenter
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.
@@ -18,6 +20,7 @@ _SHRINKAGE = 1e-3
 _SMALL_SHRINKAGE = 0.1  # where there are fewer clouds than features
 _SMALL_THRESHOLD = 0.9
 _FOLDS = 5
+_AT_ONCE = 32  # clouds
 
 
 class ClassifierOutput(NamedTuple):
@@ -34,11 +37,15 @@ def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) ->
         model: in evaluation mode.
         samples: each with ``xyz`` (N, 3) and perhaps ``mask`` (N,).
     """
-    clouds = []
-    for sample in samples:
-        xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
-        clouds.append(preprocess(xyz.numpy(), model.data_spec).xyz)
-    return ClassifierOutput(*embed_clouds(model, clouds))
+    found, tracked = [], track(samples, "calibrating: clouds")
+    while group := list(islice(tracked, _AT_ONCE)):
+        clouds = []
+        for sample in group:
+            xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
+            clouds.append(preprocess(xyz.numpy(), model.data_spec).xyz)
+        found.append(embed_clouds(model, clouds))
+    features, logits = (torch.cat(each) for each in zip(*found, strict=True))
+    return ClassifierOutput(features, logits)
 
 
 def extract_pooled(model: Segmenter, samples: Iterable[dict[str, Tensor]]) -> Tensor:
@@ -50,7 +57,7 @@ def extract_pooled(model: Segmenter, samples: Iterable[dict[str, Tensor]]) -> Te
             where the network was trained with them.
     """
     device, rows = next(model.parameters()).device, []
-    for sample in samples:
+    for sample in track(samples, "calibrating: shapes"):
         real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
         xyz = normalize_unit_sphere(sample["xyz"][real][None]).float().to(device)
         features = None

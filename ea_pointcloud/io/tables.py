@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,20 +48,24 @@ def read_text(path: Path, options: Options) -> Points:
     is understood where semicolons or white space separate. A cell may be empty, and a column text,
     where the column is not needed.
     """
-    streamed = _stream(path)
-    if streamed is None:
-        names, table, notes = _read_lines(path, options)
-    else:
-        (names, table), notes = streamed, ()
+    names, table, notes, words = _stream(path) or _read_lines(path, options)
     if names is None:
         points = points_from_table(path, table, options.columns)
     else:
         named = dict(zip(names, table.T, strict=True))
         points = points_from_columns(path, named, options.columns)
+    if words and points.labels is not None:
+        points = points._replace(label_names=dict(zip(points.labels.tolist(), words, strict=True)))
     return points._replace(notes=points.notes + notes)
 
 
-_Table = tuple[list[str] | None, np.ndarray]  # the names of the columns, and (N, C)
+class _Table(NamedTuple):
+    """A file's content."""
+
+    names: list[str] | None  # of the columns, where it has some
+    table: np.ndarray  # (N, C)
+    notes: tuple[str, ...] = ()
+    words: Sequence[str] = ()  # the name of each point's label
 
 
 def _stream(path: Path) -> _Table | None:
@@ -81,13 +86,10 @@ def _stream(path: Path) -> _Table | None:
             table = np.loadtxt(file, delimiter=_delimiter(line), comments=None, ndmin=2)
     except (ValueError, OSError):  # comments, counts, text: read by line, which explains what fails
         return None
-    return (names, table) if names is None or len(names) == table.shape[1] else None
+    return _Table(names, table) if names is None or len(names) == table.shape[1] else None
 
 
-def _read_lines(
-    path: Path, options: Options
-) -> tuple[list[str] | None, np.ndarray, tuple[str, ...]]:
-    """The names of the columns where there are any, the table, and notes."""
+def _read_lines(path: Path, options: Options) -> _Table:
     text = read_text_file(path)
     if '"' in text:
         text = QUOTED.sub(lambda match: match[1].replace(",", "."), text)
@@ -111,6 +113,9 @@ def _read_lines(
     if "," in text and (delimiter == ";" or (delimiter is None and _has_decimal_commas(lines))):
         lines = [(number, line.replace(",", ".")) for number, line in lines]
     lines = _without_last_delimiter(lines, delimiter)
+    words: list[str] = []
+    if names and options.columns is None:
+        lines, names, words = _without_part_names(lines, delimiter, names)
     try:
         table = parse_rows(path, lines, delimiter=delimiter)
     except CloudFileError as fault:
@@ -123,7 +128,21 @@ def _read_lines(
                 f"line {lines[0][0]} has {table.shape[1]}; make them agree"
             )
         names = None  # a comment such as "x y z in metres" is no header
-    return names, table, notes
+    return _Table(names, table, notes, words)
+
+
+def _without_part_names(
+    lines: Lines, delimiter: str | None, names: list[str]
+) -> tuple[Lines, list[str], list[str]]:
+    """Take off the last column where it has the names of the labels, as in our own files."""
+    plain = [plain_name(name) for name in names]
+    cut = [line.rsplit(delimiter, 1) for _, line in lines]
+    if plain[-1] != "part" or "label" not in plain or {len(cells) for cells in cut} != {2}:
+        return lines, names, []
+    if _is_number(cut[0][1]):
+        return lines, names, []
+    kept = [(number, cells[0]) for (number, _), cells in zip(lines, cut, strict=True)]
+    return kept, names[:-1], [cells[1].strip() for cells in cut]
 
 
 def _no_points(path: Path) -> CloudFileError:
