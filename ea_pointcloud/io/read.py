@@ -156,7 +156,7 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
     xyz, notes = points.xyz, list(points.notes)
     low, high = _bounds(xyz)
     if not (np.isfinite(low) & np.isfinite(high)).all():
-        valid: np.ndarray = np.isfinite(xyz).all(1)
+        valid = np.all(np.isfinite(xyz), axis=1)
         if not drop_invalid or not valid.any():
             remedy = (
                 "leave them out with --drop-invalid (drop_invalid=True in Python)"
