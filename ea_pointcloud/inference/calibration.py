@@ -12,7 +12,7 @@ from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.inference.classify import embed_clouds
 from ea_pointcloud.inference.preprocess import preprocess
 from ea_pointcloud.inference.segment import pooled_features
-from ea_pointcloud.io.progress import track
+from ea_pointcloud.io.pool import track
 from ea_pointcloud.models import Classifier, MahalanobisDetector, Segmenter
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.

@@ -26,9 +26,11 @@ from ea_pointcloud.models.metadata import (
     CALIBRATION_FILE,
     Calibration,
     DataSpec,
+    check_settings,
+    check_stored,
+    check_values,
     load_calibration,
 )
-from ea_pointcloud.models.stored import check_settings, check_stored, check_values
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
