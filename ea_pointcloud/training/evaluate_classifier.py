@@ -20,7 +20,7 @@ from ea_pointcloud.training.evaluation import (
     reliability,
 )
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.tasks import Batch, class_logits
+from ea_pointcloud.training.tasks import Batch, class_logits, transform_batch
 
 VOTE_SCALE = (0.8, 1.25)  # drawn for each axis
 _VOTE_SEED = 0
@@ -126,9 +126,9 @@ def evaluate_classifier(
 
 
 def _vote(model: Classifier, batch: Batch, votes: int, generator: torch.Generator) -> Tensor:
-    scaled = (
-        {**batch, "xyz": random_scale(batch["xyz"], *VOTE_SCALE, generator=generator)}
-        for _ in range(votes)
-    )
+    def scale(xyz: Tensor) -> Tensor:
+        return random_scale(xyz, *VOTE_SCALE, generator=generator)
+
+    scaled = (transform_batch(batch, model.data_spec.features, scale) for _ in range(votes))
     passes = [class_logits(model, each).softmax(-1) for each in scaled]
     return torch.stack(passes).mean(0).argmax(-1)
