@@ -17,7 +17,7 @@ EXAMPLES = opt.examples(
     "ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a",
     "ea-pointcloud train --resume runs/a",
     "ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a",
-    "ea-pointcloud train folder data.root=scans data.features=[intensity] --columns x,y,z,intensity",
+    "ea-pointcloud train folder data.root=scans data.features=[r] --columns x,y,z,r",
     "ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume",
 )
 
