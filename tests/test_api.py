@@ -1,5 +1,6 @@
 """Training and evaluation in one call each, from Python."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import ea_pointcloud
 from ea_pointcloud import Predictor, evaluate, train
+from ea_pointcloud.models.pretrained import resolve_weights
 from ea_pointcloud.training import api
 from ea_pointcloud.training.api import full_key
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
@@ -64,9 +66,15 @@ def test_keys_without_their_section() -> None:
         train("procedural", epochs=0)
 
 
-def test_weights_need_data() -> None:
-    with pytest.raises(ValueError, match="is not a run folder, so data must name the data set to"):
+def test_weights_need_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EA_POINTCLOUD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no data set modelnet10: neither a folder nor"):
         evaluate("eamlp-small-modelnet10")
+    shutil.copytree(resolve_weights("eamlp-small-modelnet10"), tmp_path / "own")
+    (tmp_path / "own" / "figures.json").unlink()
+    with pytest.raises(ValueError, match=r"is not a run folder.*with --data SET or --data-root"):
+        evaluate(tmp_path / "own")
     with pytest.raises(ValueError, match="split must be one of 'train', 'val', 'test', got 'all'"):
         evaluate("eamlp-small-modelnet10", split="all")
 

@@ -53,9 +53,9 @@ MAY_IMPORT = {
     "models": "_checks _device _files ops descriptors augment nn",
     "inference": "_checks _device ops io descriptors augment nn models",
     "explain": "_checks ops io descriptors augment nn models inference",
-    "robustness": "_checks _device ops augment datasets models inference",
+    "robustness": "_checks _device ops io augment datasets models inference",
     "training": (
-        "_checks _device _files ops descriptors augment metrics datasets nn models inference "
+        "_checks _device _files ops io descriptors augment metrics datasets nn models inference "
         "robustness"
     ),
     "export": "_checks _files ops descriptors augment models",

@@ -27,6 +27,7 @@ from ea_pointcloud.datasets.prepare import prepare_folder
 from ea_pointcloud.datasets.pyg_source import PyGShapes
 from ea_pointcloud.datasets.verify import verify_prepared
 from ea_pointcloud.io import conventional_up, read_cloud, write_mesh
+from ea_pointcloud.io.read import assumed_up
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import knn
 from ea_pointcloud.training.data import open_split
@@ -483,3 +484,8 @@ def test_real_sets_that_are_mirrored_and_that_are_not(data_root: Path) -> None:
 def test_the_axis_that_a_format_has_up() -> None:
     assert [conventional_up(name) for name in ("a.off", "b/C.STL", "s.laz", "s.pcd")] == ["z"] * 4
     assert [conventional_up(name) for name in ("a.ply", "a.glb", "off.npy", "a.obj")] == ["y"] * 4
+    assert [conventional_up(name) for name in ("a.off.gz", "B.PCD.GZ")] == ["z", "z"]
+    assert [conventional_up(name) for name in ("a.ply.gz", "a.h5#3", "off")] == ["y"] * 3
+    assert (
+        assumed_up(["a.off.gz", "b.off", "c.ply.gz", "d.h5#2"]) == "y up in .h5 .ply, z up in .off"
+    )

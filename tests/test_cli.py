@@ -14,7 +14,8 @@ import pytest
 from ea_pointcloud import cli
 from ea_pointcloud.augment.transforms import AXES
 from ea_pointcloud.cli import _common, export, view
-from ea_pointcloud.datasets.procedural import CATEGORIES
+from ea_pointcloud.datasets.procedural import CATEGORIES, ProceduralShapes
+from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
 from ea_pointcloud.ops import _backend
@@ -130,7 +131,41 @@ def test_evaluate(
     assert call(monkeypatch, "evaluate", run_folder, "--split", "val") == 0
     text = capsys.readouterr().out
     assert "validation (primary)" in text
-    assert "clouds/s on" in text
+    assert "clouds/s" not in text  # too few batches to measure
+    options = ("--votes", 0, "--batch-size", 4, "--limit", 20, "--num-points", 100)
+    assert call(monkeypatch, "evaluate", run_folder, *options) == 0
+    text = capsys.readouterr().out
+    assert "test split, 20 shapes" in text
+    assert re.search(r"a cloud of 100 points;\n\d+ clouds/s on cpu, batch 4;", text)
+    assert re.search(r"overall,\s+0 votes", text)
+
+
+def test_evaluate_and_explain_of_weights_on_any_data(
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clouds = ProceduralShapes("test", num_shapes=28, num_points=128)
+    piece = (clouds.xyz.numpy(), clouds.label.numpy())
+    data = tmp_path / "sets" / "mine_hdf5_2048"
+    data.parent.mkdir()
+    write_modelnet(data, clouds.class_names, train=[piece], test=[piece])
+    assert call(monkeypatch, "evaluate", run_folder / "best", "--data-root", data, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["report"]["shapes"], found["votes"], found["num_points"]) == (28, 10, 64)
+    options = ("--votes", 0, "--limit", 14, "--num-points", 32, "--json")
+    named = ("evaluate", run_folder, "--data", "mine", "--data-root", data.parent)
+    assert call(monkeypatch, *named, *options) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["report"]["shapes"], found["votes"], found["num_points"]) == (14, 0, 32)
+    assert found["report"]["voted_accuracy"] is None
+    assert set(found["report"]["data_classes"]) == set(CATEGORIES)
+    explained = ("explain", run_folder / "last", "--data-root", data, "--split", "test")
+    assert call(monkeypatch, *explained, "--limit", 14) == 0
+    assert f"{run_folder / 'last'}: 14 test shapes" in capsys.readouterr().out
+    assert call(monkeypatch, "evaluate", run_folder / "best", "--report", tmp_path / "r") == 1
+    assert "--report needs a run folder, on its own data" in capsys.readouterr().err
 
 
 def test_classify_reports_bad_files_and_goes_on(

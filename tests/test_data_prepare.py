@@ -14,6 +14,7 @@ from ea_pointcloud.datasets.layouts import recognize
 from ea_pointcloud.datasets.prepare import prepare_folder
 from ea_pointcloud.datasets.verify import verify_prepared
 from ea_pointcloud.io import CloudFileError
+from ea_pointcloud.io.progress import listening
 
 TETRAHEDRON = "4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
 # As they occur in ModelNet and in what people export.
@@ -150,16 +151,19 @@ def test_interrupted_preparation_is_continued(
     preparation = Preparation(points=64)
     whole = prepare_folder(folder, tmp_path / "whole", preparation)
 
-    def stop(done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int) -> None:
         if done == 8:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        prepare_folder(folder, target, preparation, progress=stop)
+    with pytest.raises(KeyboardInterrupt), listening(stop):
+        prepare_folder(folder, target, preparation)
     assert not target.exists()
-    seen: list[tuple[int, int]] = []
-    continued = prepare_folder(folder, target, preparation, progress=lambda *at: seen.append(at))
-    assert seen[0] == (7, 16)  # two files of three shapes each were whole
+    seen: list[tuple[str, int, int]] = []
+    with listening(lambda *at: seen.append(at)):
+        continued = prepare_folder(folder, target, preparation)
+    # Two files of three shapes each were whole.
+    assert seen[:3] == [("sampling set", done, 16) for done in (0, 6, 7)]
+    assert seen[-1] == ("sampling set", 16, 16)
     assert continued["sha256"] == whole["sha256"]
     assert {path.name for path in tmp_path.iterdir()} == {
         "set", "whole", "out", ".whole.lock", ".out.lock"

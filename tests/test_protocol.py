@@ -259,7 +259,7 @@ def test_means_and_deviations_are_those_of_the_runs(made: Path) -> None:
         assert row["summary"][LEGACY]["overall_accuracy"]["mean"] == mean(legacy)
         for run, report in zip(row["runs"], reports, strict=True):
             assert (run["parameters"], run["macs"]) == (report.parameters, report.macs)
-            assert run["clouds_per_second"] > 0
+            assert run["clouds_per_second"] is None  # of fewer than four batches
             rows = read_metrics(Path(run["run"]) / "metrics.csv")
             assert run["train_seconds"] == round(sum(float(one["seconds"]) for one in rows), 1)
 

@@ -111,7 +111,7 @@ def test_the_accuracy_of_every_set(objects: GeneratedSet) -> None:
         objects,
         "modelnet-c",
         reference=DGCNN,
-        progress=lines.append,
+        say=lines.append,
     )
     assert report.benchmark == "modelnet-c (generated)"
     assert report.shapes == 130
@@ -343,7 +343,7 @@ def test_several_runs_are_summed_up(objects: GeneratedSet) -> None:
     ("options", "message"),
     [
         (["--corruptions", "fog"], "--corruptions must be one of 'modelnet40-c', 'modelnet-c'"),
-        (["--limit", "3"], "--limit belongs to corruptions; add --corruptions all"),
+        (["--adapt", "1"], "--adapt belongs to corruptions; add --corruptions all"),
         (["--corruptions", "all", "--farthest-of", "9"], "its own points; leave out --farthest-of"),
         (["--reference", "x.json"], "--reference belongs to corruptions"),
         (["--corruptions", "all", "--reference", "x.json"], "no x.json; make it by"),

@@ -21,6 +21,7 @@ from ea_pointcloud.training.data import data_spec, open_held_out
 from ea_pointcloud.training.evaluate_classifier import ClassificationReport, evaluate_classifier
 from ea_pointcloud.training.evaluate_run import evaluate_run, evaluate_weights
 from ea_pointcloud.training.evaluate_segmenter import SegmentationReport, evaluate_segmenter
+from ea_pointcloud.training.evaluation_data import EvaluationOptions
 from ea_pointcloud.training.fit import train
 from ea_pointcloud.training.module import RecipeModule, learning_rate_factor
 from ea_pointcloud.training.recipe import load_recipe, recipe_values, save_recipe
@@ -499,7 +500,7 @@ def test_weights_on_another_set_are_compared_by_the_names_of_the_classes(tmp_pat
         "test",
         torch.device("cpu"),
         data_root=tmp_path,
-        votes=0,
+        options=EvaluationOptions(votes=0),
     )
     with torch.no_grad():
         logits = model(gather_points(xyz, farthest_point_sample(xyz, 64)))

@@ -18,13 +18,13 @@ from ea_pointcloud.cli import (
     train,
     view,
 )
+from ea_pointcloud.cli._progress import show_progress
 
 app = typer.Typer(
     name="ea-pointcloud",
     help="Classify and segment point clouds and meshes with external attention.",
     epilog="Start with: ea-pointcloud classify FILE, or ea-pointcloud train procedural",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -56,7 +56,8 @@ app.add_typer(data.app, name=data.NAME)
 def main() -> None:
     """Run the command line; what a user can get wrong ends in one line and exit status 1."""
     try:
-        app()
+        with show_progress():
+            app()
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(1)

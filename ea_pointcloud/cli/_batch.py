@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from ea_pointcloud.cli._common import JsonRows, TablePages, check_option, progress_bar
+from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option
+from ea_pointcloud.cli._progress import progress_bar
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Found, Job, Outcome, Outcomes
@@ -198,19 +199,32 @@ class Batch:
         )
         return default, predictor
 
-    def up_axis(self, up: str | None, model: str | None) -> tuple[str | None, str]:
-        """``up`` or what is assumed if omitted (None: by format), and a line that says so."""
-        if up is not None:
-            return up, ""
-        recipe = Path(model or "") / "recipe.yaml"
-        trained = None
-        if model is not None and recipe.is_file():
-            from ea_pointcloud.training.recipe import own_up
+    def up_axis(self, up: str | None, model: str | None) -> str | None:
+        """``up`` or, if omitted, that of the files a run was trained on; None for the format's."""
+        recipe = Path(model or "") / RECIPE_FILE
+        if up is not None or model is None or not recipe.is_file():
+            return up
+        from ea_pointcloud.training.recipe import own_up
 
-            trained = own_up(recipe)
+        trained = own_up(recipe)
         if trained is not None:
-            return trained, f"Assuming {trained} up, as in training. Change with --up."
-        return None, assumed_up(each.path for each in self.find())
+            typer.echo(f"Assuming {trained} up, as in training. Change with --up.", err=True)
+        return trained
+
+    def _count(self, up: str | None) -> int:
+        """The number of files; says which axes are assumed where none is given."""
+        if up is not None:
+            return sum(1 for _ in self.find())
+        count = 0
+
+        def counted() -> Iterator[str]:
+            nonlocal count
+            for each in self.find():
+                count += 1
+                yield each.path
+
+        announce_up(counted())
+        return count
 
     def run(
         self,
@@ -218,16 +232,19 @@ class Batch:
         predictor: "Predictor",
         show: Show[Result, Row],
         *,
+        up: str | None,
         store: Store | None,
         as_json: bool,
         table: bool = True,
     ) -> Tally:
         """Work through the files that ``store`` lacks, and show every outcome as it comes.
 
+        Where ``up`` is None, that of each file's format is assumed, which is announced.
+
         Raises:
             typer.Exit: with status 130 after Ctrl-C.
         """
-        tally = Tally(sum(1 for _ in self.find()), show.verb)
+        tally = Tally(self._count(up), show.verb)
         try:
             with ExitStack() as stack:
                 files: Iterator[str] = (each.path for each in self.find())
@@ -289,12 +306,8 @@ def _check_engine(engine: str, workers: int | None) -> None:
             raise ImportError(f"--engine ray needs Ray; {remedy}")
 
 
-def assumed_up(files: Iterable[str]) -> str:
-    """A line that says which axes are assumed to be up in files, by their formats."""
-    from ea_pointcloud.io.read import conventional_up
+def announce_up(files: Iterable[str]) -> None:
+    """Say on standard error which axes are assumed to be up in files, by their formats."""
+    from ea_pointcloud.io.read import assumed_up
 
-    found: dict[str, set[str]] = {}
-    for suffix in {Path(file).suffix.lower() for file in files}:
-        found.setdefault(conventional_up(suffix), set()).add(suffix)
-    axes = [f"{axis} up in {' '.join(sorted(names))}" for axis, names in sorted(found.items())]
-    return f"Assuming {', '.join(axes)} files. Change with --up."
+    typer.echo(f"Assuming {assumed_up(files)} files. Change with --up.", err=True)

@@ -8,18 +8,16 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ea_pointcloud._files import printable
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
-
 UPS = ("x", "y", "z", "auto")
 SPLITS = ("train", "val", "test")
+RECIPE_FILE = "recipe.yaml"  # ea_pointcloud.training.run_folder's, not imported yet
 _PIPE_WIDTH = 400  # no reader of a pipe wants file names broken over lines
 PAGE = 200  # rows a table holds before it is printed; thousands would wait in memory for the last
 
@@ -84,7 +82,25 @@ Engine = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="train, val or test.")]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder of data sets, if it is no longer the run's.")
+    Path | None,
+    typer.Option(help="Folder of data sets, if it is no longer the run's; of weights the set."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SET",
+        help="Take this data set instead of the run's own, classes matched by name: a name "
+        "('data list') or a folder.",
+    ),
+]
+NumPoints = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Points of each cloud, 0 for all; those of training (parts: all) if omitted."
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Take N shapes, spread over the split.")
 ]
 Root = Annotated[
     Path | None,
@@ -270,22 +286,3 @@ class TablePages:
             print_table([row[:count] for row in self._rows], self._headings[:count],
                         right=self._right)  # fmt: skip
         self._rows = []
-
-
-def progress_bar(*columns: "ProgressColumn", shown: bool = True, **options: Any) -> "Progress":
-    """A progress bar with ``columns`` on standard error, where that is a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(),
-        console=console, disable=not (shown and console.is_terminal), **options,
-    )  # fmt: skip
-
-
-def log_to_stderr(name: str) -> None:
-    """Show what a logger reports, such as which mirror is tried, above a progress bar."""
-    import logging
-
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger(name).setLevel(logging.INFO)

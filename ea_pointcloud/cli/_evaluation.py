@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ea_pointcloud.report.tables import Table
     from ea_pointcloud.robustness.evaluation import CorruptionReport
     from ea_pointcloud.training.evaluate_run import RunReport
+    from ea_pointcloud.training.evaluation_data import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class CorruptionStudy:
             reference=self.reference,
             limit=self.limit,
             options=InferenceOptions(self.tta_rotations, self.remove_outliers, self.adaptation),
-            progress=lambda line: typer.echo(line, err=True),
+            say=lambda line: typer.echo(line, err=True),
         )
 
 
@@ -88,8 +89,8 @@ def prepare_runs(
 
 
 def evaluate_on(
-    weights: list[Path], data: str, split: str, data_root: Path | None, device: str, *,
-    as_json: bool,
+    weights: list[Path], data: str | None, split: str, data_root: Path | None, device: str,
+    options: "EvaluationOptions", *, as_json: bool,
 ) -> None:  # fmt: skip
     """Evaluate weights on any data set, and print their figures."""
     from ea_pointcloud._device import resolve_device
@@ -99,7 +100,8 @@ def evaluate_on(
 
     chosen = resolve_device(device)
     found = [
-        evaluate_weights(str(each), data, split, chosen, data_root=data_root) for each in weights
+        evaluate_weights(str(each), data, split, chosen, data_root=data_root, options=options)
+        for each in weights
     ]
     if as_json:
         print_json([asdict(one) for one in found])
@@ -108,6 +110,8 @@ def evaluate_on(
         _print(tables.weights_table(one))
         if isinstance(one.report, ClassificationReport):
             _print(tables.class_table([one.report]))
+        else:
+            _print(tables.category_table([one.report]))
 
 
 def evaluate_runs(
@@ -116,6 +120,7 @@ def evaluate_runs(
     device: "torch.device",
     data_root: Path | None,
     farthest_of: int | None,
+    options: "EvaluationOptions",
     study: CorruptionStudy | None,
     report: Path | None,
     worst: int | None,
@@ -129,9 +134,10 @@ def evaluate_runs(
 
     kept = [None if report is None else predictions_for(load_run_recipe(run)) for run in runs]
     measured = [
-        evaluate_run(run, split, device, data_root=data_root, hook=hook, farthest_of=farthest_of)
+        evaluate_run(run, split, device, data_root=data_root, hook=hook, farthest_of=farthest_of,
+                     options=options)
         for run, hook in zip(runs, kept, strict=True)
-    ]
+    ]  # fmt: skip
     robust = []
     if study is not None:
         robust = [study.measure(*one, split, device) for one in zip(runs, measured, strict=True)]

@@ -64,7 +64,7 @@ def run(
 
     weights, predictor = batch.load(model, DEFAULT_CLASSIFIER)
     predictor.check_classify()
-    up, assumed = batch.up_axis(up, model)
+    up = batch.up_axis(up, model)
     reading = {"drop_invalid": drop_invalid, "columns": columns}
     options = {
         "up": up,
@@ -88,9 +88,7 @@ def run(
 
     job = partial(classification, **options)
     show = Show("classified", take, partial(_json_row, weights), _cells, HEADINGS, ("probability",))
-    if assumed:
-        typer.echo(assumed, err=True)
-    tally = batch.run(job, predictor, show, store=log, as_json=as_json, table=log is None)
+    tally = batch.run(job, predictor, show, up=up, store=log, as_json=as_json, table=log is None)
     if render is not None and pictured:
         _render(render, pictured, reading)
     tally.finish()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
-from ea_pointcloud.cli._common import log_to_stderr, progress_bar
+from ea_pointcloud.cli._progress import log_to_stderr, progress_bar
 
 NAME = "download"
 EXAMPLES = opt.examples(

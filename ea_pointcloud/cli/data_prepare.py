@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
-from ea_pointcloud.cli._common import log_to_stderr, progress_bar
+from ea_pointcloud.cli._progress import log_to_stderr
 
 if TYPE_CHECKING:
     from ea_pointcloud.datasets.catalog import CatalogEntry
@@ -73,8 +73,6 @@ def run(
     """
     opt.check_option("--mirrored", mirrored, _MIRRORED)
 
-    from rich.progress import MofNCompleteColumn
-
     from ea_pointcloud.datasets._sampling import Preparation
     from ea_pointcloud.datasets.prepare import prepare_folder
 
@@ -90,19 +88,16 @@ def run(
         stem = (entry and entry.prepared) or folder.resolve().name
         stem = stem.removesuffix("_ply_hdf5_2048")
         output = folder.resolve().parent / f"{stem}_ply_hdf5_{points}"
-    with progress_bar(MofNCompleteColumn()) as bar:
-        log_to_stderr("ea_pointcloud.datasets")
-        task = bar.add_task(f"prepare {folder.name}", total=None)
-        manifest = prepare_folder(
-            folder,
-            output,
-            preparation,
-            source=entry.name if entry is not None else "",
-            skip_bad=skip_bad,
-            force=force,
-            workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    log_to_stderr("ea_pointcloud.datasets")
+    manifest = prepare_folder(
+        folder,
+        output,
+        preparation,
+        source=entry.name if entry is not None else "",
+        skip_bad=skip_bad,
+        force=force,
+        workers=workers,
+    )
     _report(folder, output, manifest, entry)
 
 

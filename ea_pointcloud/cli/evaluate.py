@@ -13,6 +13,7 @@ EXAMPLES = opt.examples(
     "ea-pointcloud evaluate runs/modelnet10-seed0 runs/modelnet10-seed1",
     "ea-pointcloud evaluate runs/modelnet10_eagraph-seed0 --farthest-of 1024",
     "ea-pointcloud evaluate eagraph-tiny-modelnet40 --data modelnet10",
+    "ea-pointcloud evaluate eagraph-tiny-psb --data-root ~/data --votes 0",
     "ea-pointcloud evaluate runs/modelnet10-seed0 --report report",
     "ea-pointcloud evaluate runs/a --corruptions modelnet-c --reference dgcnn.json",
     "ea-pointcloud evaluate runs/a --corruptions all --remove-outliers --adapt 1",
@@ -22,15 +23,16 @@ EXAMPLES = opt.examples(
 Runs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN...", help="Run folders, one for each seed; with --data also weights by name."
+        metavar="RUN...", help="Run folders, one for each seed; or weights, also by name."
     ),
 ]
-Data = Annotated[
-    str | None,
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Clouds at a time; the run's, or 64, if omitted.")
+]
+Votes = Annotated[
+    int | None,
     typer.Option(
-        metavar="SET",
-        help="Evaluate on this data set instead of the run's own, classes matched by name: a "
-        "name ('data list') or a folder.",
+        min=0, help="Passes over scaled clouds, 0 for none; the run's, or 10, if omitted."
     ),
 ]
 Calibrate = Annotated[
@@ -79,10 +81,6 @@ Reference = Annotated[
         "relative to it. For modelnet-c of ModelNet40 it is DGCNN as published if omitted.",
     ),
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Corrupt N shapes only, spread over the split."),
-]
 Rotations = Annotated[
     int | None,
     typer.Option(min=1, help="Under corruptions, average over N rotations, as classify."),
@@ -101,7 +99,11 @@ def run(
     run_dirs: Runs,
     split: opt.Split = "test",
     data_root: opt.DataRoot = None,
-    data: Data = None,
+    data: opt.Data = None,
+    num_points: opt.NumPoints = None,
+    batch_size: BatchSize = None,
+    votes: Votes = None,
+    limit: opt.Limit = None,
     calibrate: Calibrate = False,
     device: opt.Device = "auto",
     as_json: opt.AsJson = False,
@@ -111,32 +113,37 @@ def run(
     farthest_of: FarthestOf = None,
     corruptions: Corruptions = None,
     reference: Reference = None,
-    limit: Limit = None,
     tta_rotations: Rotations = None,
     remove_outliers: opt.RemoveOutliers = False,
     adapt: Adapt = None,
 ) -> None:
-    """Evaluate runs: validation-selected, last epoch, with votes; seeds as mean and deviation."""
+    """Evaluate runs or weights.
+
+    Of runs: validation-selected, last epoch, with votes; several seeds as mean and deviation.
+    """
     opt.check_option("--split", split, opt.SPLITS)
     if report is None:
         opt.check_absent("chooses pictures of the report; add --report DIR", worst=worst)
         opt.check_absent("lets a report replace another; add --report DIR", force=force)
     if corruptions is None:
         inference = {"tta_rotations": tta_rotations, "adapt": adapt}
-        inference |= {"remove_outliers": remove_outliers, "reference": reference, "limit": limit}
+        inference |= {"remove_outliers": remove_outliers, "reference": reference}
         opt.check_absent("belongs to corruptions; add --corruptions all", **inference)
     elif farthest_of is not None:
         raise ValueError("--corruptions chooses its own points; leave out --farthest-of")
-    if data is not None:
+    alone = data is not None or not any((run / opt.RECIPE_FILE).is_file() for run in run_dirs)
+    if alone:
         own = {"calibrate": calibrate, "report": report, "farthest_of": farthest_of}
-        opt.check_absent("measures a run on its own data; leave out --data", **own,
-                         corruptions=corruptions)  # fmt: skip
+        reason = "needs a run folder, on its own data" + ("; leave out --data" if data else "")
+        opt.check_absent(reason, **own, corruptions=corruptions)
 
     from ea_pointcloud.cli import _evaluation
+    from ea_pointcloud.training.evaluation_data import EvaluationOptions
 
     _evaluation.check_report(report, force=force)
-    if data is not None:
-        _evaluation.evaluate_on(run_dirs, data, split, data_root, device, as_json=as_json)
+    options = EvaluationOptions(num_points, batch_size, votes, limit)
+    if alone:
+        _evaluation.evaluate_on(run_dirs, data, split, data_root, device, options, as_json=as_json)
         return
     study = None
     if corruptions is not None:
@@ -145,5 +152,6 @@ def run(
         study.check(run_dirs[0], split)
     chosen = _evaluation.prepare_runs(run_dirs, device, data_root, calibrate=calibrate)
     _evaluation.evaluate_runs(
-        run_dirs, split, chosen, data_root, farthest_of, study, report, worst, as_json=as_json
-    )
+        run_dirs, split, chosen, data_root, farthest_of, options, study, report, worst,
+        as_json=as_json,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ NAME = "explain"
 EXAMPLES = opt.examples(
     "ea-pointcloud explain runs/modelnet10-seed0",
     "ea-pointcloud explain runs/modelnet10-seed0 --layer 0 --render slots.png",
+    "ea-pointcloud explain eamlp-small-modelnet10 --data-root ~/data --limit 100",
     "ea-pointcloud explain runs/psb_part-seed0 --split test --json > slots.json",
 )
 _SHOWN = 5  # slots listed of each class
@@ -32,13 +33,17 @@ Render = Annotated[Path | None, typer.Option(help="Write a heat map of classes a
 
 def run(
     run_dir: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run folder with external attention.")
+        Path,
+        typer.Argument(metavar="RUN", help="Run folder, or weights, with external attention."),
     ],
     split: opt.Split = "val",
     layer: Layer = -1,
     dead_below: DeadBelow = 1.0,
     render: Render = None,
     data_root: opt.DataRoot = None,
+    data: opt.Data = None,
+    num_points: opt.NumPoints = None,
+    limit: opt.Limit = None,
     device: opt.Device = "auto",
     as_json: opt.AsJson = False,
     force: opt.Force = False,
@@ -47,7 +52,8 @@ def run(
     opt.check_option("--split", split, opt.SPLITS)
     opt.check_output("--render", render, (".png",), force=force)
 
-    usages = _measure(run_dir, split, layer, dead_below, data_root, device)
+    options = {"num_points": num_points, "limit": limit}
+    usages = _measure(run_dir, split, layer, dead_below, data, data_root, options, device)
     shown = usages[layer]
     if as_json:
         print_json([usage.as_dict() for usage in usages])
@@ -62,31 +68,35 @@ def run(
 
 
 def _measure(
-    run_dir: Path, split: str, layer: int, dead_below: float, data_root: Path | None, device: str
-) -> "list[SlotUsage]":
-    from dataclasses import replace
-
+    weights: Path, split: str, layer: int, dead_below: float, data: str | None,
+    data_root: Path | None, options: dict[str, int | None], device: str,
+) -> "list[SlotUsage]":  # fmt: skip
     from ea_pointcloud._checks import check_range
     from ea_pointcloud._device import resolve_device
     from ea_pointcloud.explain import attention_layers, slot_usage
     from ea_pointcloud.models import Classifier, Segmenter, load_model
-    from ea_pointcloud.training.data import open_held_out
+    from ea_pointcloud.training.evaluation_data import (
+        EvaluationOptions,
+        finished_recipe,
+        open_for_weights,
+        open_of_run,
+    )
     from ea_pointcloud.training.labels import match_labels
-    from ea_pointcloud.training.run_folder import load_run_recipe
 
-    recipe = load_run_recipe(run_dir)
-    if data_root is not None:
-        recipe = replace(recipe, data=replace(recipe.data, root=str(data_root)))
-    model = load_model(str(run_dir)).to(resolve_device(device))
+    model = load_model(str(weights)).to(resolve_device(device))
     assert isinstance(model, (Classifier, Segmenter))
     depth = len(attention_layers(model))
     check_range("--layer", layer, -depth, depth - 1)
-    spec = model.data_spec
+    chosen, spec = EvaluationOptions(**options), model.data_spec
+    if data is None and (weights / opt.RECIPE_FILE).is_file():
+        recipe = chosen.applied_to(finished_recipe(weights, data_root))
+        dataset = open_of_run(recipe, split, chosen)
+    else:
+        dataset, _ = open_for_weights(weights, model, split, data, data_root, chosen)
     return slot_usage(
         model,
-        match_labels(open_held_out(recipe, split), spec),
+        match_labels(dataset, spec),
         spec.category_names if isinstance(model, Segmenter) else spec.class_names,
-        batch_size=recipe.eval.batch_size,
         dead_below=dead_below,
     )
 

@@ -35,8 +35,8 @@ Output = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Write DIR/NAME.ply with labels, colours, confidence, in the folders of the inputs; "
-        "the same command again skips what is there.",
+        help="Write DIR/NAME.ply with labels, their names, colours, confidence, in the folders of "
+        "the inputs; the same command again skips what is there.",
     ),
 ]
 Format = Annotated[
@@ -79,7 +79,7 @@ def run(
     weights, predictor = batch.load(model, DEFAULT_SEGMENTER)
     namer = None if classifier is None else batch.load(classifier, "")[1]
     predictor.check_segment(category=category, classifier=namer)
-    up, assumed = batch.up_axis(up, model)
+    up = batch.up_axis(up, model)
     options: dict[str, Any] = {"up": up, "tta_rotations": tta_rotations}
     options |= {"remove_outliers": remove_outliers, "drop_invalid": drop_invalid}
     options["columns"] = columns
@@ -90,6 +90,8 @@ def run(
             "classifier": None if classifier is None else fingerprint(classifier),
         }
         made_with = settings(NAME, weights, named | options | {"up": up or "format"})
+        names = predictor.model.data_spec.class_names
+        made_with["parts"] = {str(label): name for label, name in enumerate(names)}
         folder = OutputFolder(output, file_format, made_with, paths, force=force)
     pictured: dict[str, Segmented] = {}
 
@@ -100,9 +102,7 @@ def run(
 
     job = partial(segmentation, category=category, classifier=namer, **options)
     show = Show("segmented", keep, partial(json_row, weights), cells, HEADINGS, RIGHT)
-    if assumed:
-        typer.echo(assumed, err=True)
-    tally = batch.run(job, predictor, show, store=folder, as_json=as_json)
+    tally = batch.run(job, predictor, show, up=up, store=folder, as_json=as_json)
     if folder is not None and tally.done > tally.errors:
         typer.echo(f"wrote {tally.done - tally.errors:,} files into {output}", err=True)
     if render is not None and pictured:

@@ -127,7 +127,7 @@ def _read_all(
         num_workers=workers,
     )
     # In a log file a line now and then is enough.
-    interval = 0.1 if sys.stderr.isatty() else 30.0
+    interval = 0.1 if sys.stderr.isatty() else 5.0
     with warnings.catch_warnings():
         # Python 3.12 and later warn of forking beside threads; the workers start none and wait
         # for none.

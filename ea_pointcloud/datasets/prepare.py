@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -29,6 +28,7 @@ from ea_pointcloud.datasets.layouts import recognize, resampled_files
 from ea_pointcloud.datasets.writing import package_version, write_lists
 from ea_pointcloud.io import CloudFileError
 from ea_pointcloud.io.pool import WorkerDied, map_ahead
+from ea_pointcloud.io.progress import progress
 
 SHAPES_PER_FILE = 512  # what an interruption costs at most
 _VAL_FRACTION = 0.1  # immaterial: what it sets apart is put back
@@ -54,7 +54,6 @@ def prepare_folder(
     skip_bad: bool = False,
     force: bool = False,
     workers: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Sample every shape of a folder into ``target``, in the layout of ModelNet's HDF5 files.
 
@@ -71,7 +70,6 @@ def prepare_folder(
         skip_bad: leave out files that cannot be read, with a warning, instead of raising.
         force: replace ``target`` if it is there.
         workers: processes, 0 for none but this one; by default chosen by the number of files.
-        progress: called with the files done and the files in all.
 
     Returns:
         The manifest, as written to ``target/manifest.json``. Its ``ids`` are the names of the
@@ -96,7 +94,7 @@ def prepare_folder(
         if target.exists() and not force:
             raise FileExistsError(f"{target}: exists; replace it with --force, or choose --output")
         work.place.mkdir(exist_ok=True)
-        bad = work.sample(workers, progress)
+        bad = work.sample(workers)
         if bad and not skip_bad:
             raise CloudFileError.of_files(
                 f"{bad_files(folder, bad, _BAD)}\nrepair or remove them, or leave them out with "
@@ -119,7 +117,7 @@ class _Work:
     mirroring: str
     skip_bad: bool
 
-    def sample(self, workers: int | None, progress: Callable[[int, int], None]) -> dict[str, str]:
+    def sample(self, workers: int | None) -> dict[str, str]:
         """Make the files that are not there yet; returns what could not be read, and why."""
         missing = [part for part in self.parts if not self._is_done(part)]
         jobs = [
@@ -127,14 +125,15 @@ class _Work:
             for part in missing
             for path, _ in part.files
         ]
-        total = sum(len(part.files) for part in self.parts)
-        done = total - len(jobs)
         workers = default_workers(len(jobs)) if workers is None else workers
         results = map_ahead(
             sample_file, jobs, workers=workers, ahead=4 * max(1, workers), preload=(__name__,)
         )
         bad: dict[str, str] = {}
-        with closing(results):
+        total = sum(len(part.files) for part in self.parts)
+        what = f"sampling {self.folder.name}"
+        with closing(results), progress(what, total) as advance:
+            advance(total - len(jobs))
             for part in missing:
                 good: dict[str, Sample] = {}
                 for job, result in islice(results, len(part.files)):
@@ -144,8 +143,7 @@ class _Work:
                         bad[job.path] = "the process that read it ended; too large, or damaged"
                     else:
                         bad[job.path] = result
-                    done += 1
-                    progress(done, total)
+                    advance(1)
                 # A file that is repaired later must find its place free.
                 if len(good) == len(part.files) or self.skip_bad:
                     self._write(part, good)

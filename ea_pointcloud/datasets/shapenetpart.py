@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ea_pointcloud.datasets._padded import PaddedClouds, in_chunks, pad
+from ea_pointcloud.datasets._padded import PaddedClouds, pad
 from ea_pointcloud.datasets._part_files import (
     UNLABELLED,
     LabelledCloud,
@@ -18,7 +18,9 @@ from ea_pointcloud.datasets._part_files import (
 from ea_pointcloud.datasets._splits import check_opening, stratified_mask
 from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.descriptors.channels import descriptor_of, file_channels, parse_features
+from ea_pointcloud.io.progress import progress
 
+_AT_ONCE = 4  # clouds that are described at a time: a second or two
 # The numbering of both published layouts; a table beside the files comes before it.
 SHAPENETPART_PARTS: dict[str, tuple[int, ...]] = {
     "Airplane": (0, 1, 2, 3),
@@ -131,16 +133,24 @@ class ShapeNetPart(PaddedClouds):
         if channels:
             self._set_features([cloud.features for cloud in clouds], channels, self.up_axis)
         self._keep_points(num_points, sampling)
-        if descriptor:  # of the points kept
-            self.features = described(self.xyz, self.mask, descriptor)
-            self.fields = (*self.fields, "features")
+        if descriptor:
+            self.describe(descriptor)
+
+    def describe(self, descriptor: str) -> None:
+        """Compute descriptors of the points that are kept, and make them part of the samples."""
+        self.features = described(self.xyz, self.mask, descriptor)
+        self.fields = (*self.fields, "features")
 
 
 def described(xyz: Tensor, mask: Tensor, features: str) -> Tensor:
     """(n, N, F) descriptors of the points of clouds (n, N, 3), zero in the padding."""
     describe, _ = DESCRIPTORS[features]
-    found = in_chunks(lambda part, lengths: describe(part, lengths=lengths), xyz, mask.sum(1))
-    return found.masked_fill_(~mask[..., None], 0)
+    found = []
+    with progress(f"computing {features}", len(xyz)) as advance:
+        for clouds, lengths in zip(xyz.split(_AT_ONCE), mask.sum(1).split(_AT_ONCE), strict=True):
+            found.append(describe(clouds, lengths=lengths))
+            advance(len(clouds))
+    return torch.cat(found).masked_fill_(~mask[..., None], 0)
 
 
 def _part_table(files: PartFolder) -> PartTable:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_count, check_positive
 from ea_pointcloud.explain.maps import AttentionMap, attention_layers, attention_maps
+from ea_pointcloud.io.progress import track
 from ea_pointcloud.models import Classifier, Segmenter
 
 
@@ -145,7 +146,8 @@ def slot_usage(
     indices = range(len(attention_layers(model))) if layers is None else layers
     device = next(model.parameters()).device
     totals: list[_Total] = []
-    for start in range(0, len(dataset), batch_size):
+    starts = range(0, len(dataset), batch_size)
+    for start in track(starts, f"attention: batches of {batch_size} clouds"):
         batch = dataset[list(range(start, min(start + batch_size, len(dataset))))]
         batch = {name: value.to(device) for name, value in batch.items()}
         label = batch["label"] if "label" in batch else batch["category"]

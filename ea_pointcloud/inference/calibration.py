@@ -1,6 +1,7 @@
 """Fits to outputs of a trained classifier: a temperature, an out-of-distribution detector."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ea_pointcloud.descriptors.channels import file_channels
 from ea_pointcloud.inference.classify import embed_clouds
 from ea_pointcloud.inference.preprocess import choose_input
 from ea_pointcloud.inference.segment import pooled_features
+from ea_pointcloud.io.progress import track
 from ea_pointcloud.models import Classifier, MahalanobisDetector, Segmenter
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.
@@ -19,6 +21,7 @@ _SHRINKAGE = 1e-3
 _SMALL_SHRINKAGE = 0.1  # where there are fewer clouds than features
 _SMALL_THRESHOLD = 0.9
 _FOLDS = 5
+_AT_ONCE = 32  # clouds
 
 
 class ClassifierOutput(NamedTuple):
@@ -36,13 +39,17 @@ def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) ->
         samples: each with ``xyz`` (N, 3), perhaps ``mask`` (N,), and ``features`` (N, F) where the
             network reads some.
     """
-    clouds = []
-    for sample in samples:
-        real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
-        features = sample["features"][real] if "features" in sample else None
-        xyz = sample["xyz"][real].double()
-        clouds.append(choose_input(xyz, features, model.data_spec).points)
-    return ClassifierOutput(*embed_clouds(model, clouds))
+    found, tracked = [], track(samples, "calibrating: clouds")
+    while group := list(islice(tracked, _AT_ONCE)):
+        clouds = []
+        for sample in group:
+            real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
+            features = sample["features"][real] if "features" in sample else None
+            xyz = sample["xyz"][real].double()
+            clouds.append(choose_input(xyz, features, model.data_spec).points)
+        found.append(embed_clouds(model, clouds))
+    features, logits = (torch.cat(each) for each in zip(*found, strict=True))
+    return ClassifierOutput(features, logits)
 
 
 def extract_pooled(model: Segmenter, samples: Iterable[dict[str, Tensor]]) -> Tensor:
@@ -54,7 +61,7 @@ def extract_pooled(model: Segmenter, samples: Iterable[dict[str, Tensor]]) -> Te
             network was trained with channels of the files.
     """
     device, rows = next(model.parameters()).device, []
-    for sample in samples:
+    for sample in track(samples, "calibrating: shapes"):
         real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
         xyz = normalize_unit_sphere(sample["xyz"][real][None]).float().to(device)
         features = None

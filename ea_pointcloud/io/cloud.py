@@ -26,6 +26,9 @@ class Cloud:
         intensity: (N,) float32, in the unit of the file.
         extras: further channels by name, (N,) numbers of any type each.
         name: the file's name without folder and suffix.
+        label_names: of the labels, where the file has them, as our own ``.ply``, ``.npz`` and
+            ``.csv`` do.
+        up: the axis that is up, where the file says so, as our own ``.ply`` and ``.npz`` do.
 
     Raises:
         TypeError: if a dtype is wrong.
@@ -41,6 +44,8 @@ class Cloud:
     intensity: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    up: str | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
@@ -137,7 +142,7 @@ class Cloud:
         if xyz.ndim != 2 or xyz.shape[1] != 3 or not len(xyz) or not np.isfinite(xyz).all():
             raise ValueError(f"a cloud must have finite coordinates (N, 3), got shape {xyz.shape}")
         center = xyz.min(0) / 2 + xyz.max(0) / 2
-        parts: dict[str, np.ndarray] = {}
+        parts: dict[str, Any] = {}
         for part in PARTS:
             if part not in given:
                 continue

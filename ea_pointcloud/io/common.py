@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,6 +76,8 @@ class Points(NamedTuple):
     intensity: np.ndarray | None = None  # (N,)
     extras: Mapping[str, np.ndarray] = MappingProxyType({})  # (N,) each
     notes: tuple[str, ...] = ()  # what the user should hear about the file
+    label_names: Mapping[int, str] = MappingProxyType({})
+    up: str | None = None
 
     def select(self, which: np.ndarray) -> "Points":
         """Those that an (N,) mask names."""
@@ -101,8 +103,15 @@ class Points(NamedTuple):
             for name in list(arrays)
             if name.startswith("extras/")
         }
-        parts = {name: arrays.get(name) for name in PARTS}
+        parts: dict[str, Any] = {name: arrays.get(name) for name in PARTS}
         return cls(arrays["xyz"], **parts, extras=extras, notes=tuple(notes.splitlines()))
+
+
+class Meaning(NamedTuple):
+    """What labels and axes mean, beside the numbers."""
+
+    label_names: Mapping[int, str]
+    up: str | None
 
 
 PARTS = ("normals", "colors", "labels", "confidence", "intensity")  # of a point, beside xyz

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -192,6 +192,8 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
         intensity=None if points.intensity is None else points.intensity.astype(np.float32),
         extras={name: _own(values) for name, values in points.extras.items()},
         name=_stem(path) if index is None else f"{_stem(path)}-{index}",
+        label_names=dict(points.label_names),
+        up=points.up,
     )
 
 
@@ -246,4 +248,12 @@ _Z_UP = (".off", ".stl", ".las", ".laz", ".pcd", ".e57")
 
 def conventional_up(path: str | Path) -> str:
     """The axis that is up by convention in files of this format: ``"z"`` or ``"y"``."""
-    return "z" if str(path).lower().endswith(_Z_UP) else "y"
+    return "z" if suffix_of(_split_index(Path(path))[0]) in _Z_UP else "y"
+
+
+def assumed_up(files: Iterable[str | Path]) -> str:
+    """The axes of :func:`conventional_up` in files, in words: "y up in .npy, z up in .off"."""
+    found: dict[str, set[str]] = {}
+    for suffix in {suffix_of(_split_index(Path(file))[0]) for file in files}:
+        found.setdefault(conventional_up(f"a{suffix}"), set()).add(suffix)
+    return ", ".join(f"{axis} up in {' '.join(sorted(own))}" for axis, own in sorted(found.items()))

@@ -75,11 +75,11 @@ def weights_table(found: WeightsReport) -> Table:
     """The figures of weights on a data set with any of their classes."""
     report = found.report
     if isinstance(report, SegmentationReport):
-        headings = figure_columns("segmentation", votes=1)
+        headings = figure_columns("segmentation", found.votes)
         row = ("all", *(mean_and_std([getattr(report, field)]) for field in headings.values()))
         rows, first = [row], "parts"
     else:
-        headings = figure_columns("classification", votes=10)
+        headings = figure_columns("classification", found.votes)
         figures = [getattr(report, field) for field in headings.values()]
         rows = [(f"all {len(report.confusion)}", *(mean_and_std([one]) for one in figures))]
         if report.restricted_accuracy is not None:
@@ -130,11 +130,12 @@ def class_table(reports: Sequence[ClassificationReport]) -> Table:
 
 
 def category_table(reports: Sequence[SegmentationReport]) -> Table:
-    """A row a category."""
-    rows = [
+    """A row for each category that occurs."""
+    found = [
         (name, mean_and_std([report.category_iou[name] for report in reports]))
         for name in reports[0].category_iou
     ]
+    rows = [(name, iou) for name, iou in found if iou != "-"]
     return Table(f"{reports[0].selection}, by category", ("category", "IoU"), rows)
 
 
@@ -179,12 +180,13 @@ def data_name(recipe: Recipe) -> str:
 
 def cost_line(report: RunReport) -> str:
     """Length of the training and cost of the network."""
+    rate = report.reports[0].clouds_per_second
+    pace = "" if rate is None else f"{rate:.0f} clouds/s on {report.device}, "
     return (
         f"{report.epochs_done} of {report.recipe.trainer.epochs} epochs, seed "
         f"{report.recipe.trainer.seed}; {report.parameters:,} parameters, "
         f"{report.macs / 1e6:.0f} M MACs a cloud of {report.recipe.data.num_points} points;\n"
-        f"{report.reports[0].clouds_per_second:.0f} clouds/s on {report.device} with batch "
-        f"{report.batch_size}; clouds {STORED_AS[report.mirroring]}"
+        f"{pace}batch {report.batch_size}; clouds {STORED_AS[report.mirroring]}"
     )
 
 

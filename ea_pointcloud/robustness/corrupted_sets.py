@@ -10,6 +10,7 @@ from torch import Tensor
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.datasets.axes import STORED_AS
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles
+from ea_pointcloud.datasets.subset import spread
 from ea_pointcloud.robustness.corruptions import BENCHMARKS, CORRUPTIONS, corrupt
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # xyz (B, N, 3), mask (B, N), label (B,)
@@ -150,9 +151,3 @@ class PublishedSet:
 
     def _chosen(self, values: Tensor) -> Tensor:
         return values[spread(len(values), self.limit)]
-
-
-def spread(count: int, limit: int | None) -> Tensor:
-    """Indices of at most ``limit`` of ``count`` clouds, spread evenly so that all classes occur."""
-    kept = count if limit is None else min(limit, count)
-    return torch.arange(kept) * count // max(kept, 1)

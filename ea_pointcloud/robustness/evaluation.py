@@ -11,6 +11,7 @@ from statistics import mean
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.datasets.corrupted import SEVERITIES
+from ea_pointcloud.io.progress import progress
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.robustness.corrupted_sets import Batch, CorruptedSet
 from ea_pointcloud.robustness.corruptions import BENCHMARKS
@@ -100,7 +101,7 @@ def evaluate_corruptions(
     *,
     reference: Reference | None = None,
     options: InferenceOptions = DEFAULT,
-    progress: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> CorruptionReport:
     """Measure ``model`` under every corruption of ``benchmark`` at every severity.
 
@@ -114,7 +115,7 @@ def evaluate_corruptions(
         reference: of mCE and RmCE.
         options: of inference, on clean clouds too; batch normalisation is adapted to each set
             separately.
-        progress: called with a line a corruption.
+        say: called with a line a corruption.
 
     Raises:
         ValueError: if there are no clouds, too few to adapt to, or the reference lacks a
@@ -128,13 +129,17 @@ def evaluate_corruptions(
             f"{', '.join(lacking)}"
         )
     started = time.perf_counter()
-    clean = _accuracy(model, clouds.clean(), options)
-    progress(f"{clouds.title}: clean {clean:.4f}, {clouds.shapes} shapes")
-    accuracy: dict[str, tuple[float, ...]] = {}
-    for name in names:
-        found = [_accuracy(model, clouds.corrupted(name, each), options) for each in SEVERITIES]
-        progress(f"{clouds.title}: {name} {' '.join(f'{each:.4f}' for each in found)}")
-        accuracy[name] = tuple(found)
+    total = clouds.shapes * (1 + len(names) * len(SEVERITIES))
+    with progress(f"{clouds.title}: clouds", total) as advance:
+        clean = _accuracy(model, clouds.clean(), options, advance)
+        say(f"{clouds.title}: clean {clean:.4f}, {clouds.shapes} shapes")
+        accuracy: dict[str, tuple[float, ...]] = {}
+        for name in names:
+            accuracy[name] = tuple(
+                _accuracy(model, clouds.corrupted(name, severity), options, advance)
+                for severity in SEVERITIES
+            )
+            say(f"{clouds.title}: {name} {' '.join(f'{each:.4f}' for each in accuracy[name])}")
     means = {name: mean(values) for name, values in accuracy.items()}
     errors = {} if reference is None else corruption_errors(means, reference)
     relative = {} if reference is None else relative_errors(clean, means, reference)
@@ -155,11 +160,17 @@ def evaluate_corruptions(
     )
 
 
-def _accuracy(model: Classifier, batches: Iterator[Batch], options: InferenceOptions) -> float:
+def _accuracy(
+    model: Classifier,
+    batches: Iterator[Batch],
+    options: InferenceOptions,
+    advance: Callable[[int], None],
+) -> float:
     correct = total = 0
     for pred, label in predict(model, batches, options):
         correct += int((pred == label).sum())
         total += len(label)
+        advance(len(label))
     return correct / total
 
 

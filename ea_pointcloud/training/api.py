@@ -16,6 +16,7 @@ from ea_pointcloud.training.evaluate_run import (
     evaluate_run,
     evaluate_weights,
 )
+from ea_pointcloud.training.evaluation_data import EvaluationOptions
 from ea_pointcloud.training.fit import train as train_recipe
 from ea_pointcloud.training.recipe import load_recipe, run_name
 from ea_pointcloud.training.recipe_keys import Recipe
@@ -75,16 +76,25 @@ def evaluate(
     split: str = "test",
     data_root: str | Path | None = None,
     device: str = "auto",
+    num_points: int | None = None,
+    batch_size: int | None = None,
+    votes: int | None = None,
+    limit: int | None = None,
 ) -> RunReport | WeightsReport:
     """Evaluate a run on a split of its data, or weights on a data set.
 
     Args:
         run_or_weights: a run folder, a weights folder, or the name of pretrained weights.
         data: name or folder of a data set whose classes are among those of the weights; if omitted
-            the data of the run.
+            the data of the run, of weights that of ``data_root``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         data_root: folder of data sets, if it is no longer where the run found it.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        num_points: these and the rest as in
+            :class:`~ea_pointcloud.training.evaluation_data.EvaluationOptions`.
+        batch_size: clouds at a time.
+        votes: passes over randomly scaled clouds, 0 for none.
+        limit: number of clouds, spread evenly over the split.
 
     Returns:
         The figures: of a run those of its validation-selected weights first, then of the last
@@ -92,18 +102,16 @@ def evaluate(
 
     Raises:
         FileNotFoundError: if there are no such weights or data.
-        ValueError: if weights are given without data, or the data has other classes.
+        ValueError: if nothing says which data, or the data has other classes.
     """
     check_choice("split", split, ("train", "val", "test"))
     chosen = resolve_device(device)
-    if data is not None:
-        return evaluate_weights(run_or_weights, data, split, chosen, data_root=data_root)
-    if not (Path(run_or_weights) / RECIPE_FILE).is_file():
-        raise ValueError(
-            f"{run_or_weights} is not a run folder, so data must name the data set to evaluate on, "
-            "for example data='modelnet10'"
+    options = EvaluationOptions(num_points, batch_size, votes, limit)
+    if data is not None or not (Path(run_or_weights) / RECIPE_FILE).is_file():
+        return evaluate_weights(
+            run_or_weights, data, split, chosen, data_root=data_root, options=options
         )
-    return evaluate_run(run_or_weights, split, chosen, data_root=data_root)
+    return evaluate_run(run_or_weights, split, chosen, data_root=data_root, options=options)
 
 
 def full_key(name: str) -> str:

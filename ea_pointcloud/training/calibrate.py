@@ -14,6 +14,7 @@ from ea_pointcloud.inference.calibration import (
     fit_detector,
     fit_small_detector,
 )
+from ea_pointcloud.io.progress import track
 from ea_pointcloud.models import (
     Calibration,
     Classifier,
@@ -118,7 +119,7 @@ def calibrate_segmenter(
     _check_evaluating(model)
     device = next(model.parameters()).device
     logits, labels = [], []
-    for stored in batches(val, batch_size):
+    for stored in track(batches(val, batch_size), "calibrating: batches of val"):
         batch = {name: value.to(device) for name, value in stored.items()}
         chosen, label = labelled_points(part_logits(model, batch), batch, model.data_spec)
         step = max(1, len(label) // (_POINTS * len(batch["xyz"])))

@@ -179,12 +179,15 @@ def put_on(dataset: Shapes, device: torch.device) -> tuple[Shapes, str]:
     return placed, f"{count}, {size / 1e6:,.0f} MB on {device}"
 
 
-def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None) -> Shapes:
+def open_held_out(
+    recipe: Recipe, split: str, *, farthest_of: int | None = None, all_points: bool | None = None
+) -> Shapes:
     """A split to measure on: parts are asked of every point there is, whatever training saw.
 
     Args:
         recipe: of the run.
         split: ``"train"``, ``"val"`` or ``"test"``.
+        all_points: keep every stored point; if omitted, for segmentation alone.
         farthest_of: of this number of points of each cloud, the first that are stored (0: all), the
             farthest are kept, as many as in training, and as ``classify`` chooses them.
 
@@ -193,7 +196,8 @@ def open_held_out(recipe: Recipe, split: str, *, farthest_of: int | None = None)
             or is less than the points that are kept.
     """
     if farthest_of is None:
-        return open_split(recipe.data, split, all_points=recipe.task == "segmentation")
+        every = recipe.task == "segmentation" if all_points is None else all_points
+        return open_split(recipe.data, split, all_points=every)
     stored = farthest_of or recipe.data.num_points
     first = replace(recipe.data, num_points=stored, sampling="first")
     given = open_split(first, split, all_points=farthest_of == 0)

@@ -1,5 +1,6 @@
 """Evaluation of a classifier on a split: plainly, calibrated and with votes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ class ClassificationReport:
         class_accuracy: class name -> accuracy, None for a class that does not occur.
         confusion: (C, C) counts, rows are true classes.
         calibration: of the probabilities of the plain pass.
-        clouds_per_second: of the plain pass, at the evaluation's batch size.
+        clouds_per_second: of the plain pass, see ``TimedPass``; None of too few batches.
     """
 
     selection: str
@@ -60,7 +61,7 @@ class ClassificationReport:
     class_accuracy: dict[str, float | None]
     confusion: list[list[int]]
     calibration: Reliability
-    clouds_per_second: float
+    clouds_per_second: float | None
 
 
 @torch.inference_mode()
@@ -94,7 +95,7 @@ def evaluate_classifier(
     errors = calibration_errors(model, device)
     voted_right = 0
     generator = generator_for(device, _VOTE_SEED)
-    plain = TimedPass(model, dataset, class_logits, batch_size, device, hook)
+    plain = TimedPass(model, dataset, class_logits, batch_size, device, hook, 1 + votes)
     for batch, logits in plain:
         label = batch["label"]
         metrics.update(logits, label)
@@ -104,7 +105,8 @@ def evaluate_classifier(
         for error in errors:
             error.update(logits, label)
         if votes:
-            voted_right += int((_vote(model, batch, votes, generator) == label).sum())
+            voted = _vote(model, batch, votes, generator, plain.passed)
+            voted_right += int((voted == label).sum())
     values = metrics.compute()
     among = restricted.compute() if absent else {}
     matrix = confusion.compute().cpu()
@@ -121,14 +123,23 @@ def evaluate_classifier(
         class_accuracy=dict(zip(names, class_accuracy(matrix), strict=True)),
         confusion=matrix.tolist(),
         calibration=reliability(errors),
-        clouds_per_second=len(dataset) / plain.seconds,
+        clouds_per_second=plain.clouds_per_second,
     )
 
 
-def _vote(model: Classifier, batch: Batch, votes: int, generator: torch.Generator) -> Tensor:
+def _vote(
+    model: Classifier,
+    batch: Batch,
+    votes: int,
+    generator: torch.Generator,
+    passed: Callable[[int], None],
+) -> Tensor:
     def scale(xyz: Tensor) -> Tensor:
         return random_scale(xyz, *VOTE_SCALE, generator=generator)
 
-    scaled = (transform_batch(batch, model.data_spec.features, scale) for _ in range(votes))
-    passes = [class_logits(model, each).softmax(-1) for each in scaled]
+    passes = []
+    for _ in range(votes):
+        scaled = transform_batch(batch, model.data_spec.features, scale)
+        passes.append(class_logits(model, scaled).softmax(-1))
+        passed(len(scaled["xyz"]))
     return torch.stack(passes).mean(0).argmax(-1)

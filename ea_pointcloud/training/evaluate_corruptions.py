@@ -12,12 +12,12 @@ from torch import Tensor
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import keep_freed_memory
 from ea_pointcloud.datasets.corrupted import MODELNET40_CLASSES, CorruptedFiles, find_corrupted
+from ea_pointcloud.datasets.subset import spread
 from ea_pointcloud.models import Classifier, load_model
 from ea_pointcloud.robustness.corrupted_sets import (
     CorruptedSet,
     GeneratedSet,
     PublishedSet,
-    spread,
 )
 from ea_pointcloud.robustness.corruptions import BENCHMARKS
 from ea_pointcloud.robustness.evaluation import (
@@ -62,7 +62,7 @@ def evaluate_run_corruptions(
     reference: Path | None = None,
     limit: int | None = None,
     options: InferenceOptions = DEFAULT,
-    progress: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[CorruptionReport]:
     """Measure the first-reported weights of a run under corruptions of its data.
 
@@ -75,7 +75,7 @@ def evaluate_run_corruptions(
         reference: JSON that ``evaluate --corruptions --json`` has printed for the reference.
         limit: number of shapes to measure, spread evenly over the split; all if omitted.
         options: how the network is asked.
-        progress: is called with a line for each corruption.
+        say: is called with a line for each corruption.
 
     Returns:
         A report a benchmark. The published files are taken where they lie beside the data, the run
@@ -105,7 +105,7 @@ def evaluate_run_corruptions(
             found = DGCNN
         reports.append(
             evaluate_corruptions(
-                model, source, benchmark, reference=found, options=options, progress=progress
+                model, source, benchmark, reference=found, options=options, say=say
             )
         )
     return reports

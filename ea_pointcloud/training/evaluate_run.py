@@ -1,22 +1,26 @@
 """Measuring runs on a split, by the protocol that every printed number follows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ea_pointcloud._device import keep_freed_memory
-from ea_pointcloud.datasets import open_dataset
 from ea_pointcloud.models import Classifier, Segmenter, count_macs, load_model
-from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import read_metrics
-from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.evaluate_classifier import ClassificationReport, evaluate_classifier
 from ea_pointcloud.training.evaluate_segmenter import SegmentationReport, evaluate_segmenter
 from ea_pointcloud.training.evaluation import Hook
+from ea_pointcloud.training.evaluation_data import (
+    USUAL,
+    EvaluationOptions,
+    finished_recipe,
+    open_for_weights,
+    open_of_run,
+)
 from ea_pointcloud.training.recipe import recipe_values
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import (
@@ -26,6 +30,8 @@ from ea_pointcloud.training.run_folder import (
     load_run_recipe,
 )
 from ea_pointcloud.training.tasks import task_of
+
+_VOTES, _BATCH_SIZE = 10, 64  # where weights alone are evaluated
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ def evaluate_run(
     data_root: str | Path | None = None,
     hook: Hook | None = None,
     farthest_of: int | None = None,
+    options: EvaluationOptions = USUAL,
 ) -> RunReport:
     """Evaluate the weights of a run folder on a split of its data.
 
@@ -79,16 +86,17 @@ def evaluate_run(
         data_root: where the data lies, if no longer where the run found it.
         hook: is called with every batch of the weights that are reported first.
         farthest_of: see :func:`~ea_pointcloud.training.data.open_held_out`.
+        options: what differs from the recipe; the report holds the recipe that was used.
 
     Raises:
         FileNotFoundError: if the run folder or its data is incomplete.
         ValueError: if the data has classes that the model does not know.
     """
-    run, recipe = Path(run), _finished_recipe(run, data_root)
+    run, recipe = Path(run), options.applied_to(finished_recipe(run, data_root))
     if device.type == "cpu":
         keep_freed_memory()
     task = task_of(recipe)
-    dataset = open_held_out(recipe, split, farthest_of=farthest_of)
+    dataset = open_of_run(recipe, split, options, farthest_of)
     reports: list[Any] = []
     selections = [("validation (primary)", "best"), ("last epoch", "last")]
     if recipe.data.train_split == "trainval":
@@ -97,7 +105,7 @@ def evaluate_run(
         selections = [("last epoch, nothing selected", "last")]
     for selection, folder in selections:
         model = load_model(str(run / folder)).to(device)
-        options: dict[str, Any] = {
+        how: dict[str, Any] = {
             "selection": selection,
             "votes": recipe.eval.votes,
             "batch_size": recipe.eval.batch_size,
@@ -105,12 +113,10 @@ def evaluate_run(
             "hook": None if reports else hook,
         }
         if isinstance(model, Segmenter):
-            report = evaluate_segmenter(
-                model, dataset, tta_copies=recipe.eval.tta_copies, **options
-            )
+            report = evaluate_segmenter(model, dataset, tta_copies=recipe.eval.tta_copies, **how)
         else:
             assert isinstance(model, Classifier)
-            report = evaluate_classifier(model, dataset, **options)
+            report = evaluate_classifier(model, dataset, **how)
         reports.append(report)
     metric = task.monitor.removeprefix("val/")
     return RunReport(
@@ -139,6 +145,7 @@ class WeightsReport:
         device: where it was measured.
         batch_size: of the evaluation.
         num_points: points of each cloud, 0 for all.
+        votes: passes over scaled clouds, 0 for none.
         mirroring: of the clouds, one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
     """
 
@@ -149,32 +156,29 @@ class WeightsReport:
     device: str
     batch_size: int
     num_points: int
+    votes: int
     mirroring: str
 
 
 def evaluate_weights(
     weights: str | Path,
-    data: str | Path,
+    data: str | Path | None,
     split: str,
     device: torch.device,
     *,
     data_root: str | Path | None = None,
-    votes: int = 10,
-    batch_size: int = 64,
+    options: EvaluationOptions = USUAL,
 ) -> WeightsReport:
     """Evaluate weights on any data set whose classes, by name, are among theirs.
 
-    Classifiers see clouds as ``classify`` shows them: of all points that are stored, as many as in
-    training by farthest point sampling. Segmenters see every point.
-
     Args:
         weights: a name, a weights folder, or a run folder.
-        data: a name or folder, see :func:`~ea_pointcloud.datasets.open_dataset`.
+        data: a name or folder; see, also on what clouds are shown,
+            :func:`~ea_pointcloud.training.evaluation_data.open_for_weights`.
         split: ``"train"``, ``"val"`` or ``"test"``.
         device: where to compute.
         data_root: where names of data sets are looked for.
-        votes: passes over randomly scaled clouds, 0 for none.
-        batch_size: clouds at a time.
+        options: 10 votes and batches of 64 clouds where they say nothing else.
 
     Raises:
         FileNotFoundError: if there are no such weights or data.
@@ -183,31 +187,28 @@ def evaluate_weights(
     model = load_model(str(weights)).to(device)
     if device.type == "cpu":
         keep_freed_memory()
-    options: dict[str, Any] = {
+    dataset, name = open_for_weights(weights, model, split, data, data_root, options)
+    votes = _VOTES if options.votes is None else options.votes
+    how: dict[str, Any] = {
         "selection": str(weights),
         "votes": votes,
-        "batch_size": batch_size,
+        "batch_size": options.batch_size or _BATCH_SIZE,
         "device": device,
     }
     if isinstance(model, Classifier):
-        num_points = model.data_spec.num_points
-        dataset = open_dataset(
-            data, split=split, num_points=num_points, sampling="fps", data_root=data_root
-        )
-        report = evaluate_classifier(model, dataset, **options)
+        usual, report = model.data_spec.num_points, evaluate_classifier(model, dataset, **how)
     else:
         assert isinstance(model, Segmenter)
-        num_points = 0
-        dataset = open_dataset(data, split=split, data_root=data_root)
-        report = evaluate_segmenter(model, dataset, **options)
+        usual, report = 0, evaluate_segmenter(model, dataset, **how)
     return WeightsReport(
         weights=str(weights),
-        data=str(data),
+        data=name,
         report=report,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=str(device),
-        batch_size=batch_size,
-        num_points=num_points,
+        batch_size=how["batch_size"],
+        num_points=usual if options.num_points is None else options.num_points,
+        votes=votes,
         mirroring=dataset.mirroring,
     )
 
@@ -226,23 +227,10 @@ def calibrate_run(
         FileNotFoundError: if the run folder or its data is incomplete.
         ValueError: if the val split was trained on.
     """
-    recipe = _finished_recipe(run, data_root)
+    recipe = finished_recipe(run, data_root)
     if recipe.data.train_split == "trainval":
         raise ValueError(f"{run} was trained on its val split too; nothing is left to calibrate on")
     calibrate_weights([Path(run) / folder for folder in ("best", "last")], recipe, device)
-
-
-def _finished_recipe(run: str | Path, data_root: str | Path | None) -> Recipe:
-    recipe = load_run_recipe(run)
-    for folder in ("best", "last"):
-        if not (Path(run) / folder / CONFIG_FILE).is_file():
-            raise FileNotFoundError(
-                f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
-                f"continue it with --resume {run}"
-            )
-    if data_root is None:
-        return recipe
-    return replace(recipe, data=replace(recipe.data, root=str(data_root)))
 
 
 def check_same_recipe(runs: Sequence[str | Path]) -> None:

@@ -1,9 +1,9 @@
 """Evaluation of a segmenter on a split: plainly, with votes, and postprocessed."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class SegmentationReport:
         category_iou: category -> mean IoU of its shapes, None for one that does not occur.
         calibration: of the probabilities of the plain pass, at every point and among
             the parts of the shape's category.
-        clouds_per_second: of the plain pass, at the evaluation's batch size.
+        clouds_per_second: of the plain pass, see ``TimedPass``; None of too few batches.
     """
 
     selection: str
@@ -80,7 +80,7 @@ class SegmentationReport:
     tta_category_miou: float | None
     category_iou: dict[str, float | None]
     calibration: Reliability
-    clouds_per_second: float
+    clouds_per_second: float | None
 
 
 @torch.inference_mode()
@@ -112,7 +112,9 @@ def evaluate_segmenter(
     if spec.min_part_fraction:
         postprocessed = PostprocessedFigures(model, tta_copies, device)
     errors = calibration_errors(model, device)
-    timed = TimedPass(model, dataset, part_logits, batch_size, device, hook)
+    copies = max(tta_copies - 1, 0) if postprocessed is not None else 0
+    passes = 1 + copies + (len(VOTE_SIZES) if votes else 0)
+    timed = TimedPass(model, dataset, part_logits, batch_size, device, hook, passes)
     for batch, logits in timed:
         truth = batch["part_label"], batch["category"], batch["mask"]
         plain.update(logits, *truth)
@@ -120,11 +122,13 @@ def evaluate_segmenter(
         for error in errors:
             error.update(*labelled_points(logits, batch, spec))
         if votes:
-            scaled = ({**batch, "xyz": batch["xyz"] * size} for size in VOTE_SIZES)
-            probs = sum(part_logits(model, each).softmax(-1) for each in scaled)
-            voted.update(cast("Tensor", probs), *truth)
+            probs = torch.zeros_like(logits)
+            for size in VOTE_SIZES:
+                probs += part_logits(model, {**batch, "xyz": batch["xyz"] * size}).softmax(-1)
+                timed.passed(len(logits))
+            voted.update(probs, *truth)
         if postprocessed is not None:
-            postprocessed.update(batch, logits)
+            postprocessed.update(batch, logits, timed.passed)
     figures, every = plain.compute(), all_parts.compute()
     vote = voted.compute() if votes else None
     iou = figures["category_iou"].tolist()
@@ -145,7 +149,7 @@ def evaluate_segmenter(
             for name, value in zip(spec.category_names, iou, strict=True)
         },
         calibration=reliability(errors),
-        clouds_per_second=len(dataset) / timed.seconds,
+        clouds_per_second=timed.clouds_per_second,
     )
 
 
@@ -170,14 +174,17 @@ class PostprocessedFigures:
         self.alone, self.averaged = (PartIoU(spec.parts).to(device) for _ in range(2))
         self.generator = generator_for(device, _SEED)
 
-    def update(self, batch: Batch, logits: Tensor) -> None:
-        """Count a batch whose plain pass gave ``logits`` (B, N, P)."""
+    def update(
+        self, batch: Batch, logits: Tensor, passed: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Count a batch whose plain pass gave ``logits`` (B, N, P); ``passed`` counts copies."""
         probs = self._probs(logits, batch)
         self._count(self.alone, probs, batch)
         for number in range(1, self.tta_copies):
             transform = partial(self._copy, number)
             copy = transform_batch(batch, self.model.data_spec.features, transform)
             probs = probs + self._probs(part_logits(self.model, copy), batch)
+            passed(len(copy["xyz"]))
         if self.tta_copies:
             self._count(self.averaged, probs / self.tta_copies, batch)
 

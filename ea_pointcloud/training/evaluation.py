@@ -3,16 +3,20 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ea_pointcloud.io.progress import progress
 from ea_pointcloud.metrics import CalibrationError, ReliabilityBin
 from ea_pointcloud.models import PretrainedModel
 from ea_pointcloud.training.batches import batches
 from ea_pointcloud.training.data import Shapes
 from ea_pointcloud.training.tasks import Batch
+
+_FEWEST_TIMED = 3  # batches
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,7 @@ class TimedPass:
         batch_size: clouds at a time.
         device: of the batches.
         hook: is called with every batch, outside of the time.
-
-    Attributes:
-        seconds: spent in ``forward`` so far, after a first batch to warm up.
+        passes: in all, this one and those that :meth:`passed` counts, whose progress is reported.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class TimedPass:
         batch_size: int,
         device: torch.device,
         hook: Hook | None,
+        passes: int = 1,
     ) -> None:
         self.model = model.eval()
         self.dataset = dataset
@@ -72,22 +75,35 @@ class TimedPass:
         self.batch_size = batch_size
         self.device = device
         self.hook = hook
-        self.seconds = 0.0
+        self.passes = passes
+        self.passed: Callable[[int], None] = lambda _: None
+        self._seconds: list[float] = []  # of each batch that is full
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
         """Batches on the device, with the network's logits."""
-        for number, stored in enumerate(batches(self.dataset, self.batch_size)):
-            batch = {name: value.to(self.device) for name, value in stored.items()}
-            if number == 0:  # the first batch pays for warming up
-                self.forward(self.model, batch)
-            self._synchronize()
-            started = time.perf_counter()
-            logits = self.forward(self.model, batch)
-            self._synchronize()
-            self.seconds += time.perf_counter() - started
-            if self.hook is not None:
-                self.hook(self.model, batch, logits)
-            yield batch, logits
+        what = f"evaluating on {self.dataset.split}"
+        with progress(what, self.passes * len(self.dataset)) as self.passed:
+            for stored in batches(self.dataset, self.batch_size):
+                batch = {name: value.to(self.device) for name, value in stored.items()}
+                self._synchronize()
+                started = time.perf_counter()
+                logits = self.forward(self.model, batch)
+                self._synchronize()
+                if len(batch["xyz"]) == self.batch_size:
+                    self._seconds.append(time.perf_counter() - started)
+                self.passed(len(batch["xyz"]))
+                if self.hook is not None:
+                    self.hook(self.model, batch, logits)
+                yield batch, logits
+
+    @property
+    def clouds_per_second(self) -> float | None:
+        """By the median time of the full batches but the first, which pays for warming up.
+
+        None where there are fewer than three of them: one may wait for another program.
+        """
+        timed = self._seconds[1:]
+        return self.batch_size / median(timed) if len(timed) >= _FEWEST_TIMED else None
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -47,7 +47,7 @@ class RunFigures:
         measured_on: where the figures and the rate are from.
         threads: of PyTorch there.
         batch_size: there.
-        clouds_per_second: of the plain pass there.
+        clouds_per_second: of the plain pass there; None of too few batches to measure.
         figures: how weights were chosen -> field of the report -> value.
     """
 
@@ -71,7 +71,7 @@ class RunFigures:
     measured_on: str
     threads: int
     batch_size: int
-    clouds_per_second: float
+    clouds_per_second: float | None
     figures: dict[str, dict[str, float | None]]
 
 
@@ -214,13 +214,13 @@ def _selections(runs: Sequence[RunFigures]) -> list[str]:
 
 
 def _costs(runs: Sequence[RunFigures], seeds: int) -> list[str]:
-    rate = mean(run.clouds_per_second for run in runs)
+    rates = [run.clouds_per_second for run in runs if run.clouds_per_second is not None]
     minutes = mean(run.train_seconds for run in runs) / 60
     return [
         f"{len(runs)} of {seeds}",
         f"{runs[0].parameters:,}",
         f"{runs[0].macs / 1e6:.0f} M",
-        f"{rate:.0f}",
+        f"{mean(rates):.0f}" if rates else "-",
         str(runs[0].epochs),
         f"{minutes:.1f} min on {runs[0].trained_on}",
     ]
