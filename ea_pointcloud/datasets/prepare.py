@@ -176,7 +176,7 @@ class _Work:
             {split: [p.name for p in self.parts if p.split == split] for split in splits},
             counts,
             source=source,
-            **asdict(self.preparation),
+            **asdict(self.preparation) | {"features": list(self.preparation.features)},
             mirroring=self.mirroring,
             left_out=[path for path in every if path not in kept],
             ids=ids,
