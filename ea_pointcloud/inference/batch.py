@@ -24,7 +24,7 @@ from ea_pointcloud.models import DataSpec
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
-Sent = tuple[NDArray[np.float32], str]
+Sent = tuple[NDArray[np.float32], str, NDArray[np.float32] | None]
 
 # What a worker that loads clouds would import; the second imports numba.
 PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
@@ -244,13 +244,16 @@ def _load(
     cloud = read_cloud(file, **reading)
     up = up or cloud.up or conventional_up(file)
     found = preprocess(cloud, spec, up=up, remove_outliers=remove_outliers)
-    return found.xyz.numpy(), found.up
+    return found.xyz.numpy(), found.up, None if found.features is None else found.features.numpy()
 
 
 def _classify(
     predictor: Predictor, topk: int, tta_rotations: int, sent: list[Sent]
 ) -> list[Classification]:
-    inputs = [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
+    inputs = [
+        ModelInput(torch.from_numpy(xyz), up, None if given is None else torch.from_numpy(given))
+        for xyz, up, given in sent
+    ]
     return predictor.classify(inputs, topk=topk, tta_rotations=tta_rotations)
 
 

@@ -3,6 +3,7 @@
 The meaning of its numbers, and a calibration, which ``inference/calibration.py`` fits.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,9 @@ from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.augment.transforms import AXES, MIRRORING, SAMPLINGS
-from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors.channels import feature_channels, parse_features
 
 NORMALIZATIONS = ("unit_sphere",)
-# Features beside coordinates -> channels.
-FEATURES = {"none": 0, "normals": 3} | {
-    name: channels for name, (_, channels) in DESCRIPTORS.items()
-}
 CALIBRATION_FILE = "calibration.safetensors"
 WARN_BEYOND = 0.98
 _FLOAT = torch.float32
@@ -53,9 +50,14 @@ class DataSpec:
         sampling: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (indices into ``class_names``) of each category.
-        features: what points carry beside coordinates: ``"none"``, ``"normals"``, or descriptors
-            that are computed from the coordinates, ``"eigen_features"``, ``"surface_features"`` or
-            ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`.
+        features: what points carry beside coordinates, in order: channels of the files
+            (``"normals"``, ``"colors"``, ``"intensity"`` or any other name), or one descriptor that
+            is computed from the coordinates (``"eigen_features"``, ``"surface_features"`` or
+            ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`); a single
+            name stands for itself, ``"none"`` for ().
+        feature_mean: of each column of the features in training, 0 for normals and colours; the
+            network subtracts it. () where nothing is to be scaled.
+        feature_std: the same, 1 for normals and colours; the network divides by it.
         min_part_fraction: of a segmenter, the smallest fraction of a shape's points that each part
             which a shape may lack had in training, see
             :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
@@ -69,8 +71,10 @@ class DataSpec:
     sampling: str = "random"
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
-    features: str = "none"
+    features: tuple[str, ...] = ()
     min_part_fraction: tuple[float, ...] = ()
+    feature_mean: tuple[float, ...] = ()
+    feature_std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON) become tuples."""
@@ -104,10 +108,25 @@ class DataSpec:
             )
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("mirroring", self.mirroring, MIRRORING)
-        check_choice("features", self.features, FEATURES)
+        object.__setattr__(self, "features", parse_features("features", self.features))
+        self._check_scale()
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("sampling", self.sampling, SAMPLINGS)
         check_count("num_points", self.num_points)
+
+    def _check_scale(self) -> None:
+        columns = (0, feature_channels(self.features))
+        for name, least in (("feature_mean", -math.inf), ("feature_std", 0.0)):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            finite = all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+            if len(values) not in columns or not finite or not all(v > least for v in values):
+                raise ValueError(
+                    f"{name} must be a finite number for each of the {columns[1]} columns of the "
+                    f"features{', above 0' if least == 0 else ''}, or empty, got {values}"
+                )
+        if len(self.feature_mean) != len(self.feature_std):
+            raise ValueError("feature_mean and feature_std must be given together")
 
     @classmethod
     def unnamed(cls, num_classes: int, num_categories: int = 0) -> Self:

@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._files import read_json_object, write_whole
+from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.models.metadata import (
     CALIBRATION_FILE,
     Calibration,
@@ -52,6 +53,30 @@ class PretrainedModel(nn.Module):
     config: Any
     data_spec: DataSpec
     calibration: Calibration | None = None
+    feature_mean: Tensor | None  # (F,) where features are scaled
+    feature_std: Tensor | None
+
+    def _set_spec(self, spec: DataSpec) -> None:
+        """Take a description of the data, and check that the network reads its features."""
+        self.data_spec = spec
+        count = feature_channels(spec.features)  # 0 also where they are not specified
+        if spec.features and self.config.feature_channels != count:
+            raise ValueError(
+                f"feature_channels must be {count} as data_spec says the features are "
+                f"{', '.join(spec.features)}, got {self.config.feature_channels}"
+            )
+        for name in ("feature_mean", "feature_std"):
+            values = getattr(spec, name)
+            tensor = torch.tensor(values, dtype=torch.float32) if values else None
+            self.register_buffer(name, tensor, persistent=False)
+
+    def scale_features(self, features: Tensor | None) -> Tensor | None:
+        """Features (B, N, F) in their own units, standardised as ``data_spec`` says."""
+        if features is None or self.feature_mean is None or self.feature_std is None:
+            return features
+        if features.shape[-1] != len(self.feature_mean):
+            return features  # an error where they meet the coordinates
+        return (features - self.feature_mean) / self.feature_std
 
     @property
     def embedding_channels(self) -> int:
