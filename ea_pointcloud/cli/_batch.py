@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option
-from ea_pointcloud.cli._progress import progress_bar
+from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option, progress_bar
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Found, Job, Outcome, Outcomes

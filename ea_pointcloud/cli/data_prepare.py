@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
-from ea_pointcloud.cli._progress import log_to_stderr
+from ea_pointcloud.cli.data_download import log_to_stderr
 
 if TYPE_CHECKING:
     from ea_pointcloud.datasets.catalog import CatalogEntry
