@@ -2,8 +2,9 @@
 
 A folder of weights holds ``model.safetensors`` and ``config.json`` (architecture, configuration,
 class names, and the form of the input), and ``calibration.safetensors`` where a classifier was
-calibrated; those that come with the package (``weights/``) also a card. Nothing in it is
-pickled, so loading runs no code.
+calibrated; perhaps ``embedding.safetensors``, in which few-shot classifiers compare clouds; those
+that come with the package (``weights/``) also a card. Nothing in it is pickled, so loading runs no
+code.
 """
 
 import json
@@ -24,15 +25,17 @@ from ea_pointcloud._checks import check_choice
 from ea_pointcloud._files import read_json_object, write_whole
 from ea_pointcloud.models.metadata import (
     CALIBRATION_FILE,
+    EMBEDDING_FILE,
     Calibration,
     DataSpec,
     load_calibration,
+    load_embedding,
 )
 from ea_pointcloud.models.stored import check_settings, check_stored, check_values
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-_FILES = [WEIGHTS_FILE, CONFIG_FILE, CALIBRATION_FILE]
+_FILES = [WEIGHTS_FILE, CONFIG_FILE, CALIBRATION_FILE, EMBEDDING_FILE]
 FORMAT_VERSION = 1
 DEFAULT_CLASSIFIER = "eagraph-tiny-modelnet40"
 DEFAULT_SEGMENTER = "eagraph-tiny-psb"
@@ -42,14 +45,16 @@ SHIPPED_FOLDER = Path(str(resources.files("ea_pointcloud"))) / "weights"
 class PretrainedModel(nn.Module):
     """A network that saves itself with its configuration and comes back from one folder.
 
-    Subclasses set ``config_class`` and take ``(config, data_spec)``. ``calibration`` belongs to the
-    weights as they are: whoever changes them sets it again.
+    Subclasses set ``config_class`` and take ``(config, data_spec)``. ``calibration`` and
+    ``embedding``, see :func:`~ea_pointcloud.models.metadata.load_embedding`, belong to the weights
+    as they are: whoever changes them sets both again.
     """
 
     config_class: ClassVar[Any]
     config: Any
     data_spec: DataSpec
     calibration: Calibration | None = None
+    embedding: dict[str, Tensor] | None = None
 
     def auxiliary_loss(self) -> Tensor | None:
         """What the last forward pass in training adds to the loss, returned once; usually None."""
@@ -85,6 +90,10 @@ class PretrainedModel(nn.Module):
             save_file(tensors, staging / WEIGHTS_FILE)
             if self.calibration is not None:
                 self.calibration.save_tensors(staging)
+            if self.embedding is not None:
+                # The directions are most of it, and rounding turns them by 1e-4.
+                stored = {**self.embedding, "directions": self.embedding["directions"].half()}
+                save_file(stored, staging / EMBEDDING_FILE)
             write_whole(staging / CONFIG_FILE, json.dumps(self._description(), indent=2) + "\n")
             if not folder.exists():
                 staging.replace(folder)
@@ -150,6 +159,7 @@ class PretrainedModel(nn.Module):
             ) from error
         if description.get("calibration") is not None:
             model.calibration = load_calibration(folder, description["calibration"])
+        model.embedding = load_embedding(folder)
         return model.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
