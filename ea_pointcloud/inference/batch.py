@@ -232,12 +232,12 @@ def classification(
     """
     predictor.check_classify()
     reading = {"drop_invalid": drop_invalid, "columns": columns}
-    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
+    load = partial(load_input, reading, predictor.model.data_spec, up, remove_outliers)
     predict = partial(_classify, predictor, topk, tta_rotations)
     return Job(load, predict, BATCH_SIZE, ahead=8)
 
 
-def _load(
+def load_input(
     reading: dict[str, Any], spec: DataSpec, up: str | None, remove_outliers: bool, file: str
 ) -> Sent:
     """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
@@ -249,8 +249,12 @@ def _load(
 def _classify(
     predictor: Predictor, topk: int, tta_rotations: int, sent: list[Sent]
 ) -> list[Classification]:
-    inputs = [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
-    return predictor.classify(inputs, topk=topk, tta_rotations=tta_rotations)
+    return predictor.classify(received(sent), topk=topk, tta_rotations=tta_rotations)
+
+
+def received(sent: list[Sent]) -> list[ModelInput]:
+    """What :func:`load_input` sends, in torch again."""
+    return [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
 
 
 class Segmented(NamedTuple):

@@ -137,6 +137,11 @@ def up_hint(axis: str, found: str) -> str:
     return f"{axis} up fits better{f' ({found})' if found else ''}: try --up {axis}"
 
 
+def pose_clouds(model: Classifier, inputs: Sequence[ModelInput]) -> list[Tensor]:
+    """Preprocessed clouds (n, 3) with y up, where the axis was open as :func:`classify_inputs`."""
+    return [pose.xyz for pose in _poses(model, inputs)]
+
+
 def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:
     turns = turns_about_y(_FACINGS)
     open_clouds = [each.xyz for each in inputs if each.up == AUTO]

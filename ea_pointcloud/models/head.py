@@ -46,7 +46,7 @@ def classification_head(
         ]
         width = channels
     if config.few_shot_rank and config.head_channels:
-        layers, width = [JoinInput(*layers)], width + pooled
+        return logits_head([JoinInput(*layers)], width + pooled, config)
     return logits_head(layers, width, config)
 
 

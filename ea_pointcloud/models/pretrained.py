@@ -90,10 +90,7 @@ class PretrainedModel(nn.Module):
             save_file(tensors, staging / WEIGHTS_FILE)
             if self.calibration is not None:
                 self.calibration.save_tensors(staging)
-            if self.embedding is not None:
-                # The directions are most of it, and rounding turns them by 1e-4.
-                stored = {**self.embedding, "directions": self.embedding["directions"].half()}
-                save_file(stored, staging / EMBEDDING_FILE)
+            self.save_embedding(staging)
             write_whole(staging / CONFIG_FILE, json.dumps(self._description(), indent=2) + "\n")
             if not folder.exists():
                 staging.replace(folder)
@@ -109,6 +106,15 @@ class PretrainedModel(nn.Module):
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def save_embedding(self, folder: Path) -> None:
+        """Write ``embedding`` to a folder of these weights, if there is one."""
+        from safetensors.torch import save_file
+
+        if self.embedding is not None:
+            # The directions are most of it, and rounding turns them by 1e-4.
+            stored = {**self.embedding, "directions": self.embedding["directions"].half()}
+            save_file(stored, folder / EMBEDDING_FILE)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None) -> Self:

@@ -28,7 +28,7 @@ class UnitEmbedding(nn.Module):
 
     Reference:
         Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance matrices,
-        JMVA 2004 (shrinkage); Wang et al., SimpleShot, 2019, arXiv 1911.04623 (centring and length).
+        JMVA 2004 (shrinkage); Wang et al., SimpleShot, arXiv 1911.04623 (centring and length).
     """
 
     mean: Tensor

@@ -1,36 +1,22 @@
-"""Examples of one's own classes, and what can be said of them by leaving each out in turn."""
+"""What a few-shot classifier can be expected to do, from leaving out each example in turn."""
 
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ea_pointcloud.inference.classify import class_probs
 from ea_pointcloud.inference.few_shot import FewShotHead, fit_head
-from ea_pointcloud.inference.preprocess import CloudLike, ModelInput
 from ea_pointcloud.models import Classifier
 
 MANY = 30  # examples a class beyond which training is worth its time
 _WORST = 5  # confusions and examples that are listed
 _MISLABELLED = 0.05  # probability of an example's class, without it, below which that is doubtful
 _DRAWS = 8  # of half the examples
-
-
-class Example(NamedTuple):
-    """A cloud of a known class, and how it is called in messages."""
-
-    name: str
-    class_name: str
-    cloud: CloudLike | ModelInput
-
-
-Examples = Mapping[str, Sequence[CloudLike | ModelInput]] | Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -143,61 +129,11 @@ def train_advice(report: SupportReport, folder: str, weights: str, up: str | Non
     return f"more than {MANY} examples a class: training is likely better, {shlex.join(words)}"
 
 
-def listed_examples(examples: Examples) -> list[Example]:
-    """Examples one by one, with names where they have none."""
-    if not isinstance(examples, Mapping):
-        return list(examples)
-    return [
-        Example(
-            str(cloud) if isinstance(cloud, (str, Path)) else f"{class_name}[{index}]",
-            class_name,
-            cloud,
-        )
-        for class_name, clouds in examples.items()
-        for index, cloud in enumerate(clouds)
-    ]
-
-
-def check_examples(
-    examples: Sequence[Example], inputs: Sequence[ModelInput]
-) -> tuple[list[int], tuple[str, ...]]:
-    """Indices of the examples to keep, and notes on those that are not.
-
-    Raises:
-        ValueError: if there are fewer than two classes, or one cloud has two of them.
-    """
-    names = list(dict.fromkeys(each.class_name for each in examples))
-    if len(examples) < 2:
-        raise ValueError(
-            f"there must be examples of 2 classes or more, got {len(examples)} example"
-            f"{'' if examples else 's'}; add one folder for each class, CLASS/FILE"
-        )
-    if len(names) < 2:
-        raise ValueError(
-            f"there must be examples of 2 classes or more, got only {names[0]!r}; add a class of "
-            "what else may occur"
-        )
-    seen: dict[bytes, Example] = {}
-    kept, notes = [], []
-    for index, (each, cloud) in enumerate(zip(examples, inputs, strict=True)):
-        points = cloud.xyz.numpy().tobytes()
-        first = seen.setdefault(points, each)
-        if first is each:
-            kept.append(index)
-        elif first.class_name != each.class_name:
-            raise ValueError(
-                f"{first.name} ({first.class_name}) and {each.name} ({each.class_name}) are the "
-                "same cloud in two classes; remove one of them"
-            )
-        else:
-            notes.append(f"{each.name} is the same cloud as {first.name} and is left out")
-    return kept, tuple(notes)
-
-
 def support_report(
     model: Classifier,
     head: FewShotHead,
-    examples: Sequence[Example],
+    names_of: Sequence[str],
+    label: Tensor,
     embedded: Tensor,
     group: Tensor,
     notes: tuple[str, ...],
@@ -207,40 +143,39 @@ def support_report(
     Args:
         model: the few-shot classifier, calibrated.
         head: that was fitted to them.
-        examples: n of them.
+        names_of: of the n examples.
+        label: (n,) int64, their classes.
         embedded: (m, C) of the examples and their copies, an example before its copies.
         group: (m,) int64, index of the example.
         notes: to pass on.
     """
-    names = model.data_spec.class_names
-    own = torch.tensor([names.index(each.class_name) for each in examples])
-    first = torch.tensor([int((group == index).nonzero()[0]) for index in range(len(examples))])
+    classes = model.data_spec.class_names
+    first = torch.tensor([int((group == index).nonzero()[0]) for index in range(len(label))])
     probs = class_probs(model, head.logits[first])
     tested, predicted = head.tested[first], probs.argmax(1)
-    wrong = (tested & (predicted != own)).nonzero()[:, 0].tolist()
-    pairs = Counter((names[own[index]], names[predicted[index]]) for index in wrong)
+    wrong = (tested & (predicted != label)).nonzero()[:, 0].tolist()
+    pairs = Counter((classes[label[index]], classes[predicted[index]]) for index in wrong)
     doubtful = sorted(
-        (float(probs[index, own[index]]), index)
+        (float(probs[index, label[index]]), index)
         for index in wrong
-        if float(probs[index, own[index]]) < _MISLABELLED
+        if float(probs[index, label[index]]) < _MISLABELLED
     )
-    counts = Counter(each.class_name for each in examples)
     return SupportReport(
-        counts={name: counts[name] for name in names},
+        counts=dict(zip(classes, label.bincount().tolist(), strict=True)),
         method=head.method,
         tested=int(tested.sum()),
         correct=int(tested.sum()) - len(wrong),
         confusions=tuple((*pair, count) for pair, count in pairs.most_common()),
         doubtful=tuple(
             Doubt(
-                examples[index].name,
-                examples[index].class_name,
-                names[predicted[index]],
+                names_of[index],
+                classes[label[index]],
+                classes[predicted[index]],
                 float(probs[index].max()),
             )
             for _, index in doubtful
         ),
-        half=_half_accuracy(embedded[first], own),
+        half=_half_accuracy(embedded[first], label),
         notes=notes,
     )
 

@@ -1,0 +1,184 @@
+"""Examples of one's own classes: reading and checking them, and the classifier they make."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ea_pointcloud._checks import check_count
+from ea_pointcloud.augment.corruption import random_partial_view
+from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.inference.classify import embed_clouds, pose_clouds
+from ea_pointcloud.inference.few_shot import embedding_of, few_shot_network, fit_head
+from ea_pointcloud.inference.preprocess import CloudLike, ModelInput, preprocess, turns_about_y
+from ea_pointcloud.inference.support_report import SupportReport, support_report
+from ea_pointcloud.models import Classifier, DataSpec
+
+
+class Example(NamedTuple):
+    """A cloud of a known class, and how it is called in messages."""
+
+    name: str
+    class_name: str
+    cloud: CloudLike | ModelInput
+
+
+Examples = Mapping[str, Sequence[CloudLike | ModelInput]] | Sequence[Example]
+
+
+def listed_examples(examples: Examples) -> list[Example]:
+    """Examples one by one, with names where they have none."""
+    if not isinstance(examples, Mapping):
+        return list(examples)
+    return [
+        Example(
+            str(cloud) if isinstance(cloud, (str, Path)) else f"{class_name}[{index}]",
+            class_name,
+            cloud,
+        )
+        for class_name, clouds in examples.items()
+        for index, cloud in enumerate(clouds)
+    ]
+
+
+def check_examples(
+    examples: Sequence[Example], inputs: Sequence[ModelInput]
+) -> tuple[list[int], tuple[str, ...]]:
+    """Indices of the examples to keep, and notes on those that are not.
+
+    Raises:
+        ValueError: if there are fewer than two classes, or one cloud has two of them.
+    """
+    names = list(dict.fromkeys(each.class_name for each in examples))
+    if len(examples) < 2:
+        raise ValueError(
+            f"there must be examples of 2 classes or more, got {len(examples)} example"
+            f"{'' if examples else 's'}; add one folder for each class, CLASS/FILE"
+        )
+    if len(names) < 2:
+        raise ValueError(
+            f"there must be examples of 2 classes or more, got only {names[0]!r}; add a class of "
+            "what else may occur"
+        )
+    seen: dict[bytes, Example] = {}
+    kept, notes = [], []
+    for index, (each, cloud) in enumerate(zip(examples, inputs, strict=True)):
+        points = cloud.xyz.numpy().tobytes()
+        first = seen.setdefault(points, each)
+        if first is each:
+            kept.append(index)
+        elif first.class_name != each.class_name:
+            raise ValueError(
+                f"{first.name} ({first.class_name}) and {each.name} ({each.class_name}) are the "
+                "same cloud in two classes; remove one of them"
+            )
+        else:
+            notes.append(f"{each.name} is the same cloud as {first.name} and is left out")
+    return kept, tuple(notes)
+
+
+def read_examples(
+    folder: str | Path,
+    spec: DataSpec,
+    *,
+    up: str | None = "y",
+    remove_outliers: bool = False,
+    workers: int = 0,
+    **reading: Any,
+) -> list[Example]:
+    """Read ``folder/CLASS/FILE``, in any readable format.
+
+    Args:
+        folder: of the class folders; files may lie deeper inside a class.
+        spec: what the network expects, its ``data_spec``.
+        up: the axis that is up in the files, or ``"auto"``; None: that of each format.
+        remove_outliers: leave out statistical outliers first.
+        workers: processes that read, 0 for none but this one.
+        **reading: options of :func:`~ea_pointcloud.io.read_cloud`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it is laid out otherwise, or files cannot be read; lists them.
+    """
+    from ea_pointcloud.datasets import list_examples
+    from ea_pointcloud.inference.batch import Job, batch_inference, load_input, received
+
+    files = list_examples(Path(folder))
+    load = partial(load_input, reading, spec, up, remove_outliers)
+    job = Job(load, received, batch_size=32, ahead=8)
+    paths = [str(path) for path, _ in files]
+    found = list(batch_inference(job, paths, workers=workers))
+    bad = [f"{each.file}: {each.error}" for each in found if each.result is None]
+    if bad:
+        listed = "\n".join(bad[:10])
+        raise ValueError(
+            f"{len(bad)} of {len(files)} examples cannot be read; repair or remove them:\n{listed}"
+        )
+    return [
+        Example(each.file, name, each.result)
+        for each, (_, name) in zip(found, files, strict=True)
+        if each.result is not None
+    ]
+
+
+def fit_examples(
+    model: Classifier,
+    examples: Examples,
+    *,
+    up: str,
+    remove_outliers: bool,
+    rotations: int,
+    partial_views: int,
+) -> tuple[Classifier, SupportReport]:
+    """A few-shot classifier of the classes of examples, and what can be expected of it.
+
+    Args:
+        model: a trained classifier; not altered.
+        examples: see :meth:`~ea_pointcloud.Predictor.with_support`, as for all that follow.
+        up: the axis that is up.
+        remove_outliers: leave out statistical outliers first.
+        rotations: of each example, >= 1.
+        partial_views: of each example, >= 0.
+    """
+    check_count("rotations", rotations)
+    check_count("partial_views", partial_views, 0)
+    listed = listed_examples(examples)
+    inputs = [
+        each.cloud
+        if isinstance(each.cloud, ModelInput)
+        else preprocess(each.cloud, model.data_spec, up=up, remove_outliers=remove_outliers)
+        for each in listed
+    ]
+    kept, notes = check_examples(listed, inputs)
+    listed, inputs = ([each[index] for index in kept] for each in (listed, inputs))
+    names = sorted({each.class_name for each in listed})
+    label = torch.tensor([names.index(each.class_name) for each in listed])
+    clouds, group = _copies(pose_clouds(model, inputs), rotations, partial_views)
+    network = few_shot_network(model, embedding_of(model, clouds), names)
+    embedded, _ = embed_clouds(network, clouds)
+    head = fit_head(embedded, label[group], group)
+    with torch.no_grad():
+        network.head[-1].weight.copy_(head.weight)
+    network.calibration = head.calibration()
+    titles = [each.name for each in listed]
+    report = support_report(network, head, titles, label, embedded, group, notes)
+    return network, report
+
+
+def _copies(
+    clouds: Sequence[Tensor], rotations: int, partial_views: int
+) -> tuple[list[Tensor], Tensor]:
+    """Each cloud (n, 3), then its rotations about y and views from one side; and whose they are."""
+    generator = torch.Generator().manual_seed(0)
+    copies, group = [], []
+    for index, cloud in enumerate(clouds):
+        own = [cloud @ turn for turn in turns_about_y(rotations)]
+        for _ in range(partial_views):
+            seen = random_partial_view(cloud[None], 1.0, generator=generator)[0]
+            own.append(normalize_unit_sphere(cloud[seen][None].double()).float()[0])
+        copies += own
+        group += [index] * len(own)
+    return copies, torch.tensor(group)
