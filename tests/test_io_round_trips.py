@@ -217,3 +217,35 @@ def test_pts_keeps_intensity_and_colours(tmp_path: Path) -> None:
     np.testing.assert_allclose(again.colors, kept.colors, atol=1e-6)
     assert again.intensity is not None
     assert (again.intensity == INTENSITY).all()
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".npz", ".csv"])
+def test_names_of_labels_and_the_up_axis_come_back(suffix: str, tmp_path: Path) -> None:
+    names = {0: "Chair/seat", 3: "Chair/front leg", 200: "Größe/=1+1"}
+    cloud = Cloud(
+        np.eye(3, dtype=np.float32), np.zeros(3), labels=np.array([3, 0, 200]), label_names=names,
+        up="x",
+    )  # fmt: skip
+    write_cloud(tmp_path / f"a{suffix}", cloud)
+    again = read_cloud(tmp_path / f"a{suffix}")
+    assert again.labels is not None
+    assert again.labels.tolist() == [3, 0, 200]
+    if suffix == ".csv":
+        text = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+        assert text[0] == "x,y,z,label,part"
+        assert text[1].endswith(",3,Chair/front leg")
+        assert again.label_names == names | {200: "Größe/_1_1"}  # no formula of a spreadsheet
+        assert again.up is None
+    else:
+        assert again.label_names == names
+        assert again.up == "x"
+    if suffix == ".npz":
+        stored = np.load(tmp_path / "a.npz")
+        assert stored["labels"].dtype == np.uint8
+        np.savez(tmp_path / "b.npz", **dict(stored), more=np.ones(3))
+        assert list(read_cloud(tmp_path / "b.npz").extras) == ["more"]
+    plain = dataclasses.replace(cloud, labels=np.array([-1, 0, 127]), label_names={}, up=None)
+    write_cloud(tmp_path / f"c{suffix}", plain)
+    assert read_cloud(tmp_path / f"c{suffix}").label_names == {}
+    if suffix == ".npz":
+        assert np.load(tmp_path / "c.npz")["labels"].dtype == np.int8

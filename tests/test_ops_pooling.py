@@ -201,3 +201,31 @@ def test_of_points_names_wrong_input(device: str) -> None:
         gather_max(features, torch.full((2, 5, 1), 3, device=device))
     with pytest.raises(TypeError, match=r"floating point, got torch.int64"):
         gather_max(features.long(), torch.zeros(2, 5, 1, dtype=torch.long, device=device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("neighbors", [1, 2, 3, 4, 5, 9])
+def test_of_points_any_number_of_special_values(
+    neighbors: int, dtype: torch.dtype, device: str
+) -> None:
+    choices = torch.tensor([0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), 1e-40, -1e-40, 3e38])
+    drawn = torch.randint(len(choices), (2, 20, 7), generator=seeded())
+    features = choices[drawn].to(device, dtype).requires_grad_()
+    idx = torch.randint(20, (2, 11, neighbors), generator=seeded(1)).to(device)
+    plain = gather_points(features, idx).amax(2)
+    out = gather_max(features, idx)
+    assert torch.equal(out, plain)
+    assert torch.equal(gather_max(features.detach(), idx), plain)
+    # The whole gradient goes to the first of equals.
+    (gradient,) = torch.autograd.grad(out.sum(), features)
+    won = gather_points(features, idx).max(2).indices
+    expected = torch.zeros_like(features).scatter_add_(1, idx.gather(2, won), torch.ones_like(out))
+    assert torch.equal(gradient, expected)
+
+
+def test_of_points_negative_nan_is_passed_on(device: str) -> None:
+    features = torch.zeros(1, 2, 1).to(device)
+    features[0, 1] = -torch.tensor(float("nan"))
+    idx = torch.tensor([[[0, 1]]]).to(device)
+    assert gather_max(features, idx).isnan().all()
+    assert gather_max(features.requires_grad_(), idx).isnan().all()

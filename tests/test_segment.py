@@ -381,11 +381,16 @@ def test_bad_files_are_reported_and_the_others_done(
         assert sum(counts) == count
         assert counts == sorted(counts, reverse=True)
         assert {part["part"] for part in row["parts"]} <= set(NAMES[2:5])
+        assert all(part["part"] == NAMES[part["label"]] for part in row["parts"])
         assert all(0 < part["confidence"] <= 1 for part in row["parts"])
     assert sorted(path.name for path in out.iterdir()) == ["a.ply", "b.ply", "segment.json"]
 
+    settings = json.loads((out / "segment.json").read_text())
+    assert settings["parts"] == {str(label): name for label, name in enumerate(NAMES)}
     expected = Predictor.from_pretrained(weights, "cpu").segment(files[0], category="Table")
     written, original = read_cloud(out / "a.ply"), read_cloud(files[0])
+    assert written.up == "y"
+    assert written.label_names == {label: NAMES[label] for label in np.unique(expected.labels)}
     assert (written.xyz == original.xyz).all()
     assert (written.center == original.center).all()
     assert written.normals is not None
@@ -434,6 +439,10 @@ def test_other_formats(
     assert (written.labels == expected.labels).all()
     assert written.confidence is not None
     assert (written.confidence == expected.confidence).all()
+    assert written.label_names == {label: NAMES[label] for label in np.unique(expected.labels)}
+    assert written.up == ("y" if suffix == "npz" else None)
+    if suffix == "npz":
+        assert np.load(tmp_path / "out" / "a.npz")["labels"].dtype == np.uint8
 
 
 def test_nothing_is_written_unless_asked(

@@ -28,6 +28,31 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def test_names_and_the_up_axis_come_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    cloud = Cloud(
+        rng.normal(size=(90, 3)).astype(np.float32),
+        np.zeros(3),
+        labels=np.repeat([0, 7, 2**40], 30),
+        label_names={0: "Chair/a, b", 7: "Chair/<leg>"},
+        up="z",
+    )
+    write_cloud(tmp_path / "a.npz", cloud)
+    page, picture = tmp_path / "a.html", tmp_path / "a.png"
+    arguments = ("view", tmp_path / "a.npz", "--html", page, "--render", picture)
+    assert call(monkeypatch, *arguments) == 0
+    assert "Assuming" not in capsys.readouterr().err
+    texts = page.read_text(encoding="utf-8")[-60_000:]
+    assert "a, b" in texts
+    assert f"label {2**40}" in texts
+    assert "<leg>" not in texts
+    expected = viz.render(tmp_path / "a.npz", up="z", title="a.npz")
+    with Image.open(picture) as image:
+        assert np.array_equal(np.asarray(image), expected)
+
+
 def test_a_picture_a_page_and_a_turn(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

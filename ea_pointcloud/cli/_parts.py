@@ -49,7 +49,8 @@ def take(outcome: "Outcome[Segmented]", folder: "OutputFolder | None") -> "Outco
     cloud, parts = outcome.result
     if output is not None:
         labels, colors = parts.labels, part_colors(parts.labels)
-        labelled = replace(cloud, labels=labels, colors=colors, confidence=parts.confidence)
+        labelled = replace(cloud, labels=labels, colors=colors, confidence=parts.confidence,
+                           label_names=_names_of(parts), up=parts.up)  # fmt: skip
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             write_cloud(output, labelled)
@@ -74,6 +75,12 @@ def _parts(result: "Segmentation") -> tuple[Part, ...]:
     )
 
 
+def _names_of(result: "Segmentation") -> dict[int, str]:
+    import numpy as np
+
+    return {label: result.names[label] for label in np.unique(result.labels).tolist()}
+
+
 def _mean(values: "np.ndarray") -> float:
     return float(values.mean(dtype="f8"))
 
@@ -89,7 +96,12 @@ def json_row(weights: str, outcome: "Outcome[Row]") -> dict[str, Any]:
         "category_from": row.result.category_from,
         "points": len(row.result.labels),
         "parts": [
-            {"part": part.name, "points": part.points, "confidence": part.confidence}
+            {
+                "part": part.name,
+                "label": part.label,
+                "points": part.points,
+                "confidence": part.confidence,
+            }
             for part in row.parts
         ],
         "up": row.result.up,

@@ -35,8 +35,8 @@ Output = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Write DIR/NAME.ply with labels, colours, confidence, in the folders of the inputs; "
-        "the same command again skips what is there.",
+        help="Write DIR/NAME.ply with labels, their names, colours, confidence, in the folders of "
+        "the inputs; the same command again skips what is there.",
     ),
 ]
 Format = Annotated[
@@ -90,6 +90,8 @@ def run(
             "classifier": None if classifier is None else fingerprint(classifier),
         }
         made_with = settings(NAME, weights, named | options | {"up": up or "format"})
+        names = predictor.model.data_spec.class_names
+        made_with["parts"] = {str(label): name for label, name in enumerate(names)}
         folder = OutputFolder(output, file_format, made_with, paths, force=force)
     pictured: dict[str, Segmented] = {}
 

@@ -41,7 +41,12 @@ Truth = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="The same points with their true labels; for one FILE."),
 ]
-Names = Annotated[str | None, typer.Option(metavar="A,B,...", help="Names of the labels 0, 1, ...")]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,...", help="Names of the labels 0, 1, ...; those in the file if omitted."
+    ),
+]
 Html = Annotated[
     Path | None, typer.Option(help="Write a page to turn the cloud in a browser, offline (.html).")
 ]
@@ -68,8 +73,8 @@ def run(
     up: Annotated[
         str | None,
         typer.Option(
-            help="Axis that is up in the files: x, y or z; if omitted z in .off, .stl, .las, .laz, "
-            ".pcd, .e57, y in others."
+            help="Axis that is up in the files: x, y or z; if omitted what the file says, else z "
+            "in .off, .stl, .las, .laz, .pcd, .e57, y in others."
         ),
     ] = None,
     html: Html = None,
@@ -120,9 +125,12 @@ def run(
     reading = {"drop_invalid": drop_invalid, "columns": columns}
     clouds = [read_cloud(file, **reading) for file in files]
     titles = [Path(file).name for file in files]
-    if up is None:
-        announce_up(files)
-    axes = [up or conventional_up(file) for file in files]
+    silent = [file for file, cloud in zip(files, clouds, strict=True) if cloud.up is None]
+    if up is None and silent:
+        announce_up(silent)
+    axes = [
+        up or each.up or conventional_up(file) for file, each in zip(files, clouds, strict=True)
+    ]
     if view is not None:
         draw_attention(view, clouds, titles, axes, html, render, drawing, pixels)
         return

@@ -224,7 +224,7 @@ def classification(
 ) -> Job[Sent, Classification]:
     """Classify each file; for the options see :meth:`Predictor.classify`.
 
-    Where ``up`` is None, it is that of the file's format, see
+    Where ``up`` is None, it is what the file says or that of its format, see
     :func:`~ea_pointcloud.io.conventional_up`.
 
     Raises:
@@ -242,7 +242,8 @@ def load_input(
 ) -> Sent:
     """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
     cloud = read_cloud(file, **reading)
-    found = preprocess(cloud, spec, up=up or conventional_up(file), remove_outliers=remove_outliers)
+    up = up or cloud.up or conventional_up(file)
+    found = preprocess(cloud, spec, up=up, remove_outliers=remove_outliers)
     return found.xyz.numpy(), found.up
 
 
@@ -277,7 +278,7 @@ def segmentation(
 ) -> Job[tuple[Cloud, str], Segmented]:
     """Label every point of each file; for the options see :meth:`Predictor.segment`.
 
-    Where ``up`` is None, it is that of the file's format.
+    Where ``up`` is None, it is what the file says or that of its format.
 
     Raises:
         ValueError: if the weights are a classifier's, or the category is unknown or comes from two
@@ -292,7 +293,8 @@ def segmentation(
 
 
 def _read(reading: dict[str, Any], up: str | None, file: str) -> tuple[Cloud, str]:
-    return read_cloud(file, **reading), up or conventional_up(file)
+    cloud = read_cloud(file, **reading)
+    return cloud, up or cloud.up or conventional_up(file)
 
 
 def _segment(

@@ -17,6 +17,7 @@ from ea_pointcloud.io.common import (
     DAMAGED,
     UNZIPPED_PER_BYTE,
     CloudFileError,
+    Meaning,
     Options,
     Points,
     escaped,
@@ -38,6 +39,8 @@ NAMES = {
     "confidence": ("confidence",),
     "intensity": ("intensity", "intensities", "reflectance", "remission"),
 }
+MEANING = ("label_ids", "label_names", "up")  # of an npz file of ours
+FITS = (("i", "U"), ("u", "U"))
 UNPACKED = 2**28  # bytes that a small archive may hold
 PER_POINT = {"normals": (3,), "colors": (3,), "labels": (), "confidence": (), "intensity": ()}
 
@@ -275,11 +278,20 @@ def read_npz(path: Path, options: Options) -> Points:
                 )
                 for member in members
             }
-            return points_from_arrays(path, arrays, options)
+            meaning = _meaning({name: arrays.pop(name) for name in MEANING if name in arrays})
+            return points_from_arrays(path, arrays, options)._replace(**meaning._asdict())
     except CloudFileError:
         raise
     except (*UNREADABLE, RuntimeError) as error:
         raise _not_plain(path, error) from error
+
+
+def _meaning(arrays: Mapping[str, Stored]) -> Meaning:
+    """What our own files say of their labels and axes; nothing where it does not fit."""
+    ids, names, up = (arrays[name][()] if name in arrays else np.array([]) for name in MEANING)
+    fit = ids.shape == names.shape and ids.ndim == 1 and (ids.dtype.kind, names.dtype.kind) in FITS
+    table = dict(zip(ids.tolist(), names.tolist(), strict=True)) if fit else {}
+    return Meaning(table, str(up) if str(up) in ("x", "y", "z") else None)
 
 
 def _not_plain(path: Path, error: Exception) -> CloudFileError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class Points(NamedTuple):
     intensity: np.ndarray | None = None  # (N,)
     extras: Mapping[str, np.ndarray] = MappingProxyType({})  # (N,) each
     notes: tuple[str, ...] = ()  # what the user should hear about the file
+    label_names: Mapping[int, str] = MappingProxyType({})
+    up: str | None = None
 
     def select(self, which: np.ndarray) -> "Points":
         """Those that an (N,) mask names."""
@@ -102,8 +104,15 @@ class Points(NamedTuple):
             for name in list(arrays)
             if name.startswith("extras/")
         }
-        parts = {name: arrays.get(name) for name in PARTS}
+        parts: dict[str, Any] = {name: arrays.get(name) for name in PARTS}
         return cls(arrays["xyz"], **parts, extras=extras, notes=tuple(notes.splitlines()))
+
+
+class Meaning(NamedTuple):
+    """What labels and axes mean, beside the numbers."""
+
+    label_names: Mapping[int, str]
+    up: str | None
 
 
 PARTS = ("normals", "colors", "labels", "confidence", "intensity")  # of a point, beside xyz
@@ -141,6 +150,9 @@ class Cloud:
         intensity: (N,) float32, in the unit of the file.
         extras: further channels by name, (N,) numbers of any type each.
         name: the file's name without folder and suffix.
+        label_names: of the labels, where the file has them, as our own ``.ply``, ``.npz`` and
+            ``.csv`` do.
+        up: the axis that is up, where the file says so, as our own ``.ply`` and ``.npz`` do.
 
     Raises:
         TypeError: if a dtype is wrong.
@@ -156,6 +168,8 @@ class Cloud:
     intensity: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     name: str = ""
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    up: str | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""

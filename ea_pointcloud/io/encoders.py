@@ -1,11 +1,14 @@
 """Clouds and meshes to the bytes of a file."""
 
 import io
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ea_pointcloud.io.common import Columns
+from ea_pointcloud._files import printable
+from ea_pointcloud.io.common import Columns, Meaning
 from ea_pointcloud.io.hdf5 import encode_hdf5
 from ea_pointcloud.io.las import encode_las, encode_laz
 from ea_pointcloud.io.meshes import face_normals
@@ -45,9 +48,19 @@ def encode_txt(columns: Columns) -> bytes:
     return _named_text(columns, " ")
 
 
-def encode_csv(columns: Columns) -> bytes:
-    """All columns, separated by commas, below a header."""
-    return _named_text(columns, ",")
+def encode_csv(columns: Columns, meaning: Meaning | None = None) -> bytes:
+    """All columns, separated by commas, below a header; names of the labels in the last one."""
+    text = _named_text(columns, ",")
+    if not meaning or not meaning.label_names or "labels" not in columns:
+        return text
+    names = {
+        label: re.sub(r"[^\w./ ()-]+", "_", name).strip(" -") or "_"
+        for label, name in meaning.label_names.items()
+    }
+    header, *lines = text.decode().splitlines()
+    parts = (names.get(label, "-") for label in columns["labels"].tolist())
+    rows = (f"{line},{part}" for line, part in zip(lines, parts, strict=True))
+    return "\n".join([f"{header},part", *rows, ""]).encode()
 
 
 def encode_npy(columns: Columns) -> bytes:
@@ -57,15 +70,31 @@ def encode_npy(columns: Columns) -> bytes:
     return buffer.getvalue()
 
 
-def encode_npz(columns: Columns) -> bytes:
-    """All parts, each an array of its own."""
+def encode_npz(columns: Columns, meaning: Meaning | None = None) -> bytes:
+    """All parts, each an array of its own, labels in the smallest integers; names of the labels."""
+    arrays: dict[str, Any] = dict(columns)
+    if "labels" in columns:
+        arrays["labels"] = _narrowest(columns["labels"])
+    if meaning and meaning.label_names:
+        ids, names = zip(*meaning.label_names.items(), strict=True)
+        arrays |= {"label_ids": np.array(ids), "label_names": np.array(names, np.str_)}
+    if meaning and meaning.up:
+        arrays["up"] = np.array(meaning.up)
     buffer = io.BytesIO()
-    np.savez(buffer, **columns)  # pyright: ignore[reportArgumentType]
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def encode_ply(columns: Columns) -> bytes:
-    """Binary: double coordinates, float normals, uchar colours, int label, the others as given."""
+def encode_ply(columns: Columns, meaning: Meaning | None = None) -> bytes:
+    """Binary: double coordinates, float normals, uchar colours, int label, the others as given.
+
+    What labels and axes mean stands in comments of the header.
+    """
+    comments = ""
+    if meaning:
+        words = {label: printable(name) for label, name in meaning.label_names.items()}
+        comments = "".join(f"comment label {label} {name}\n" for label, name in words.items())
+        comments += f"comment up {meaning.up}\n" if meaning.up else ""
     layout = []
     for part, values in columns.items():
         if part == "colors":
@@ -77,7 +106,7 @@ def encode_ply(columns: Columns) -> bytes:
     types |= {"i2": "short", "u2": "ushort", "u4": "uint"}
     properties = "".join(f"property {types[code[1:]]} {name}\n" for name, code, _ in layout)
     header = (
-        "ply\nformat binary_little_endian 1.0\n"
+        f"ply\nformat binary_little_endian 1.0\n{comments}"
         f"element vertex {len(columns['xyz'])}\n{properties}end_header\n"
     )
     return header.encode() + _packed(layout)
@@ -143,7 +172,7 @@ def encode_stl_mesh(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     return "".join(parts).encode()
 
 
-CLOUD_ENCODERS: dict[str, Callable[[Columns], bytes]] = {
+CLOUD_ENCODERS: dict[str, Callable[..., bytes]] = {
     ".ply": encode_ply,
     ".pcd": encode_pcd,
     ".xyz": encode_bare_text,
@@ -159,6 +188,7 @@ CLOUD_ENCODERS: dict[str, Callable[[Columns], bytes]] = {
     ".las": encode_las,
     ".laz": encode_laz,
 }
+EXPLAINING = (".ply", ".npz", ".csv")  # what labels and axes mean, as far as they can
 # What a format can hold beside the coordinates, where that is not everything, ...
 HOLDS = {
     ".xyz": (),
@@ -198,6 +228,13 @@ def _packed(layout: list[Field]) -> bytes:
     for name, _, values in layout:
         table[name] = values
     return table.tobytes()
+
+
+def _narrowest(labels: np.ndarray) -> np.ndarray:
+    """Labels in the smallest type of integers that holds them."""
+    limits = ((code, np.iinfo(code)) for code in ("u1", "i1", "u2", "i2", "u4", "i4", "i8"))
+    low, high = labels.min(), labels.max()
+    return labels.astype(next(code for code, most in limits if most.min <= low <= high <= most.max))
 
 
 def _bytes_of(colors: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from ea_pointcloud.io.common import (
     LOOK,
     SOURCE,
     CloudFileError,
+    Meaning,
     Mesh,
     Options,
     Points,
@@ -49,7 +50,7 @@ class _Content(NamedTuple):
 def read_ply(path: Path, options: Options) -> Points | Mesh:
     """Read a point cloud, or a mesh where the file has faces or triangle strips."""
     data = read_bytes(path)
-    order, elements, start = _read_header(path, data)
+    order, elements, start, meaning = _read_header(path, data)
     vertex = next((element for element in elements if element.name == "vertex"), None)
     if vertex is None or vertex.count == 0:
         raise CloudFileError(f"{path.name}: the header promises no vertices; {SOURCE}")
@@ -63,7 +64,7 @@ def read_ply(path: Path, options: Options) -> Points | Mesh:
     strips = [strip(row) for name in STRIPS for rows in content.lists.get(name, []) for row in rows]
     if not polygons and not strips:
         notes = (FEW_CORNERS,) if faces else ()
-        return points._replace(notes=points.notes + notes)
+        return points._replace(notes=points.notes + notes, **meaning._asdict())
     vertices = points.xyz.astype(np.float64)
     faces = np.concatenate([triangulate(vertices, polygons), *strips])
     left = [part for part in ("labels", "colors") if getattr(points, part) is not None]
@@ -74,8 +75,8 @@ def read_ply(path: Path, options: Options) -> Points | Mesh:
     return Mesh(vertices, faces, notes)
 
 
-def _read_header(path: Path, data: bytes) -> tuple[str, list[Element], int]:
-    """Return the byte order ("" for text), the elements and where the rows start."""
+def _read_header(path: Path, data: bytes) -> tuple[str, list[Element], int, Meaning]:
+    """Byte order ("" for text), elements, where the rows start, and what our comments say."""
     end = END.search(data)
     if not data.startswith(b"ply") or end is None:
         raise CloudFileError(
@@ -84,10 +85,15 @@ def _read_header(path: Path, data: bytes) -> tuple[str, list[Element], int]:
         )
     # Where lines end in a carriage return alone, a line feed behind it is a byte of the rows.
     start = end.end() - (end[1] == b"\r\n" and b"\n" not in data[: end.start() + 1])
-    order = None
+    order, up = None, None
+    names: dict[int, str] = {}
     elements: list[Element] = []
-    for number, line in number_lines(data[: end.start()].decode("ascii", errors="replace"))[1:]:
+    for number, line in number_lines(data[: end.start()].decode("utf-8", errors="replace"))[1:]:
         match line.split():
+            case ["comment", "label", text, *words] if words and whole_number(text) is not None:
+                names[int(text)] = " ".join(words)
+            case ["comment", "up", "x" | "y" | "z" as axis]:
+                up = axis
             case ["comment" | "obj_info", *_]:
                 pass
             case ["format", name, *_] if name in BYTE_ORDERS:
@@ -106,13 +112,13 @@ def _read_header(path: Path, data: bytes) -> tuple[str, list[Element], int]:
     if order is None:
         raise CloudFileError(f"{path.name}: the header names no known format; {SOURCE}")
     for element in elements:
-        names = {field.name for field in element.properties}
-        if (not names and element.count) or len(names) < len(element.properties):
+        own = {field.name for field in element.properties}
+        if (not own and element.count) or len(own) < len(element.properties):
             raise CloudFileError(
                 f"{path.name}: the header gives element {element.name[:30]!r} no property, or one "
                 f"twice; {SOURCE}"
             )
-    return order, elements, start
+    return order, elements, start, Meaning(names, up)
 
 
 def _parse_ascii(path: Path, data: bytes, elements: list[Element], start: int) -> _Content:

@@ -192,6 +192,8 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
         intensity=None if points.intensity is None else points.intensity.astype(np.float32),
         extras={name: _own(values) for name, values in points.extras.items()},
         name=_stem(path) if index is None else f"{_stem(path)}-{index}",
+        label_names=dict(points.label_names),
+        up=points.up,
     )
 
 

@@ -67,6 +67,9 @@ def read_text(path: Path, options: Options) -> Points:
     if "," in text and (delimiter == ";" or (delimiter is None and _has_decimal_commas(lines))):
         lines = [(number, line.replace(",", ".")) for number, line in lines]
     lines = _without_last_delimiter(lines, delimiter)
+    words: list[str] = []
+    if names and options.columns is None:
+        lines, names, words = _without_part_names(lines, delimiter, names)
     try:
         table = parse_rows(path, lines, delimiter=delimiter)
     except CloudFileError as fault:
@@ -83,7 +86,23 @@ def read_text(path: Path, options: Options) -> Points:
     else:
         named = dict(zip(names, table.T, strict=True))
         points = points_from_columns(path, named, options.columns)
+    if words and points.labels is not None:
+        points = points._replace(label_names=dict(zip(points.labels.tolist(), words, strict=True)))
     return points._replace(notes=points.notes + notes)
+
+
+def _without_part_names(
+    lines: Lines, delimiter: str | None, names: list[str]
+) -> tuple[Lines, list[str], list[str]]:
+    """Take off the last column where it has the names of the labels, as in our own files."""
+    plain = [plain_name(name) for name in names]
+    cut = [line.rsplit(delimiter, 1) for _, line in lines]
+    if plain[-1] != "part" or "label" not in plain or {len(cells) for cells in cut} != {2}:
+        return lines, names, []
+    if _is_number(cut[0][1]):
+        return lines, names, []
+    kept = [(number, cells[0]) for (number, _), cells in zip(lines, cut, strict=True)]
+    return kept, names[:-1], [cells[1].strip() for cells in cut]
 
 
 def _no_points(path: Path) -> CloudFileError:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.io.common import PARTS, Cloud, Columns, Mesh
+from ea_pointcloud.io.common import PARTS, Cloud, Columns, Meaning, Mesh
 from ea_pointcloud.io.encoders import (
     CLOUD_ENCODERS,
+    EXPLAINING,
     HOLDS,
     MESH_ENCODERS,
     NEEDS,
@@ -29,7 +30,9 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
     ``.ply``, ``.pcd``, ``.txt``, ``.csv``, ``.npz``, ``.h5``, ``.las`` and ``.laz`` keep all that
     a cloud carries (colours as bytes in the first two, as 16 bits in the last two, whose labels are
     the classification, 0..255). ``.xyz`` and ``.npy`` hold coordinates only, ``.xyzn`` also
-    normals, ``.xyzrgb`` also colours, ``.pts`` also colours and intensity.
+    normals, ``.xyzrgb`` also colours, ``.pts`` also colours and intensity. ``.ply`` (in comments)
+    and ``.npz`` also hold the names of the labels and the axis that is up, ``.csv`` the names in
+    a last column ``part``.
 
     Args:
         path: where to; the folder must exist.
@@ -60,7 +63,8 @@ def write_cloud(path: str | os.PathLike[str], cloud: Cloud, *, overwrite: bool =
         raise ValueError(
             f"{path.name}: {suffix} holds {needed} and the cloud has none; write .xyz or .ply"
         )
-    _write_new(path, lambda: CLOUD_ENCODERS[suffix](columns), overwrite=overwrite)
+    meaning = [Meaning(cloud.label_names, cloud.up)] if suffix in EXPLAINING else []
+    _write_new(path, lambda: CLOUD_ENCODERS[suffix](columns, *meaning), overwrite=overwrite)
 
 
 def write_mesh(

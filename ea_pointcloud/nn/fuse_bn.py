@@ -10,10 +10,10 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from ea_pointcloud.nn.attention import ExternalAttention
 from ea_pointcloud.nn.blocks import AttentionBlock, PointwiseResidual, SelfAttention
-from ea_pointcloud.nn.edge_conv import EdgeConv, NeighborEmbedding, parts_of_pairs
+from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv, NeighborEmbedding, parts_of_pairs
 from ea_pointcloud.nn.mlp import PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm
-from ea_pointcloud.ops import PyramidLevel, gather_points
+from ea_pointcloud.ops import PyramidLevel, gather_max, gather_points
 
 _Network = TypeVar("_Network", bound=nn.Module)
 # Values of the pairs of a neighbour embedding that a CPU handles at a time: the C library keeps
@@ -92,6 +92,40 @@ class FusedNeighborEmbedding(nn.Module):
         return F.linear(pairs, self.mix).amax(2)
 
 
+class FusedMaxEdgeConv(nn.Module):
+    """A :class:`~ea_pointcloud.nn.MaxEdgeConv` for inference.
+
+    A negative scale does not commute with the maximum: its magnitude goes into the linear layer,
+    its sign is applied to the maximum.
+
+    Args:
+        trained: in evaluation mode.
+
+    Shape:
+        As of the edge convolution that it computes.
+    """
+
+    def __init__(self, trained: MaxEdgeConv) -> None:
+        super().__init__()
+        norm = trained.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        to_neighbor, to_point = parts_of_pairs(trained.pair)
+        self.to_neighbor = _constant(to_neighbor * scale.abs()[:, None])
+        self.to_point = _constant(to_point * scale[:, None])
+        self.bias = _constant(norm.bias - norm.running_mean * scale)
+        self.sign = None if (scale >= 0).all() else _constant(scale.sign())
+
+    def forward(self, features: Tensor, neighbor_idx: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the features of the points; a real point has real neighbours only."""
+        if mask is not None:
+            features = features.masked_fill(~mask[..., None], 0)  # also NaN
+        strongest = gather_max(F.linear(features, self.to_neighbor), neighbor_idx)
+        own = F.linear(features, self.to_point, self.bias)
+        return F.relu(own + (strongest if self.sign is None else strongest * self.sign))
+
+
 def _constant(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach(), requires_grad=False)
 
@@ -99,6 +133,8 @@ def _constant(value: Tensor) -> nn.Parameter:
 def _fuse(module: nn.Module) -> nn.Module:
     if isinstance(module, NeighborEmbedding):
         return FusedNeighborEmbedding(module)
+    if isinstance(module, MaxEdgeConv):
+        return FusedMaxEdgeConv(module)
     if isinstance(module, LinearNorm):
         _fuse_pair(module, "linear", module, "norm")
     elif isinstance(module, (ExternalAttention, PointwiseResidual, SelfAttention)):

@@ -128,9 +128,10 @@ def _max_unpooling() -> Iterator[Case]:
 
 def _gathering_max() -> Iterator[Case]:
     features, idx = (_random(2, 30, 17) * 2).round(), _integers(30, 2, 9, 5)
-    yield Case((features, idx))
-    yield Case((permuted(features), permuted(idx)))
-    yield Case((unaligned(features).bfloat16(), unaligned(idx)))
+    yield Case((features, idx, True))
+    yield Case((permuted(features), permuted(idx), True))
+    yield Case((unaligned(features).bfloat16(), unaligned(idx), True))
+    yield Case((permuted(features), permuted(idx), False))
 
 
 def _scattering_max() -> Iterator[Case]:
@@ -215,6 +216,6 @@ def usual(name: str) -> tuple[Any, ...]:
         "scatter": (values, idx[..., :3], 1024, weight[..., :3]),
         "max_pool": (_random(32, 512, 32, 64),),
         "max_unpool": (values, winner % 32, 32),
-        "gather_max": (features, idx),
+        "gather_max": (features, idx, True),
         "scatter_max": (values, winner, 1024),
     }[name]

@@ -69,7 +69,7 @@ def _max_unpool_backward(ctx: Any, grad: Tensor) -> Gradients:
 
 
 def _gather_max_backward(ctx: Any, grad: Tensor) -> Gradients:
-    return torch.ops.ea_pointcloud.scatter_max(grad, *ctx.saved_tensors, ctx.value), None
+    return torch.ops.ea_pointcloud.scatter_max(grad, *ctx.saved_tensors, ctx.value), None, None
 
 
 def _scatter_max_backward(ctx: Any, grad: Tensor) -> Gradients:
@@ -108,6 +108,11 @@ def _fake_ball(query: Tensor, points: Tensor, radius: float, k: int, lengths: Te
 def _fake_max(centers: Tensor, features: Tensor) -> Any:
     shape = (*centers.shape[:2], features.shape[-1])
     return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
+
+
+def _fake_gather_max(features: Tensor, idx: Tensor, winners: bool) -> Any:
+    values, winner = _fake_max(idx, features)
+    return values, winner if winners else winner.new_empty(0)
 
 
 def _fake_attend(features: Tensor, key_memory: Tensor, *others: Any) -> Any:
@@ -177,9 +182,9 @@ _OPERATORS = {
         _max_unpool_backward,
     ),
     "gather_max": _Operator(
-        "Tensor features, Tensor idx",
+        "Tensor features, Tensor idx, bool winners",
         "(Tensor, Tensor)",
-        lambda features, idx: _fake_max(idx, features),
+        _fake_gather_max,
         lambda inputs, output: ((output[1],), inputs[0].shape[1]),
         _gather_max_backward,
     ),

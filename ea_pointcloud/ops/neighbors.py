@@ -209,7 +209,8 @@ def gather_max(features: Tensor, idx: Tensor) -> Tensor:
         raise ValueError(f"idx must have shape (B, S, K) with K >= 1, got {tuple(idx.shape)}")
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, got {features.dtype}; use .float()")
-    return _backend.operators().gather_max(features, idx)[0]
+    winners = torch.is_grad_enabled() and features.requires_grad
+    return _backend.operators().gather_max(features, idx, winners)[0]
 
 
 def max_over_neighbors(features: Tensor) -> Tensor:

@@ -181,12 +181,12 @@ def data_name(recipe: Recipe) -> str:
 def cost_line(report: RunReport) -> str:
     """Length of the training and cost of the network."""
     rate = report.reports[0].clouds_per_second
-    speed = "" if rate is None else f"{rate:.0f} clouds/s on {report.device}, "
+    pace = "" if rate is None else f"{rate:.0f} clouds/s on {report.device}, "
     return (
         f"{report.epochs_done} of {report.recipe.trainer.epochs} epochs, seed "
         f"{report.recipe.trainer.seed}; {report.parameters:,} parameters, "
         f"{report.macs / 1e6:.0f} M MACs a cloud of {report.recipe.data.num_points} points;\n"
-        f"{speed}batch {report.batch_size}; clouds {STORED_AS[report.mirroring]}"
+        f"{pace}batch {report.batch_size}; clouds {STORED_AS[report.mirroring]}"
     )
 
 

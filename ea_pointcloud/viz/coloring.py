@@ -1,6 +1,6 @@
 """The colours of a cloud's points and their meaning: by label, error, confidence, height, ..."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,8 @@ def color_cloud(cloud: CloudLike, style: Style) -> ColoredCloud:
     if labels is not None:
         labels = _integers("labels", labels, count)
     truth = None if style.truth is None else _integers("truth", style.truth, count)
+    if names is None and style.labels is None:
+        names = cloud.label_names or None
     texts = None if labels is None else label_texts(labels, names)
 
     color_by = style.color_by
@@ -124,15 +126,18 @@ def color_cloud(cloud: CloudLike, style: Style) -> ColoredCloud:
     return ColoredCloud(cloud, style.up, found, legend, group, bar, texts, confidence)
 
 
-def label_texts(labels: NDArray[np.integer], names: Sequence[str] | None) -> NDArray[np.str_]:
+def label_texts(
+    labels: NDArray[np.integer], names: Sequence[str] | Mapping[int, str] | None
+) -> NDArray[np.str_]:
     """(N,) the names of labels, without the category where they all share it."""
     present, index = np.unique(labels, return_inverse=True)
-    if names is not None and len(present) and present[-1] >= len(names):
+    known = names if isinstance(names, Mapping) else dict(enumerate(names or ()))
+    if names is not known and names is not None and len(present) and present[-1] >= len(names):
         raise ValueError(
             f"names must have an entry for each label, got {len(names)} and a label {present[-1]}"
         )
     texts = [
-        "no label" if label < 0 else f"label {label}" if names is None else str(names[label])
+        "no label" if label < 0 else str(known.get(label, f"label {label}"))
         for label in present.tolist()
     ]
     # "Airplane/wing" and "Airplane/tail" differ in what follows the category.

@@ -48,5 +48,6 @@ def warm_up() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         values, winner = max_pool(torch.zeros(1, 1, 2, 1, dtype=dtype))
         max_unpool(values, winner, 2)
-        values, winner = gather_max(values, torch.zeros(1, 1, 1, dtype=torch.long))
+        for winners in (False, True):
+            values, winner = gather_max(values, torch.zeros(1, 1, 1, dtype=torch.long), winners)
         scatter_max(values, winner, 1)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,11 @@ from ea_pointcloud.ops._cpu._kernel import kernel, unbits
 
 # bfloat16 is unknown to numba: its bit pattern is the upper half of that of the float32.
 _STORED = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+# Of each dtype, the bit pattern of infinity, and all bits but the sign.
+_PATTERNS = {
+    torch.float32: (np.int32(0x7F800000), np.int32(0x7FFFFFFF)),
+    torch.bfloat16: (np.int16(0x7F80), np.int16(0x7FFF)),
+}
 
 
 def max_pool(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,18 +46,26 @@ def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
     return unpooled.view(values.dtype).view(batch, centers, num_neighbors, channels)
 
 
-def gather_max(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, C), (B, S, K) -> greatest gathered values (B, S, C), and whose they are, int32."""
+def gather_max(features: Tensor, idx: Tensor, winners: bool) -> tuple[Tensor, Tensor]:
+    """See :func:`ea_pointcloud.ops._reference.gather_max`."""
     if features.dtype not in _STORED:
-        return _reference.gather_max(features, idx)
+        return _reference.gather_max(features, idx, winners)
     batch, centers, neighbors = idx.shape
     channels = features.shape[-1]
+    infinity, unsigned = _PATTERNS[features.dtype]
     stored = features.contiguous().view(_STORED[features.dtype])
-    values = stored.new_empty(batch * centers, channels)
-    winner = stored.new_empty(batch * centers, channels, dtype=torch.int32)
+    # Integers have vector maxima, which floats with their NaN have not.
+    ordered = torch.empty_like(stored)
+    rows = stored.flatten(0, 1), ordered.flatten(0, 1)
+    _over_rows(_order, channels, *rows, infinity, unsigned)
     neighbor = idx.contiguous().view(batch * centers, neighbors)
-    _over_rows(_find_gathered, neighbors * channels, neighbor, stored, values, winner)
+    values = stored.new_empty(batch * centers, channels)
     shape = (batch, centers, channels)
+    if not winners:
+        _over_rows(_greatest, neighbors * channels, neighbor, ordered, values, unsigned)
+        return values.view(features.dtype).view(shape), idx.new_empty(0, dtype=torch.int32)
+    winner = stored.new_empty(batch * centers, channels, dtype=torch.int32)
+    _over_rows(_find_greatest, neighbors * channels, neighbor, ordered, values, winner, unsigned)
     return values.view(features.dtype).view(shape), winner.view(shape)
 
 
@@ -79,8 +93,8 @@ def scatter(values: Tensor, idx: Tensor, num_points: int, weight: Tensor | None)
     return torch.cat([_reference.scatter(one, at, num_points, by) for one, at, by in clouds])
 
 
-def _over_rows(function: Any, steps: int, *tensors: Tensor) -> None:
-    arrays = [tensor.numpy() for tensor in tensors]
+def _over_rows(function: Any, steps: int, *tensors: Any) -> None:
+    arrays = [each.numpy() if isinstance(each, Tensor) else each for each in tensors]
     jobs = [(first, last, *arrays) for first, last in _pool.parts(len(arrays[0]), steps)]
     _pool.run(function, jobs)
 
@@ -102,22 +116,64 @@ def _find(first, last, rows, values, winner):
 
 
 @kernel
-def _find_gathered(first, last, idx, features, values, winner):
-    neighbors, channels = idx.shape[1], features.shape[2]
-    centers = len(idx) // len(features)
+def _order(first, last, rows, ordered, infinity, unsigned):
+    """Integers that are ordered as the floats of these bit patterns: equal zeros, NaN above all."""
     for row in range(first, last):
-        cloud, point = row // centers, idx[row, 0]
+        for channel in range(rows.shape[1]):
+            pattern = rows[row, channel]
+            magnitude = pattern & unsigned
+            key = pattern ^ unsigned if pattern < 0 else pattern
+            key = 0 if magnitude == 0 else key
+            ordered[row, channel] = unsigned if magnitude > infinity else key
+
+
+@kernel
+def _restore(keys, unsigned):
+    """The bit patterns of the floats again."""
+    for channel in range(len(keys)):
+        keys[channel] = keys[channel] ^ unsigned if keys[channel] < 0 else keys[channel]
+
+
+@kernel
+def _greatest(first, last, idx, ordered, values, unsigned):
+    neighbors, channels = idx.shape[1], ordered.shape[2]
+    centers = len(idx) // len(ordered)
+    for row in range(first, last):
+        cloud = row // centers
         for channel in range(channels):
-            values[row, channel] = features[cloud, point, channel]
-            winner[row, channel] = point
-        for neighbor in range(1, neighbors):
-            point = idx[row, neighbor]
+            values[row, channel] = ordered[cloud, idx[row, 0], channel]
+        # Four at a time, so that the best so far is stored and loaded less often; 0 to 2 twice.
+        for start in range(0, neighbors, 4):
+            a, b = idx[row, start], idx[row, min(start + 1, neighbors - 1)]
+            c = idx[row, min(start + 2, neighbors - 1)]
+            d = idx[row, min(start + 3, neighbors - 1)]
             for channel in range(channels):
-                pattern, best = features[cloud, point, channel], values[row, channel]
-                value = unbits(pattern)
-                wins = (value > unbits(best)) | (value != value)  # NaN is passed on
-                values[row, channel] = pattern if wins else best
-                winner[row, channel] = numba.int32(point) if wins else winner[row, channel]
+                one = max(ordered[cloud, a, channel], ordered[cloud, b, channel])
+                two = max(ordered[cloud, c, channel], ordered[cloud, d, channel])
+                values[row, channel] = max(max(one, two), values[row, channel])
+        _restore(values[row], unsigned)
+
+
+@kernel
+def _find_greatest(first, last, idx, ordered, values, winner, unsigned):
+    neighbors, channels = idx.shape[1], ordered.shape[2]
+    centers = len(idx) // len(ordered)
+    for row in range(first, last):
+        cloud, a = row // centers, numba.int32(idx[row, 0])
+        for channel in range(channels):
+            values[row, channel] = ordered[cloud, a, channel]
+            winner[row, channel] = a
+        for start in range(1, neighbors, 2):  # two at a time; of an even number the last twice
+            a = numba.int32(idx[row, start])
+            b = numba.int32(idx[row, min(start + 1, neighbors - 1)])
+            for channel in range(channels):
+                best, who = values[row, channel], winner[row, channel]
+                one, two = ordered[cloud, a, channel], ordered[cloud, b, channel]
+                who = a if one > best else who
+                best = max(one, best)
+                winner[row, channel] = b if two > best else who
+                values[row, channel] = max(two, best)
+        _restore(values[row], unsigned)
 
 
 @kernel

@@ -59,9 +59,15 @@ def max_unpool(values: Tensor, winner: Tensor, num_neighbors: int) -> Tensor:
     return unpooled.scatter_(2, winner.long()[:, :, None], values[:, :, None])
 
 
-def gather_max(features: Tensor, idx: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, C), (B, S, K) -> greatest gathered values (B, S, C), and whose they are, int32."""
-    values, winner = max_pool(gather(features, idx, None))
+def gather_max(features: Tensor, idx: Tensor, winners: bool) -> tuple[Tensor, Tensor]:
+    """(B, N, C), (B, S, K) -> greatest gathered values (B, S, C), and whose they are, int32.
+
+    Without ``winners``, which only a gradient needs, the second is empty.
+    """
+    pairs = gather(features, idx, None)
+    if not winners:
+        return pairs.amax(2), idx.new_empty(0, dtype=torch.int32)
+    values, winner = max_pool(pairs)
     return values, idx.gather(2, winner.long()).to(torch.int32)
 
 
