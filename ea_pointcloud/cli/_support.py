@@ -9,8 +9,10 @@ import typer
 from ea_pointcloud.cli._common import check_absent
 
 if TYPE_CHECKING:
+    from ea_pointcloud.inference import Example
     from ea_pointcloud.inference.predictor import Predictor
 
+_LISTED = 10  # files that cannot be read
 _FEW_FILES = 32  # read in this process; others take longer to start
 
 
@@ -44,22 +46,16 @@ def support_predictor(
         predictor: of the trained encoder.
         weights: its name.
         support: folder of ``CLASS/FILE``.
-        reading: how files are read, for :func:`~ea_pointcloud.inference.read_examples`.
+        reading: options of :func:`~ea_pointcloud.inference.batch.classification` on files.
         up: the axis that is up in the files; None for that of each format.
         workers: processes that read.
         rotations: of each example.
         partial_views: of each example.
         save_model: folder to write the weights to.
     """
-    from ea_pointcloud.datasets import list_examples
-    from ea_pointcloud.inference import read_examples
     from ea_pointcloud.inference.support_report import train_advice
-    from ea_pointcloud.io.pool import default_workers
 
-    count = len(list_examples(support))
-    if workers is None:
-        workers = 0 if count < _FEW_FILES else default_workers(count)
-    examples = read_examples(support, predictor.model.data_spec, up=up, workers=workers, **reading)
+    examples = _read(predictor, support, {"up": up, **reading}, workers)
     fitted = predictor.with_support(
         examples, rotations=rotations or 1, partial_views=partial_views or 0
     )
@@ -71,5 +67,33 @@ def support_predictor(
     if save_model is not None:
         fitted.model.save_pretrained(save_model)
         typer.echo(f"wrote {save_model}", err=True)
-    head = fitted.model.head[-1].weight.detach().cpu().numpy()
-    return fitted, hashlib.sha256(head.tobytes()).hexdigest()
+    state = fitted.model.state_dict()
+    head = state[max(name for name in state if name.endswith("weight") and "head." in name)]
+    return fitted, hashlib.sha256(head.cpu().numpy().tobytes()).hexdigest()
+
+
+def _read(
+    predictor: "Predictor", support: Path, options: dict[str, Any], workers: int | None
+) -> "list[Example]":
+    """The examples, preprocessed; ValueError with a list of those that cannot be read."""
+    from ea_pointcloud.datasets import list_examples
+    from ea_pointcloud.inference import Example, batch_inference
+    from ea_pointcloud.inference.batch import reading_job
+    from ea_pointcloud.io.pool import default_workers
+
+    files = list_examples(support)
+    if workers is None:
+        workers = 0 if len(files) < _FEW_FILES else default_workers(len(files))
+    paths = [str(path) for path, _ in files]
+    found = list(batch_inference(reading_job(predictor, **options), paths, workers=workers))
+    bad = [f"{each.file}: {each.error}" for each in found if each.result is None]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(files)} examples cannot be read; repair or remove them:\n"
+            + "\n".join(bad[:_LISTED])
+        )
+    return [
+        Example(each.file, class_name, each.result)
+        for each, (_, class_name) in zip(found, files, strict=True)
+        if each.result is not None
+    ]

@@ -12,7 +12,7 @@ from ea_pointcloud.inference.batch import (
     segmentation,
 )
 from ea_pointcloud.inference.classify import Candidate, Classification
-from ea_pointcloud.inference.examples import Example, read_examples
+from ea_pointcloud.inference.examples import Example
 from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.inference.preprocess import CloudLike, ModelInput
 from ea_pointcloud.inference.segment import Segmentation
@@ -36,6 +36,5 @@ __all__ = [
     "batch_inference",
     "classification",
     "find_files",
-    "read_examples",
     "segmentation",
 ]

@@ -231,13 +231,21 @@ def classification(
         ValueError: if the weights are a segmenter's.
     """
     predictor.check_classify()
-    reading = {"drop_invalid": drop_invalid, "columns": columns}
-    load = partial(load_input, reading, predictor.model.data_spec, up, remove_outliers)
+    reading: dict[str, Any] = {"drop_invalid": drop_invalid, "columns": columns}
+    job = reading_job(predictor, up=up, remove_outliers=remove_outliers, **reading)
     predict = partial(_classify, predictor, topk, tta_rotations)
-    return Job(load, predict, BATCH_SIZE, ahead=8)
+    return Job(job.load, predict, BATCH_SIZE, ahead=job.ahead)
 
 
-def load_input(
+def reading_job(
+    predictor: Predictor, *, up: str | None, remove_outliers: bool, **reading: Any
+) -> Job[Sent, ModelInput]:
+    """Preprocess each file; options as of :func:`classification`."""
+    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
+    return Job(load, _received, BATCH_SIZE, ahead=8)
+
+
+def _load(
     reading: dict[str, Any], spec: DataSpec, up: str | None, remove_outliers: bool, file: str
 ) -> Sent:
     """A :class:`ModelInput` in numpy: torch would send each tensor through a file descriptor."""
@@ -250,11 +258,10 @@ def load_input(
 def _classify(
     predictor: Predictor, topk: int, tta_rotations: int, sent: list[Sent]
 ) -> list[Classification]:
-    return predictor.classify(received(sent), topk=topk, tta_rotations=tta_rotations)
+    return predictor.classify(_received(sent), topk=topk, tta_rotations=tta_rotations)
 
 
-def received(sent: list[Sent]) -> list[ModelInput]:
-    """What :func:`load_input` sends, in torch again."""
+def _received(sent: list[Sent]) -> list[ModelInput]:
     return [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
 
 

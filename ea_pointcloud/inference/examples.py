@@ -1,9 +1,8 @@
-"""Examples of one's own classes: reading and checking them, and the classifier they make."""
+"""Examples of one's own classes: checking them, and the classifier they make."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +10,12 @@ from torch import Tensor
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.augment.corruption import random_partial_view
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.datasets import list_examples
 from ea_pointcloud.inference.classify import embed_clouds, pose_clouds
 from ea_pointcloud.inference.few_shot import embedding_of, few_shot_network, fit_head
 from ea_pointcloud.inference.preprocess import CloudLike, ModelInput, preprocess, turns_about_y
 from ea_pointcloud.inference.support_report import SupportReport, support_report
-from ea_pointcloud.models import Classifier, DataSpec
+from ea_pointcloud.models import Classifier
 
 
 class Example(NamedTuple):
@@ -26,11 +26,14 @@ class Example(NamedTuple):
     cloud: CloudLike | ModelInput
 
 
-Examples = Mapping[str, Sequence[CloudLike | ModelInput]] | Sequence[Example]
+Examples = str | Path | Mapping[str, Sequence[CloudLike | ModelInput]] | Sequence[Example]
 
 
 def listed_examples(examples: Examples) -> list[Example]:
-    """Examples one by one, with names where they have none."""
+    """Examples one by one, with names where they have none, of a folder its files."""
+    if isinstance(examples, (str, Path)):
+        files = list_examples(Path(examples))
+        return [Example(str(path), class_name, path) for path, class_name in files]
     if not isinstance(examples, Mapping):
         return list(examples)
     return [
@@ -80,50 +83,6 @@ def check_examples(
     return kept, tuple(notes)
 
 
-def read_examples(
-    folder: str | Path,
-    spec: DataSpec,
-    *,
-    up: str | None = "y",
-    remove_outliers: bool = False,
-    workers: int = 0,
-    **reading: Any,
-) -> list[Example]:
-    """Read ``folder/CLASS/FILE``, in any readable format.
-
-    Args:
-        folder: of the class folders; files may lie deeper inside a class.
-        spec: what the network expects, its ``data_spec``.
-        up: the axis that is up in the files, or ``"auto"``; None: that of each format.
-        remove_outliers: leave out statistical outliers first.
-        workers: processes that read, 0 for none but this one.
-        **reading: options of :func:`~ea_pointcloud.io.read_cloud`.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it is laid out otherwise, or files cannot be read; lists them.
-    """
-    from ea_pointcloud.datasets import list_examples
-    from ea_pointcloud.inference.batch import Job, batch_inference, load_input, received
-
-    files = list_examples(Path(folder))
-    load = partial(load_input, reading, spec, up, remove_outliers)
-    job = Job(load, received, batch_size=32, ahead=8)
-    paths = [str(path) for path, _ in files]
-    found = list(batch_inference(job, paths, workers=workers))
-    bad = [f"{each.file}: {each.error}" for each in found if each.result is None]
-    if bad:
-        listed = "\n".join(bad[:10])
-        raise ValueError(
-            f"{len(bad)} of {len(files)} examples cannot be read; repair or remove them:\n{listed}"
-        )
-    return [
-        Example(each.file, name, each.result)
-        for each, (_, name) in zip(found, files, strict=True)
-        if each.result is not None
-    ]
-
-
 def fit_examples(
     model: Classifier,
     examples: Examples,
@@ -153,15 +112,16 @@ def fit_examples(
         for each in listed
     ]
     kept, notes = check_examples(listed, inputs)
-    listed, inputs = ([each[index] for index in kept] for each in (listed, inputs))
+    listed = [listed[index] for index in kept]
     names = sorted({each.class_name for each in listed})
     label = torch.tensor([names.index(each.class_name) for each in listed])
-    clouds, group = _copies(pose_clouds(model, inputs), rotations, partial_views)
+    posed = pose_clouds(model, [inputs[index] for index in kept])
+    clouds, group = _copies(posed, rotations, partial_views)
     network = few_shot_network(model, embedding_of(model, clouds), names)
     embedded, _ = embed_clouds(network, clouds)
     head = fit_head(embedded, label[group], group)
     with torch.no_grad():
-        network.head[-1].weight.copy_(head.weight)
+        network.head[-1].get_parameter("weight").copy_(head.weight)
     network.calibration = head.calibration()
     titles = [each.name for each in listed]
     report = support_report(network, head, titles, label, embedded, group, notes)

@@ -193,9 +193,10 @@ def few_shot_network(
     encoder = {name: value for name, value in model.state_dict().items()
                if not name.startswith("head.")}  # fmt: skip
     new.load_state_dict(encoder, strict=False)
-    joined = isinstance(new.head[0], JoinInput) and not model.config.few_shot_rank
-    layers = new.head[0] if joined else new.head
-    for own, trained in zip(layers, model.head[:-1], strict=False):
+    layers = list(new.head.children())
+    if isinstance(layers[0], JoinInput) and not model.config.few_shot_rank:
+        layers = list(layers[0].children())
+    for own, trained in zip(layers, model.head[:-1].children(), strict=False):
         own.load_state_dict(trained.state_dict())
     new.head[-2].load_state_dict(embedding.state_dict())
     for parameter in new.head[-1].parameters():

@@ -152,7 +152,7 @@ class Predictor:
 
     def with_support(
         self,
-        examples: "str | Path | Examples",
+        examples: "Examples",
         *,
         up: str = "y",
         remove_outliers: bool = False,
@@ -178,14 +178,10 @@ class Predictor:
             ValueError: if it is laid out otherwise, a cloud cannot be used, there are fewer than
                 two classes, or one cloud has two of them.
         """
-        from ea_pointcloud.inference.examples import fit_examples, read_examples
+        from ea_pointcloud.inference.examples import fit_examples
 
         self.check_classify()
         assert isinstance(self.model, Classifier)
-        if isinstance(examples, (str, Path)):
-            examples = read_examples(
-                examples, self.model.data_spec, up=up, remove_outliers=remove_outliers
-            )
         network, report = fit_examples(
             self.model, examples, up=up, remove_outliers=remove_outliers, rotations=rotations,
             partial_views=partial_views,

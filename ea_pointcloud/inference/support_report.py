@@ -153,13 +153,10 @@ def support_report(
     first = torch.tensor([int((group == index).nonzero()[0]) for index in range(len(label))])
     probs = class_probs(model, head.logits[first])
     tested, predicted = head.tested[first], probs.argmax(1)
-    wrong = (tested & (predicted != label)).nonzero()[:, 0].tolist()
+    wrong: list[int] = (tested & (predicted != label)).nonzero()[:, 0].tolist()
     pairs = Counter((classes[label[index]], classes[predicted[index]]) for index in wrong)
-    doubtful = sorted(
-        (float(probs[index, label[index]]), index)
-        for index in wrong
-        if float(probs[index, label[index]]) < _MISLABELLED
-    )
+    own = probs.gather(1, label[:, None])[:, 0].tolist()
+    doubtful = sorted(filter(lambda index: own[index] < _MISLABELLED, wrong), key=own.__getitem__)
     return SupportReport(
         counts=dict(zip(classes, label.bincount().tolist(), strict=True)),
         method=head.method,
@@ -173,7 +170,7 @@ def support_report(
                 classes[predicted[index]],
                 float(probs[index].max()),
             )
-            for _, index in doubtful
+            for index in doubtful
         ),
         half=_half_accuracy(embedded[first], label),
         notes=notes,
