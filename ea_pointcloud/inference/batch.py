@@ -24,7 +24,7 @@ from ea_pointcloud.models import DataSpec
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
-Sent = tuple[NDArray[np.float32], str]
+Sent = tuple[NDArray[np.float32], str, NDArray[np.float32] | None]
 
 # What a worker that loads clouds would import; the second imports numba.
 PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
@@ -252,7 +252,7 @@ def _load(
     cloud = read_cloud(file, **reading)
     up = up or cloud.up or conventional_up(file)
     found = preprocess(cloud, spec, up=up, remove_outliers=remove_outliers)
-    return found.xyz.numpy(), found.up
+    return found.xyz.numpy(), found.up, None if found.features is None else found.features.numpy()
 
 
 def _classify(
@@ -262,7 +262,10 @@ def _classify(
 
 
 def _received(sent: list[Sent]) -> list[ModelInput]:
-    return [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
+    return [
+        ModelInput(torch.from_numpy(xyz), up, None if given is None else torch.from_numpy(given))
+        for xyz, up, given in sent
+    ]
 
 
 class Segmented(NamedTuple):

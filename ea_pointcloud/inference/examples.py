@@ -11,7 +11,7 @@ from ea_pointcloud._checks import check_count
 from ea_pointcloud.augment.corruption import random_partial_view
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import list_examples
-from ea_pointcloud.inference.classify import embed_clouds, pose_clouds
+from ea_pointcloud.inference.classify import embed_clouds, pose_clouds, turned_points
 from ea_pointcloud.inference.few_shot import embedding_of, few_shot_network, fit_head
 from ea_pointcloud.inference.preprocess import CloudLike, ModelInput, preprocess, turns_about_y
 from ea_pointcloud.inference.support_report import SupportReport, support_report
@@ -69,7 +69,7 @@ def check_examples(
     seen: dict[bytes, Example] = {}
     kept, notes = [], []
     for index, (each, cloud) in enumerate(zip(examples, inputs, strict=True)):
-        points = cloud.xyz.numpy().tobytes()
+        points = cloud.points.numpy().tobytes()
         first = seen.setdefault(points, each)
         if first is each:
             kept.append(index)
@@ -116,7 +116,7 @@ def fit_examples(
     names = sorted({each.class_name for each in listed})
     label = torch.tensor([names.index(each.class_name) for each in listed])
     posed = pose_clouds(model, [inputs[index] for index in kept])
-    clouds, group = _copies(posed, rotations, partial_views)
+    clouds, group = _copies(model, posed, rotations, partial_views)
     network = few_shot_network(model, embedding_of(model, clouds), names)
     embedded, _ = embed_clouds(network, clouds)
     head = fit_head(embedded, label[group], group)
@@ -129,16 +129,17 @@ def fit_examples(
 
 
 def _copies(
-    clouds: Sequence[Tensor], rotations: int, partial_views: int
+    model: Classifier, clouds: Sequence[Tensor], rotations: int, partial_views: int
 ) -> tuple[list[Tensor], Tensor]:
-    """Each cloud (n, 3), then its rotations about y and views from one side; and whose they are."""
+    """Each cloud (n, 3 + F), its rotations about y, and views from one side; and whose they are."""
     generator = torch.Generator().manual_seed(0)
     copies, group = [], []
     for index, cloud in enumerate(clouds):
-        own = [cloud @ turn for turn in turns_about_y(rotations)]
+        own = [turned_points(model, cloud, turn) for turn in turns_about_y(rotations)]
         for _ in range(partial_views):
-            seen = random_partial_view(cloud[None], 1.0, generator=generator)[0]
-            own.append(normalize_unit_sphere(cloud[seen][None].double()).float()[0])
+            seen = cloud[random_partial_view(cloud[None, :, :3], 1.0, generator=generator)[0]]
+            xyz = normalize_unit_sphere(seen[None, :, :3].double()).float()[0]
+            own.append(torch.cat([xyz, seen[:, 3:]], dim=-1))
         copies += own
         group += [index] * len(own)
     return copies, torch.tensor(group)

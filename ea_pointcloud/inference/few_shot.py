@@ -31,8 +31,8 @@ class FewShotHead:
         weight: (K, C) float32 of the logits.
         temperature: that fits the logits of examples that were left out.
         tested: (n,) bool, examples that were left out in turn: those of classes with others.
-        logits: (n, K) of each example without it; of no meaning where it was not ``tested``.
-        distances: (n,) to the nearest class mean without it, likewise.
+        logits: (n, K) of each example, left out; of no meaning where it was not ``tested``.
+        distances: (n,) to the nearest class mean, likewise.
         class_means: (K, C).
     """
 
@@ -98,7 +98,7 @@ def fit_head(
 class _Fit:
     method: str
     weight: Tensor  # (K, C)
-    left_out: Tensor  # (n, K) logits of each example without it
+    left_out: Tensor  # (n, K) logits of each example, left out
 
 
 def _class_means(rows: Tensor, classes: Tensor, group: Tensor) -> _Fit:
@@ -123,7 +123,7 @@ def _ridge(rows: Tensor, classes: Tensor, group: Tensor, penalty: float) -> _Fit
     fitted = hat @ target
     left_out = torch.empty_like(fitted)
     for copies in _copies(group):
-        # y - prediction without them = (I - H)^-1 (y - fit), for rows and columns of the copies
+        # y - what a fit to the others predicts = (I - H)^-1 (y - fit), H of the copies alone
         own = torch.eye(len(copies), dtype=hat.dtype) - hat[copies][:, copies]
         left_out[copies] = target[copies] - torch.linalg.solve(own, target[copies] - fitted[copies])
     name = f"ridge regression, penalty {penalty:g}"
@@ -131,7 +131,7 @@ def _ridge(rows: Tensor, classes: Tensor, group: Tensor, penalty: float) -> _Fit
 
 
 def _distances(rows: Tensor, label: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Class means (K, C), and (n,) the distance of each example to the nearest one without it."""
+    """Class means (K, C), and distances (n,) to the nearest, of others where it is its own."""
     classes = F.one_hot(label).double()
     total, counts = classes.T @ rows, classes.sum(0)
     distances = torch.empty(len(rows), dtype=rows.dtype)
@@ -155,7 +155,7 @@ def embedding_of(model: Classifier, clouds: Sequence[Tensor]) -> UnitEmbedding:
 
     Args:
         model: in evaluation mode.
-        clouds: examples, each (n, 3) float32, posed as the model expects.
+        clouds: examples, each (n, 3 + F) float32, posed as the model expects.
     """
     if model.config.few_shot_rank:
         own = model.head[-2]
@@ -164,7 +164,11 @@ def embedding_of(model: Classifier, clouds: Sequence[Tensor]) -> UnitEmbedding:
     if model.embedding is not None:
         return stored_embedding(model)
     device = next(model.parameters()).device
-    inputs = [embedding_inputs(model, model.pooled(cloud[None].to(device))) for cloud in clouds]
+    inputs = []
+    for cloud in clouds:
+        points = cloud[None].to(device)
+        features = points[..., 3:] if points.shape[-1] > 3 else None
+        inputs.append(embedding_inputs(model, model.pooled(points[..., :3], features)))
     return UnitEmbedding.fit(torch.cat(inputs).float().cpu(), torch.arange(len(inputs)), 1)
 
 

@@ -1,7 +1,7 @@
 """The Predictor: files or arrays in, classes or parts out."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
+from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
 from ea_pointcloud.inference.classify import (
     Classification,
@@ -265,12 +266,22 @@ class Predictor:
         check_enough(len(clouds))
         assert isinstance(self.model, Classifier)
         options = {"up": up, "remove_outliers": remove_outliers}
-        posed = [to_y_up(self.preprocess(cloud, **options).xyz, up) for cloud in clouds]
-        lengths = torch.tensor([len(xyz) for xyz in posed])
-        xyz = pad_sequence(posed, batch_first=True)
-        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
+        names = self.model.data_spec.features
+        posed = [
+            rotate_points(
+                self.preprocess(cloud, **options).points, names, partial(to_y_up, up_axis=up)
+            )
+            for cloud in clouds
+        ]
+        lengths = torch.tensor([len(points) for points in posed])
+        points = pad_sequence(posed, batch_first=True).to(self.device)
+        mask = torch.arange(points.shape[1]) < lengths[:, None]
         adapted = adapt_batch_norm(
-            self.model, xyz.to(self.device), mask.to(self.device), weight=weight
+            self.model,
+            points[..., :3],
+            mask.to(self.device),
+            features=points[..., 3:] if names else None,
+            weight=weight,
         )
         return Predictor(adapted, self.device, precision=self.precision)
 

@@ -15,7 +15,7 @@ from ea_pointcloud.models import Classifier
 
 MANY = 30  # examples a class beyond which training is worth its time
 _WORST = 5  # confusions and examples that are listed
-_MISLABELLED = 0.05  # probability of an example's class, without it, below which that is doubtful
+_MISLABELLED = 0.05  # probability of the class of an example left out, below which it is doubtful
 _DRAWS = 8  # of half the examples
 
 
@@ -44,7 +44,7 @@ class SupportReport:
         counts: class -> examples.
         method: how the head was fitted.
         tested: examples that were left out: those of classes that have others.
-        correct: those of them that were classified correctly without being seen.
+        correct: those of them that were classified correctly.
         confusions: (class, predicted as, examples), the most frequent first.
         doubtful: examples that may have the wrong class, the least probable first.
         half: accuracy with half the examples of each class; None where that cannot be told.
@@ -156,7 +156,9 @@ def support_report(
     wrong: list[int] = (tested & (predicted != label)).nonzero()[:, 0].tolist()
     pairs = Counter((classes[label[index]], classes[predicted[index]]) for index in wrong)
     own = probs.gather(1, label[:, None])[:, 0].tolist()
-    doubtful = sorted(filter(lambda index: own[index] < _MISLABELLED, wrong), key=own.__getitem__)
+    doubtful: list[int] = sorted(
+        filter(lambda index: own[index] < _MISLABELLED, wrong), key=own.__getitem__
+    )
     return SupportReport(
         counts=dict(zip(classes, label.bincount().tolist(), strict=True)),
         method=head.method,

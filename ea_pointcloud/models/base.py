@@ -45,7 +45,7 @@ class NetworkConfig:
     Counts are at least 1 unless ``_LEAST`` says otherwise; a float is a probability below 1.
 
     Args:
-        feature_channels: per-point features beside xyz (normals = 3), 0 for none.
+        feature_channels: columns of the points' features beside xyz (normals = 3), 0 for none.
     """
 
     feature_channels: int = 0
@@ -217,7 +217,7 @@ class Classifier(PretrainedModel):
     ) -> None:
         super().__init__()
         self.config = config
-        self.data_spec = data_spec or DataSpec.unnamed(config.num_classes)
+        self._set_spec(data_spec or DataSpec.unnamed(config.num_classes))
         if len(self.data_spec.class_names) != config.num_classes:
             raise ValueError(
                 f"data_spec must name num_classes={config.num_classes} classes, "
@@ -234,6 +234,13 @@ class Classifier(PretrainedModel):
             mask: (B, N) bool, True = real point.
         """
         return self.encoder.build_pyramid(xyz, mask)
+
+    @property
+    def embedding_channels(self) -> int:
+        """C of :meth:`embed`."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        return last.in_features
 
     def forward(
         self,
@@ -284,6 +291,7 @@ class Classifier(PretrainedModel):
         pyramid: Pyramid | None = None,
     ) -> Tensor:
         """The input of the head for each cloud, (B, C)."""
+        features = self.scale_features(features)
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
         return self.pool(token, mask if self.encoder.keeps_points else None)
 

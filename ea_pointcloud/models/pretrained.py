@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._files import read_json_object, write_whole
+from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.models.metadata import (
     CALIBRATION_FILE,
     EMBEDDING_FILE,
@@ -55,6 +56,35 @@ class PretrainedModel(nn.Module):
     data_spec: DataSpec
     calibration: Calibration | None = None
     embedding: dict[str, Tensor] | None = None
+    feature_mean: Tensor | None  # (F,) where features are scaled
+    feature_std: Tensor | None
+
+    def _set_spec(self, spec: DataSpec) -> None:
+        """Take a description of the data, and check that the network reads its features."""
+        self.data_spec = spec
+        count = feature_channels(spec.features)  # 0 also where they are not specified
+        if spec.features and self.config.feature_channels != count:
+            raise ValueError(
+                f"feature_channels must be {count} as data_spec says the features are "
+                f"{', '.join(spec.features)}, got {self.config.feature_channels}"
+            )
+        for name in ("feature_mean", "feature_std"):
+            values = getattr(spec, name)
+            tensor = torch.tensor(values, dtype=torch.float32) if values else None
+            self.register_buffer(name, tensor, persistent=False)
+
+    def scale_features(self, features: Tensor | None) -> Tensor | None:
+        """Features (B, N, F) in their own units, standardised as ``data_spec`` says."""
+        if features is None or self.feature_mean is None or self.feature_std is None:
+            return features
+        if features.shape[-1] != len(self.feature_mean):
+            return features  # an error where they meet the coordinates
+        return (features - self.feature_mean) / self.feature_std
+
+    @property
+    def embedding_channels(self) -> int:
+        """C of the features (B, C) that the detector of a calibration reads."""
+        raise NotImplementedError
 
     def auxiliary_loss(self) -> Tensor | None:
         """What the last forward pass in training adds to the loss, returned once; usually None."""
@@ -164,7 +194,9 @@ class PretrainedModel(nn.Module):
                 "copy the folder again"
             ) from error
         if description.get("calibration") is not None:
-            model.calibration = load_calibration(folder, description["calibration"])
+            model.calibration = load_calibration(
+                folder, description["calibration"], model.embedding_channels
+            )
         model.embedding = load_embedding(folder)
         return model.eval()
 
