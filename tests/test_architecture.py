@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "viz": "_checks _files io augment",
     "nn": "_checks ops",
     "models": "_checks _device _files ops descriptors augment nn",
-    "inference": "_checks _device ops io descriptors augment nn models",
+    "inference": "_checks _device ops io descriptors augment datasets nn models",
     "explain": "_checks ops io descriptors augment nn models inference",
     "robustness": "_checks _device ops io augment datasets models inference",
     "training": (

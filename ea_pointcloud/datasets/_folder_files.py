@@ -107,6 +107,26 @@ def list_folder(root: Path, val_fraction: float, least: int = 2) -> FolderListin
     return divide(files, val_fraction)
 
 
+def list_examples(root: Path) -> list[tuple[Path, str]]:
+    """Files of ``root/CLASS/FILE`` in any readable format, without splits, with their class.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it is laid out otherwise; says how it should be.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; give a folder of examples, CLASS/FILE")
+    _check_outside(root)
+    folders = _subfolders(root)
+    if not folders:
+        raise ValueError(f"{root} holds no class folder; put the examples into {root}/CLASS/")
+    if all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders):
+        splits = _first(folder.name for folder in folders)
+        raise ValueError(f"{root} holds splits ({splits}), no classes; give {folders[0]}")
+    return [(root / file.path, folder.name) for folder in folders
+            for file in _list_class(root, folder)]  # fmt: skip
+
+
 class File(NamedTuple):
     class_name: str
     split: str  # "" where the folder does not say

@@ -20,6 +20,7 @@ from ea_pointcloud.models.stored import check_values
 
 NORMALIZATIONS = ("unit_sphere",)
 CALIBRATION_FILE = "calibration.safetensors"
+EMBEDDING_FILE = "embedding.safetensors"
 WARN_BEYOND = 0.98
 _FLOAT = torch.float32
 TEMPERATURES = (1e-3, 1e3)  # beyond these every probability is 1, or all are equal
@@ -137,7 +138,8 @@ class MahalanobisDetector:
 
     Args:
         class_means: (K, C) float32, the mean of the scaled features of each class.
-        whitening: (C, C) float32, makes their common covariance the identity.
+        whitening: (C, C) float32, makes their common covariance the identity; None where it is
+            nearly that already, as of a few-shot classifier.
         distances: (V,) float32, those of the validation clouds, ascending.
         threshold: fraction of them beyond which a cloud is out of distribution.
 
@@ -147,7 +149,7 @@ class MahalanobisDetector:
     """
 
     class_means: Tensor
-    whitening: Tensor
+    whitening: Tensor | None
     distances: Tensor
     threshold: float = WARN_BEYOND
 
@@ -155,8 +157,10 @@ class MahalanobisDetector:
         """Raise ValueError unless this is a detector of features (B, num_channels)."""
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a fraction in 0..1, got {self.threshold!r}")
-        tensors = (self.class_means, self.whitening, self.distances)
-        shapes, channels = [tuple(each.shape) for each in tensors], (num_channels,)
+        channels = (num_channels,)
+        whitening = torch.empty(channels * 2) if self.whitening is None else self.whitening
+        tensors = (self.class_means, whitening, self.distances)
+        shapes = [tuple(each.shape) for each in tensors]
         fits = shapes[1] == channels * 2 and shapes[0][1:] == channels and len(shapes[2]) == 1
         if not fits or not all(map(all, shapes)) or {each.dtype for each in tensors} != {_FLOAT}:
             raise ValueError(
@@ -167,7 +171,9 @@ class MahalanobisDetector:
     def distance(self, features: Tensor) -> Tensor:
         """(B,) distances of features (B, C)."""
         offset = F.normalize(features, dim=-1)[:, None] - self.class_means  # (B, K, C)
-        return (offset @ self.whitening).norm(dim=-1).amin(-1)
+        if self.whitening is not None:
+            offset = offset @ self.whitening
+        return offset.norm(dim=-1).amin(-1)
 
     def ood_score(self, distance: float) -> float:
         """The fraction of the validation clouds that are nearer."""
@@ -212,7 +218,8 @@ class Calibration:
         if self.detector is not None:
             names = ("class_means", "whitening", "distances")
             tensors = {name: getattr(self.detector, name) for name in names}
-            save_file(tensors, folder / CALIBRATION_FILE)
+            given = {name: value for name, value in tensors.items() if value is not None}
+            save_file(given, folder / CALIBRATION_FILE)
 
 
 def load_calibration(folder: Path, description: Any, num_channels: int) -> Calibration:
@@ -228,6 +235,7 @@ def load_calibration(folder: Path, description: Any, num_channels: int) -> Calib
         if description["threshold"] is not None:
             tensors = load_file(folder / CALIBRATION_FILE)
             check_values(tensors)
+            tensors = {"whitening": None, **tensors}
             detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
             detector.check(num_channels)
         return Calibration(description["temperature"], detector)
@@ -235,3 +243,31 @@ def load_calibration(folder: Path, description: Any, num_channels: int) -> Calib
         raise ValueError(
             f"the calibration in {folder} is damaged ({error}); copy the folder again"
         ) from error
+
+
+def load_embedding(folder: Path) -> dict[str, Tensor] | None:
+    """The statistics of an embedding that lie beside weights, if there are any.
+
+    They are the buffers of :class:`~ea_pointcloud.nn.UnitEmbedding`.
+
+    Raises:
+        ValueError: if they do not belong together.
+    """
+    from safetensors.torch import load_file
+
+    if not (folder / EMBEDDING_FILE).is_file():
+        return None
+    try:
+        found = {name: value.float() for name, value in load_file(folder / EMBEDDING_FILE).items()}
+        check_values(found)
+        rank, channels = found["directions"].shape
+        shapes = {"mean": (channels,), "scale": (channels,), "gain": (rank,)}
+        if {name: tuple(value.shape) for name, value in found.items()} != {
+            **shapes, "directions": (rank, channels)
+        }:  # fmt: skip
+            raise ValueError(f"it must hold directions (R, C) and {shapes}")
+    except Exception as error:
+        raise ValueError(
+            f"{folder / EMBEDDING_FILE} is damaged ({error}); copy the folder again"
+        ) from error
+    return found
