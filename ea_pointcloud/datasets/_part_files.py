@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from ea_pointcloud.datasets._files import (
-    REMEDY,
     check_listed,
+    counted_from,
     find_layout,
+    no_list,
+    not_finite,
     plain_name,
     read_h5,
     read_json,
     read_lines,
+    remedy,
 )
 
 H5_MARKER = "all_object_categories.txt"
@@ -145,9 +148,7 @@ class PartFolder:
         """
         listing = self._list_file(split)
         if not listing.is_file():
-            raise FileNotFoundError(
-                f"no {listing}; add the list, or download a published set again"
-            )
+            raise no_list(listing, split, "the files")
         names = read_lines(listing) if self.marker == H5_MARKER else read_json(listing)
         if not names:
             raise ValueError(f"{listing} lists no shape; name the files of the split in it")
@@ -208,7 +209,7 @@ class PartFolder:
         if len(xyz) != len(number):
             raise ValueError(
                 f"{points} has {len(xyz)} points, but {labels} has {len(number)} labels; they must "
-                f"have as many; {REMEDY}"
+                f"have as many; {remedy(labels)}"
             )
         if number.min() < 1 or number.max() > len(own):
             raise ValueError(
@@ -236,9 +237,12 @@ def check_distinct(source: Path, parts: PartTable, names: Sequence[str]) -> None
 def _check_parts(cloud: LabelledCloud, parts: PartTable, names: Sequence[str]) -> None:
     unknown = sorted(set(np.unique(cloud.part).tolist()) - set(parts[cloud.category]))
     if unknown:
+        own = parts[cloud.category]
+        from_one = {part - 1 for part in np.unique(cloud.part).tolist()} <= set(own)
+        hint = ", which look counted from 1: subtract 1 from each" if from_one else ""
         raise ValueError(
             f"{cloud.source} has part ids {unknown}, but {names[cloud.category]!r} has the parts "
-            f"{list(parts[cloud.category])}; correct its labels, or the table of parts"
+            f"{list(own)}; correct its labels{hint}, or the table of parts"
         )
 
 
@@ -249,15 +253,15 @@ def _read_rows(path: Path, widths: tuple[int, ...]) -> np.ndarray:
         text = path.read_text(encoding="ascii")
         values = np.array(text.split(), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"{path} must hold numbers ({error}); {REMEDY}") from error
+        raise ValueError(f"{path} must hold numbers ({error}); {remedy(path)}") from error
     width = len(text.partition("\n")[0].split())
     if width not in widths or values.size % width:
         raise ValueError(
             f"{path} must hold rows of {' or '.join(map(str, widths))} numbers, got {width} in the "
-            f"first row and {values.size} in all; {REMEDY}"
+            f"first row and {values.size} in all; {remedy(path)}"
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"{path} holds numbers that are not finite; {REMEDY}")
+        raise not_finite(path, "numbers")
     return values.reshape(-1, width)
 
 
@@ -268,7 +272,7 @@ def _integers(path: Path, rows: np.ndarray) -> np.ndarray:
     if (whole != column).any():
         raise ValueError(
             f"{path} must have whole numbers as part labels in its last column, "
-            f"got {column[whole != column][0]}; {REMEDY}"
+            f"got {column[whole != column][0]}; {remedy(path)}"
         )
     return whole
 
@@ -282,12 +286,13 @@ def _read_h5_clouds(path: Path, num_categories: int) -> list[LabelledCloud]:
             f"got {data.shape}, {label.shape} and {part.shape}"
         )
     if not np.isfinite(data).all():
-        raise ValueError(f"{path} holds coordinates that are not finite; {REMEDY}")
+        raise not_finite(path)
     category = label.ravel().astype(np.int64)
     if len(category) and not 0 <= category.min() <= category.max() < num_categories:
         raise ValueError(
             f"{path} has labels from {category.min()} to {category.max()}, but {H5_MARKER} lists "
-            f"{num_categories} categories; labels count the categories from 0"
+            f"{num_categories} categories; "
+            f"{counted_from(category, 'the categories', num_categories)}"
         )
     xyz, parts = data.astype(np.float32), part.astype(np.int64)
     return [

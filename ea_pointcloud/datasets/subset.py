@@ -66,6 +66,6 @@ def _select(dataset: AnyShapes, chosen: Tensor) -> AnyShapes:
     for name, value in vars(dataset).items():
         if isinstance(value, Tensor) and len(value) == len(dataset):
             setattr(selected, name, value[chosen])
-    if isinstance(selected, FolderDataset):
+    if hasattr(selected, "files"):
         selected.files = tuple(selected.files[index] for index in chosen.tolist())
     return selected
