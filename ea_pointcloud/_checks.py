@@ -175,4 +175,4 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     known: Sequence[object] = list(choices)
     if value not in known:
         listed = ", ".join(repr(choice) for choice in known)
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+        raise ValueError(f"{name} must be one of {listed}, got {value!r:.100}")

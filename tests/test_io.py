@@ -2,6 +2,7 @@
 
 import dataclasses
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -766,3 +767,59 @@ def test_ply_faces_that_do_not_start_with_their_vertices(tmp_path: Path) -> None
     faces = "property uchar flags\nproperty list uchar int vertex_indices\nend_header\n"
     path = put(tmp_path, "x.ply", header + faces + "0 0 0\n1 0 0\n0 1 0\n7 3 0 1 2\n")
     assert len(read_cloud(path, num_points=9)) == 9
+
+
+TEXTS = {
+    "plain": "0 0 0\n1 2 3\n4 5 6.5\n",
+    "windows": "0,0,0\r\n1,2,3\r\n",
+    "header": "x y z label\n0 0 0 1\n1 2 3 2\n",
+    "commented header": "//X Y Z R G B\n0 0 0 9 0 99\n1 2 3 7 255 0\n",
+    "comment": "# made by hand\n0 0 0\n1 2 3\n",
+    "words in front": "#x y z in metres\n0 0 0\n1 2 3\n",
+    "count": "2\n0 0 0\n1 2 3\n",
+    "decimal commas": "0,5 1,5 2,5\n3,5 4,5 5,5\n",
+    "semicolons": "0;1;2\n3;4;5,5\n",
+    "blank lines": "\n0 0 0\n\n  \n1 2 3\n\n",
+    "last separator": "0,0,0,\n1,2,3,\n",
+    "text column": "0 0 0 tree\n1 2 3 bush\n",
+    "mark": "\ufeff0 0 0\n1 2 3\n",
+    "ragged": "0 0 0\n1 2\n",
+    "number that is none": "0 0 0\n1 2 x\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_large_texts_are_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(text, newline="")
+
+    def found() -> object:
+        try:
+            cloud = read_cloud(path)
+        except CloudFileError as error:
+            return str(error)
+        parts = (cloud.xyz, cloud.center, cloud.colors, cloud.labels, *cloud.extras.values())
+        return [part if part is None else part.tolist() for part in parts]
+
+    by_line = found()
+    monkeypatch.setattr("ea_pointcloud.io.tables.STREAMED", 0)
+    assert found() == by_line
+
+
+@pytest.mark.parametrize(("name", "most"), [("a.xyz", 60), ("a.npy", 60), ("a.ply", 100)])
+def test_the_memory_of_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    """Bytes a point, of which the cloud itself has 12 and these files 24 or 45."""
+    monkeypatch.setattr("ea_pointcloud.io.tables.STREAMED", 2**20)
+    xyz = np.random.default_rng(0).normal(size=(100_000, 3)).astype(np.float32)
+    write_cloud(tmp_path / name, Cloud(xyz, np.zeros(3)))
+    tracemalloc.start()
+    try:
+        read_cloud(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / len(xyz) < most

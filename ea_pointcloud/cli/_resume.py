@@ -48,13 +48,13 @@ class Settings:
             ) from error
         different = [name for name, value in self.values.items() if found[name] != value]
         if "weights" in different:
+            model = str(before.get("model"))[:100]
             raise FileExistsError(
-                f"{results} exists and was made with other weights ({before.get('model')}); "
-                f"{remedy}"
+                f"{results} exists and was made with other weights ({model}); {remedy}"
             )
         different = [name for name in different if name != "model"]  # the same, by another path
         if different:
-            was = ", ".join(f"{name}={found[name]}" for name in different)
+            was = ", ".join(f"{name}={str(found[name])[:100]}" for name in different)
             now = ", ".join(f"{name}={self.values[name]}" for name in different)
             raise FileExistsError(f"{results} exists and was made with {was}, not {now}; {remedy}")
 

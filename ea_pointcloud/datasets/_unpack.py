@@ -1,5 +1,7 @@
 """Unpacking of archives that are not trusted: names, links and sizes are all checked."""
 
+import errno
+import gzip
 import lzma
 import shutil
 import stat
@@ -26,8 +28,8 @@ _HEADERS = (  # of the member that follows
 )
 _CHUNK = 2**20
 _DAMAGED = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(EOFError, RuntimeError, ValueError, OverflowError),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(EOFError, RuntimeError, ValueError, OverflowError, LookupError),
 )
 
 
@@ -82,7 +84,9 @@ def unpack(archive: Path, folder: Path, progress: Progress) -> None:
                         progress("unpack", done, total)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, _DAMAGED) and not isinstance(error, ArchiveError):
+        # Where a zip says that a member begins before the file does.
+        misplaced = isinstance(error, OSError) and error.errno == errno.EINVAL
+        if misplaced or (isinstance(error, _DAMAGED) and not isinstance(error, ArchiveError)):
             raise ArchiveError(f"{archive} is damaged ({error}); download it again") from error
         raise
 

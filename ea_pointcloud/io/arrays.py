@@ -102,7 +102,9 @@ def points_from_arrays(path: Path, arrays: Mapping[str, Stored], options: Option
             "for each point (array.transpose(0, 2, 1))"
         )
     which = _which(path, shape[:-2], options.index)
-    table = np.asarray(xyz[which], np.float64)
+    table = xyz[which]
+    if table.dtype.kind != "f" or table.dtype.itemsize not in (4, 8):
+        table = table.astype(np.float64)
     points = points_from_table(path, table, options.columns, is_array=True)
     used = {key.lower()}
     for part, columns in PER_POINT.items():

@@ -153,10 +153,10 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
             raise CloudFileError(
                 f"{path.name}: has {count} points but {len(values)} {part}; save one for each"
             )
-    xyz = points.xyz.astype(np.float64)
-    valid = np.all(np.isfinite(xyz), axis=1)
-    notes = list(points.notes)
-    if not valid.all():
+    xyz, notes = points.xyz, list(points.notes)
+    low, high = _bounds(xyz)
+    if not (np.isfinite(low) & np.isfinite(high)).all():
+        valid = np.all(np.isfinite(xyz), axis=1)
         if not drop_invalid or not valid.any():
             remedy = (
                 "leave them out with --drop-invalid (drop_invalid=True in Python)"
@@ -170,12 +170,16 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
         xyz = xyz[valid]
         notes.append(f"{count - len(xyz)} of {count} points are not finite and are left out")
         points = points.select(valid)
-    center = xyz.min(0) / 2 + xyz.max(0) / 2
-    if np.abs(xyz - center).max() > np.finfo(np.float32).max:
+        low, high = _bounds(xyz)
+    center = low / 2 + high / 2
+    if (high - center).max() > np.finfo(np.float32).max:
+        reach = max(-low.min(), high.max())
         raise CloudFileError(
-            f"{path.name}: coordinates reach {np.abs(xyz).max():.3g}, too far for float32; "
-            "correct or remove such points"
+            f"{path.name}: coordinates reach {reach:.3g}, too far for float32; correct or remove "
+            "such points"
         )
+    # In float64, a buffer at a time: a copy of all points would double the memory.
+    centred = np.subtract(xyz, center, out=np.empty(xyz.shape, np.float32), casting="unsafe")
     normals = None
     if points.normals is not None:
         normals, note = unit_normals(points.normals)
@@ -183,7 +187,7 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
     for note in notes:
         _say(path, note)
     return Cloud(
-        xyz=(xyz - center).astype(np.float32),
+        xyz=centred,
         center=center,
         normals=normals,
         colors=None if points.colors is None else unit_colors(path, points.colors),
@@ -195,6 +199,11 @@ def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bo
         label_names=dict(points.label_names),
         up=points.up,
     )
+
+
+def _bounds(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) float64 least and greatest coordinates; NaN where one is."""
+    return xyz.min(0).astype(np.float64), xyz.max(0).astype(np.float64)
 
 
 def _stem(path: Path) -> str:

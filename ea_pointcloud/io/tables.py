@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ea_pointcloud.io.common import (
     Options,
     Points,
     ignored,
+    is_compressed,
     plain_name,
     read_text_file,
     truncated,
@@ -28,6 +30,8 @@ from ea_pointcloud.io.layouts import points_from_table
 
 Lines = list[tuple[int, str]]  # (line number from 1, text)
 COMMENTS = ("#", "//", ";", "%", "!")
+STREAMED = 2**24  # bytes of a file from which on it is not held as text
+LONGEST_LINE = 10_000  # characters of the header that are looked at
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 QUOTED = re.compile(r'"([^"\n]*)"')
 NEEDED = {  # columns that must hold numbers
@@ -44,6 +48,48 @@ def read_text(path: Path, options: Options) -> Points:
     is understood where semicolons or white space separate. A cell may be empty, and a column text,
     where the column is not needed.
     """
+    names, table, notes, words = _stream(path) or _read_lines(path, options)
+    if names is None:
+        points = points_from_table(path, table, options.columns)
+    else:
+        named = dict(zip(names, table.T, strict=True))
+        points = points_from_columns(path, named, options.columns)
+    if words and points.labels is not None:
+        points = points._replace(label_names=dict(zip(points.labels.tolist(), words, strict=True)))
+    return points._replace(notes=points.notes + notes)
+
+
+class _Table(NamedTuple):
+    """A file's content."""
+
+    names: list[str] | None  # of the columns, where it has some
+    table: np.ndarray  # (N, C)
+    notes: tuple[str, ...] = ()
+    words: Sequence[str] = ()  # the name of each point's label
+
+
+def _stream(path: Path) -> _Table | None:
+    """Read a large file that is rows of numbers below at most one header, else None.
+
+    Its text is never held: as lines it takes eight times the memory of the numbers.
+    """
+    if path.stat().st_size < STREAMED or is_compressed(path):
+        return None
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline(LONGEST_LINE)
+            names = _header(first)
+            if names is None:
+                file.seek(0)
+            start, line = file.tell(), file.readline(LONGEST_LINE)
+            file.seek(start)
+            table = np.loadtxt(file, delimiter=_delimiter(line), comments=None, ndmin=2)
+    except (ValueError, OSError):  # comments, counts, text: read by line, which explains what fails
+        return None
+    return _Table(names, table) if names is None or len(names) == table.shape[1] else None
+
+
+def _read_lines(path: Path, options: Options) -> _Table:
     text = read_text_file(path)
     if '"' in text:
         text = QUOTED.sub(lambda match: match[1].replace(",", "."), text)
@@ -75,20 +121,14 @@ def read_text(path: Path, options: Options) -> Points:
     except CloudFileError as fault:
         table, names, dropped = _parse_cells(path, lines, delimiter, names, options.columns, fault)
         notes += dropped
-    # A comment such as "x y z in metres" is no header.
-    if names is None or (is_comment and len(names) != table.shape[1]):
-        points = points_from_table(path, table, options.columns)
-    elif len(names) != table.shape[1]:
-        raise CloudFileError(
-            f"{path.name}: the header names {len(names)} columns ({' '.join(names)[:99]}), "
-            f"line {lines[0][0]} has {table.shape[1]}; make them agree"
-        )
-    else:
-        named = dict(zip(names, table.T, strict=True))
-        points = points_from_columns(path, named, options.columns)
-    if words and points.labels is not None:
-        points = points._replace(label_names=dict(zip(points.labels.tolist(), words, strict=True)))
-    return points._replace(notes=points.notes + notes)
+    if names is not None and len(names) != table.shape[1]:
+        if not is_comment:
+            raise CloudFileError(
+                f"{path.name}: the header names {len(names)} columns ({' '.join(names)[:99]}), "
+                f"line {lines[0][0]} has {table.shape[1]}; make them agree"
+            )
+        names = None  # a comment such as "x y z in metres" is no header
+    return _Table(names, table, notes, words)
 
 
 def _without_part_names(

@@ -227,6 +227,13 @@ class Classifier(PretrainedModel):
         """
         return self.encoder.build_pyramid(xyz, mask)
 
+    @property
+    def embedding_channels(self) -> int:
+        """C of :meth:`embed`."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        return last.in_features
+
     def forward(
         self,
         xyz: Tensor,

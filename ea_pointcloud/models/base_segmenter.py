@@ -163,6 +163,11 @@ class Segmenter(PretrainedModel):
         return self.trunk.has_neighborhoods
 
     @property
+    def embedding_channels(self) -> int:
+        """C of the points' mean features, half of what :meth:`embed` pools."""
+        return self.trunk.out_channels
+
+    @property
     def supports_chunks(self) -> bool:
         """Whether the network can work in chunks, see ``chunk`` of :meth:`forward`."""
         return True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -23,6 +24,7 @@ FEATURES = {"none": 0, "normals": 3} | {
 }
 CALIBRATION_FILE = "calibration.safetensors"
 WARN_BEYOND = 0.98
+_FLOAT = torch.float32
 TEMPERATURES = (1e-3, 1e3)  # beyond these every probability is 1, or all are equal
 
 
@@ -130,16 +132,17 @@ class MahalanobisDetector:
     distances: Tensor
     threshold: float = WARN_BEYOND
 
-    def check(self) -> None:
-        """Raise ValueError unless shapes and values belong together, as those of a file may not."""
+    def check(self, num_channels: int) -> None:
+        """Raise ValueError unless this is a detector of features (B, num_channels)."""
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a fraction in 0..1, got {self.threshold!r}")
-        shapes = [tuple(each.shape) for each in (self.class_means, self.whitening, self.distances)]
-        channels = shapes[1][:1]
+        tensors = (self.class_means, self.whitening, self.distances)
+        shapes, channels = [tuple(each.shape) for each in tensors], (num_channels,)
         fits = shapes[1] == channels * 2 and shapes[0][1:] == channels and len(shapes[2]) == 1
-        if not fits or not all(map(all, shapes)):
+        if not fits or not all(map(all, shapes)) or {each.dtype for each in tensors} != {_FLOAT}:
             raise ValueError(
-                f"class_means, whitening, distances must be (K, C), (C, C), (V,), got {shapes}"
+                "class_means, whitening, distances must be float32 of shape (K, C), (C, C), (V,) "
+                f"with C={num_channels}, got {shapes}"
             )
 
     def distance(self, features: Tensor) -> Tensor:
@@ -193,8 +196,8 @@ class Calibration:
             save_file(tensors, folder / CALIBRATION_FILE)
 
 
-def load_calibration(folder: Path, description: dict[str, Any]) -> Calibration:
-    """Read what :class:`Calibration` has written.
+def load_calibration(folder: Path, description: Any, num_channels: int) -> Calibration:
+    """Read what :class:`Calibration` has written, for features of ``num_channels``.
 
     Raises:
         ValueError: if text and tensors do not belong together.
@@ -207,7 +210,7 @@ def load_calibration(folder: Path, description: dict[str, Any]) -> Calibration:
             tensors = load_file(folder / CALIBRATION_FILE)
             check_values(tensors)
             detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
-            detector.check()
+            detector.check(num_channels)
         return Calibration(description["temperature"], detector)
     except Exception as error:
         raise ValueError(

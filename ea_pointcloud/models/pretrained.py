@@ -51,6 +51,11 @@ class PretrainedModel(nn.Module):
     data_spec: DataSpec
     calibration: Calibration | None = None
 
+    @property
+    def embedding_channels(self) -> int:
+        """C of the features (B, C) that the detector of a calibration reads."""
+        raise NotImplementedError
+
     def auxiliary_loss(self) -> Tensor | None:
         """What the last forward pass in training adds to the loss, returned once; usually None."""
         return None
@@ -149,7 +154,9 @@ class PretrainedModel(nn.Module):
                 "copy the folder again"
             ) from error
         if description.get("calibration") is not None:
-            model.calibration = load_calibration(folder, description["calibration"])
+            model.calibration = load_calibration(
+                folder, description["calibration"], model.embedding_channels
+            )
         return model.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

@@ -46,7 +46,7 @@ def check_stored(path: Path, build: Callable[[], nn.Module]) -> None:
     with safe_open(path, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         stored = {name: (each.get_dtype(), each.get_shape()) for name, each in slices.items()}
-    with torch.device("meta"), _at_most(_ALWAYS + _PER_TENSOR * len(stored)):
+    with torch.device("meta"), at_most(_ALWAYS + _PER_TENSOR * len(stored)):
         expected = build().state_dict()
     for what, names in (("lacks", set(expected) - set(stored)), ("has an unknown",
                         set(stored) - set(expected))):  # fmt: skip
@@ -70,7 +70,7 @@ def check_values(state: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def _at_most(count: int) -> Iterator[None]:
+def at_most(count: int) -> Iterator[None]:
     """Stop a network that registers more than ``count`` layers and tensors while it is built."""
     left, thread = [count], threading.get_ident()
 

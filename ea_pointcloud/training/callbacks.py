@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.models import PretrainedModel
+from ea_pointcloud.models.stored import check_values
 
 
 class EpochTable(Callback):
@@ -117,22 +118,47 @@ def export_weights(checkpoint: Path, like: PretrainedModel, folder: Path) -> Non
         checkpoint: written by Lightning, holding the network under ``model.``.
         like: a network of the same configuration; not altered.
         folder: where to; replaced.
+
+    Raises:
+        ValueError: if the checkpoint does not hold this network.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     model = type(like)(like.config, like.data_spec)
     prefix = "model."
-    model.load_state_dict(
-        {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    )
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict(
+            {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        )
+        check_values(model.state_dict())
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{checkpoint} is damaged ({reason}); copy the run folder again, or start a new run"
+        ) from error
     model.save_pretrained(folder)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``metrics.csv``, none where there is no such file."""
+    """The rows of a ``metrics.csv``, none where there is no such file.
+
+    Raises:
+        ValueError: if a row is not that of an epoch with numbers.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restkey="more", strict=True))
+        for row in rows:
+            int(row["epoch"])
+            _ = [float(value) for value in row.values() if value]
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({str(error)[:100]}); copy the run folder again, or remove the row"
+        ) from error
+    return rows
 
 
 def total_seconds(rows: Sequence[dict[str, str]]) -> float:

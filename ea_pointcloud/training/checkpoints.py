@@ -49,7 +49,8 @@ def furthest(run: Path) -> Progress:
             batches = batches if batches is None else int(batches)
         except Exception as error:
             raise ValueError(
-                f"{path} is damaged ({error}); copy the run folder again, or start a new run"
+                f"{path} is damaged ({str(error)[:300]}); copy the run folder again, or start a "
+                "new run"
             ) from error
         done = Progress(epoch + 1, 0, path) if batches is None else Progress(epoch, batches, path)
         found.append(done)

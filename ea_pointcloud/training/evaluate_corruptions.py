@@ -121,9 +121,9 @@ def read_figures(path: Path, recipe: Recipe, split: str) -> dict[str, Any]:
         name = f"{first['recipe']['name']} ({first['recipe']['model']['size']}) in {path.name}"
         of = f"{_data_name(data['dataset'], data['name'])}, {measured} split"
         figures = {each["benchmark"]: {**each, "name": name} for each in first["corruptions"]}
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} must be what 'evaluate RUN --corruptions all --json' printed ({error!r})"
+            f"{path} must be what 'evaluate RUN --corruptions all --json' printed ({error!r:.200})"
         ) from error
     own = f"{_data_name(recipe.data.dataset, recipe.data.name)}, {split} split"
     if of != own:

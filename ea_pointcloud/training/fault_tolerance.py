@@ -26,6 +26,10 @@ from ea_pointcloud.training.recipe_keys import Recipe
 # Asking a GPU at every step would make it wait.
 _STEPS_BETWEEN_LOOKS = 20
 _LOSS_SO_FAR = "loss_so_far"
+# What PyTorch says.
+_NO_MEMORY = r"can't allocate memory|not enough memory|out of memory"
+_WORKER_DIED = r"DataLoader worker .* (exited unexpectedly|is killed)"
+_DISK_FULL = r"No space left on device|Disk quota exceeded"
 
 
 class TrainingTerminatedError(Exception):
@@ -55,6 +59,7 @@ class PreemptionGuard(Callback):
         self.checkpoint = run / WITHIN_CHECKPOINT
         self.minutes = minutes
         self.signum = 0
+        self.has_stepped = False
         self.saved = 0.0
         self.strange: Tensor | None = None  # () the first batch without a finite loss, from 1 on
         self.batches_done: int | None = None
@@ -94,6 +99,7 @@ class PreemptionGuard(Callback):
             FloatingPointError: if the loss was not finite.
             TrainingTerminatedError: if a signal came.
         """
+        self.has_stepped = True
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         assert loss is not None
         if self.strange is None:  # resumed within an epoch
@@ -196,18 +202,39 @@ def explain_errors(recipe: Recipe) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(
-            r"can't allocate memory|not enough memory|out of memory", text
-        ):
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(_NO_MEMORY, text):
             raise MemoryError(_memory_advice(recipe, text)) from error
-        if re.search(r"DataLoader worker .* (exited unexpectedly|is killed)", text):
+        if re.search(_WORKER_DIED, text):
             raise ChildProcessError(
                 f"a process that reads data died, often for lack of memory ({text.splitlines()[0]})"
                 "; continue with --resume and a lower data.workers, 0 for none"
             ) from error
-        if re.search(r"No space left on device|Disk quota exceeded", text):
+        if re.search(_DISK_FULL, text):
             raise OSError(f"{text}; make room there, then continue with --resume") from error
         raise
+
+
+@contextmanager
+def explain_checkpoint(checkpoint: Path | None, trainer: Trainer) -> Iterator[None]:
+    """Say of what fails before the first step of a resumed training that its checkpoint may.
+
+    Raises:
+        ValueError: for whatever a damaged checkpoint leads to in Lightning and PyTorch.
+    """
+    guards = [each for each in trainer.callbacks if isinstance(each, PreemptionGuard)]  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    except Exception as error:
+        others = re.search(f"{_NO_MEMORY}|{_WORKER_DIED}|{_DISK_FULL}", str(error))
+        if checkpoint is None or others or isinstance(error, OSError | MemoryError):
+            raise
+        if guards[0].has_stepped:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{checkpoint} cannot be continued ({type(error).__name__}: {reason}); copy the run "
+            "folder again, or start a new run"
+        ) from error
 
 
 def _memory_advice(recipe: Recipe, text: str) -> str:

@@ -52,7 +52,11 @@ from ea_pointcloud.training.distributed import (
     processes_of,
 )
 from ea_pointcloud.training.ema import ExponentialMovingAverage
-from ea_pointcloud.training.fault_tolerance import PreemptionGuard, explain_errors
+from ea_pointcloud.training.fault_tolerance import (
+    PreemptionGuard,
+    explain_checkpoint,
+    explain_errors,
+)
 from ea_pointcloud.training.module import RecipeModule
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.resolve import Resolved, as_decided, resolve
@@ -146,7 +150,8 @@ def _train(resolved: Resolved, run: Path, callbacks: list[Callback]) -> None:
             start_run(recipe, run, train_split.mirroring, _backend.describe(device))
         if progress.epochs < recipe.trainer.epochs:
             loaders = _loaders(recipe, progress, processes.shard, train_split, held_out)
-            _fit(trainer, module, *loaders, progress.checkpoint)
+            with explain_checkpoint(progress.checkpoint, trainer):
+                _fit(trainer, module, *loaders, progress.checkpoint)
         if processes.is_rank_zero and not (run / COMPLETE_FILE).exists():
             _finish(recipe, run, module.model, device)
 

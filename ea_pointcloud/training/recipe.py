@@ -23,6 +23,7 @@ from ea_pointcloud.training.recipe_keys import TASKS, Recipe
 
 _LONGEST = 100_000  # characters; the packaged ones have up to 3,000
 _DEEPEST = 16
+_LONGEST_REASON = 500  # characters
 
 
 def list_recipes() -> list[str]:
@@ -47,11 +48,13 @@ def load_recipe(name_or_path: str | Path, overrides: list[str] | None = None) ->
             # The network of the weights takes the place of the recipe's own.
             config.model.size, config.model.overrides = None, {}
         for override in overrides or []:
-            key, separator, _ = override.partition("=")
+            key, separator, value = override.partition("=")
             if not separator or not key:
-                raise ValueError(f"override must read key=value, got {override!r}")
-            source = f"override {override!r}"
-            _check_yaml(override.partition("=")[2], source)
+                raise ValueError(f"override must read key=value, got {override[:100]!r}")
+            source = f"override {override[:100]!r}"
+            if key.count(".") + key.count("[") > _DEEPEST:
+                raise ValueError(f"{source}: is nested more than {_DEEPEST} deep; a recipe needs 4")
+            _check_yaml(value, source)
             change = OmegaConf.from_dotlist([override])
             if OmegaConf.select(change, "model.name") not in (None, config.model.name):
                 config.model.overrides = {}  # those of another architecture
@@ -119,7 +122,7 @@ def recipe_name(name_or_path: str | Path, overrides: list[str] | None = None) ->
 
 def own_up(path: Path) -> str | None:
     """The axis that is up in the files of the recipe at ``path``, if these are a user's own."""
-    config = _parsed(path.read_text(encoding="utf-8"), str(path))
+    config = _parsed(*_recipe_text(path))
     own = OmegaConf.select(config, "data.dataset") == "folder"
     return OmegaConf.select(config, "data.up") if own else None
 
@@ -185,7 +188,10 @@ def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise FileNotFoundError(f"no recipe file {path}")
-        return path.read_text(encoding="utf-8"), str(path)
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     if str(name_or_path) not in list_recipes():
         raise FileNotFoundError(
             f"no recipe {str(name_or_path)!r}; known are {', '.join(list_recipes())}, "
@@ -203,5 +209,5 @@ def _explain(error: Exception) -> str:
     key = getattr(error, "full_key", None)
     known = getattr(error, "parent_node", None)
     if "not in" in reason and key and known is not None:
-        return f"unknown key {key!r}; known there are {', '.join(sorted(map(str, known)))}"
-    return f"{key}: {reason}" if key else reason
+        return f"unknown key {key!r:.100}; known there are {', '.join(sorted(map(str, known)))}"
+    return (f"{key}: {reason}" if key else reason)[:_LONGEST_REASON]

@@ -4,7 +4,10 @@ import torch
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.models.factory import ARCHITECTURES
+from ea_pointcloud.models.stored import at_most, check_settings
 from ea_pointcloud.training.recipe_keys import TASKS, Recipe
+
+_LAYERS_AND_TENSORS = 20_000  # of a network; those of the package have under 400
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -56,7 +59,11 @@ def _check_model(recipe: Recipe) -> None:
     if recipe.model.size is not None or recipe.model.init is None:
         check_choice("model.size", recipe.model.size, recipe.architecture().sizes)
     segments = recipe.task == "segmentation"
-    with torch.device("meta"):  # builds every layer without memory or time
+    check_settings(recipe.model.overrides)
+    with (
+        torch.device("meta"),
+        at_most(_LAYERS_AND_TENSORS),
+    ):  # builds every layer without memory or time
         recipe.network(recipe.segmenter_config(2, 1) if segments else recipe.model_config(2))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ea_pointcloud._files import write_whole
+from ea_pointcloud._files import read_json_object, write_whole
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.checkpoints import FOLDER
 from ea_pointcloud.training.recipe import load_recipe, recipe_name, recipe_values, save_recipe
@@ -46,7 +46,7 @@ def start_run(recipe: Recipe, run: Path, mirroring: str, operators: str = "") ->
 
 def read_versions(run: Path) -> dict[str, str]:
     """What :func:`versions` gave when the training began, and ``mirroring``."""
-    return json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8"))
+    return read_json_object(run / VERSIONS_FILE, "copy the run folder again")
 
 
 def load_run_recipe(run: str | Path) -> Recipe:

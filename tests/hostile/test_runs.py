@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ea_pointcloud.training.callbacks import RunCheckpoint
+from ea_pointcloud.models import load_model
+from ea_pointcloud.training.callbacks import RunCheckpoint, export_weights, read_metrics
 from ea_pointcloud.training.checkpoints import (
     WholeCheckpoints,
     furthest,
     refuse_links,
     remove_leftovers,
 )
-from ea_pointcloud.training.recipe import load_recipe
+from ea_pointcloud.training.fit import train
+from ea_pointcloud.training.recipe import load_recipe, own_up
+from ea_pointcloud.training.run_folder import resume_recipe
+from tests.damaged.folders import SMALL, copied
 
 
 @pytest.mark.parametrize("path", ["/x/..", "..", "/etc/passwd", "checkpoints/../../precious", ""])
@@ -161,3 +165,59 @@ def test_yaml_that_exhausts(
     with pytest.raises(ValueError, match=words):
         load_recipe(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has done one of two epochs."""
+    run = train(load_recipe("procedural", SMALL), tmp_path_factory.mktemp("runs") / "run")
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 1\n", "epochs: 2\n", 1))
+    (run / "checkpoints" / "complete").unlink()
+    return run
+
+
+@pytest.mark.parametrize("damage", ["layer", "optimizer", "loops", "best"])
+def test_a_run_whose_checkpoint_does_not_fit(stopped: Path, tmp_path: Path, damage: str) -> None:
+    run = copied(stopped, tmp_path)
+    path = run / "checkpoints" / ("best.ckpt" if damage == "best" else "last.ckpt")
+    content = torch.load(path, weights_only=True)
+    if damage == "loops":
+        content["loops"] = 5
+    elif damage == "optimizer":
+        for state in content["optimizer_states"][0]["state"].values():
+            state["exp_avg"] = torch.zeros(1, 7)
+    else:
+        del content["state_dict"][next(iter(content["state_dict"]))]
+    torch.save(content, path)
+    if damage == "best":  # is read once the epoch is over
+        with pytest.raises(ValueError, match=r"best\.ckpt is damaged .*; copy the run folder"):
+            export_weights(path, load_model(run / "last"), run / "best")
+        return
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be continued .*; copy the run folder"):
+        train(resume_recipe(run), run, resume=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,val/oa\nx,1\n", "epoch,val/oa\n1,1,1\n", "val/oa\n1\n", "epoch\n\xff\n"]
+)
+def test_metrics_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize("key", ["a" + ".b" * 20_000, "a" + "[0]" * 20_000])
+def test_overrides_that_exhaust(key: str) -> None:
+    with pytest.raises(ValueError, match=r"nested more than 16 deep") as error:
+        load_recipe("procedural", [f"{key}=1"])
+    assert len(str(error.value)) < 300
+
+
+def test_text_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(b"name: \xff")
+    for read in (load_recipe, own_up):
+        with pytest.raises(ValueError, match=r"own\.yaml is not UTF-8 text"):
+            read(path)

@@ -19,7 +19,8 @@ from ea_pointcloud.models.metadata import Calibration, MahalanobisDetector
 def weights(tmp_path: Path) -> Path:
     """Weights of an untrained network, calibrated."""
     model = create_model("eamlp_classifier_small", num_classes=4, depth=2)
-    detector = MahalanobisDetector(torch.ones(4, 8), torch.eye(8), torch.arange(5.0))
+    width = model.embedding_channels
+    detector = MahalanobisDetector(torch.ones(4, width), torch.eye(width), torch.arange(5.0))
     model.calibration = Calibration(1.0, detector)
     model.save_pretrained(tmp_path / "weights")
     load_model(str(tmp_path / "weights"))
@@ -117,7 +118,9 @@ def test_a_detector_that_does_not_fit(weights: Path) -> None:
     for changes in (
         {"whitening": torch.eye(3)},
         {"distances": torch.zeros(0)},
-        {"class_means": torch.full((4, 8), float("nan"))},
+        {"whitening": torch.eye(8), "class_means": torch.ones(4, 8)},
+        {"whitening": sound["whitening"].double()},
+        {"class_means": torch.full_like(sound["class_means"], float("nan"))},
         {"more": torch.zeros(1)},
     ):
         save_file({**sound, **changes}, path)

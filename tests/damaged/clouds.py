@@ -1,32 +1,61 @@
-"""Damages small files of every format and reads them; prints what became of them as JSON.
-
-    python -m tests.damaged FILES [SEED]
-
-It is a process of its own, so that a crash is a result and the peak of memory is that of reading.
-"""
+"""A small file of every format of clouds and meshes, and what reading a damaged one may come to."""
 
 import base64
 import gzip
 import json
 import random
-import re
-import resource
 import struct
-import sys
-import tempfile
-import time
 import warnings
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import DracoPy
 import h5py
 import numpy as np
 
-from ea_pointcloud.io import Cloud, guard, read_cloud, write_cloud, write_mesh
+from ea_pointcloud.io import Cloud, read_cloud, write_cloud, write_mesh
+from tests.damaged.damages import damage
 
-HUGE = 10**12
-COUNTS = (HUGE, 2**31, 2**32 - 1, 10**9, 0, -1)
+
+class Clouds:
+    """Damaged clouds and meshes, by suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sound = sound_files(folder)
+        for path in self.sound:
+            read_sound(_wanted(path))
+        self.contents = [path.read_bytes() for path in self.sound]
+
+    def case(
+        self, number: int, draw: random.Random, folder: Path
+    ) -> tuple[str, Callable[[], object]]:
+        """Write a damaged file; its suffix, and a call that reads it."""
+        which = number % len(self.sound)
+        path = folder / f"damaged-{self.sound[which].name}"
+        path.write_bytes(damage(self.contents[which], draw))
+        for beside in self.sound[which].parent.glob("*.bin"):
+            (folder / beside.name).write_bytes(beside.read_bytes())
+        return path.suffix, lambda: read_sound(_wanted(path))
+
+
+def _wanted(path: Path) -> Path:
+    return path.with_name(f"{path.name}#1") if path.stem.endswith("chunks") else path
+
+
+def read_sound(path: Path) -> None:
+    """Read a cloud; what is wrong with it or with the error is an AssertionError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cloud = read_cloud(path, num_points=500)
+    except (ValueError, OSError) as error:
+        if path.name.partition("#")[0] not in str(error):
+            raise AssertionError(f"{error!r} names no file") from error
+        if isinstance(error.__cause__, MemoryError):  # this process took what it could get
+            raise AssertionError(repr(error)) from error
+        raise
+    parts = (cloud.xyz, cloud.center, cloud.normals, cloud.colors)
+    assert all(part is None or np.isfinite(part).all() for part in parts), "not finite"
 
 
 def sound_files(folder: Path) -> list[Path]:
@@ -73,7 +102,7 @@ def sound_files(folder: Path) -> list[Path]:
 
 def write_unusual(folder: Path, xyz: np.ndarray, corners: np.ndarray, faces: np.ndarray) -> None:
     """Kinds that are less common: see ``tests/cases`` and the formats' own names."""
-    for path in (Path(__file__).parent / "cases").iterdir():
+    for path in (Path(__file__).parent.parent / "cases").iterdir():
         # Those that are refused are no sound files.
         if not path.stem.startswith(("csv_east", "off_bin", "npy_ch", "npy_fe", "glb_v")):
             (folder / f"case-{path.name}").write_bytes(path.read_bytes())
@@ -169,134 +198,3 @@ def write_gltf(folder: Path, corners: np.ndarray, faces: np.ndarray) -> None:
     (folder / "beside.bin").write_bytes(content)
     document["buffers"] = [{"uri": "beside.bin", "byteLength": len(content)}]
     (folder / "outside.gltf").write_text(json.dumps(document, indent=1))
-
-
-def damage(data: bytes, draw: random.Random) -> bytes:
-    """One to three damages of a kind that copying, disks or exporters do."""
-    for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        data = draw.choice(DAMAGES)(data, draw)
-    return data
-
-
-def cut(data: bytes, draw: random.Random) -> bytes:
-    return data[: draw.randrange(len(data) + 1)]
-
-
-def flip(data: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(draw.randint(1, 8) if data else 0):
-        changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    return bytes(changed)
-
-
-def flip_early(data: bytes, draw: random.Random) -> bytes:
-    """Flip where headers are."""
-    return flip(data[:400], draw) + data[400:]
-
-
-def insert(data: bytes, draw: random.Random) -> bytes:
-    at = draw.randrange(len(data) + 1)
-    return data[:at] + draw.randbytes(draw.randint(1, 64)) + data[at:]
-
-
-def delete(data: bytes, draw: random.Random) -> bytes:
-    at = draw.randrange(len(data) + 1)
-    return data[:at] + data[at + draw.randint(1, 64) :]
-
-
-def repeat(data: bytes, draw: random.Random) -> bytes:
-    at = draw.randrange(len(data) + 1)
-    return data[: at + draw.randint(1, 64)] + data[at:]
-
-
-def count_in_text(data: bytes, draw: random.Random) -> bytes:
-    """Replace a number that is written out by an absurd one."""
-    numbers = list(re.finditer(rb"\d+", data[:1500]))
-    if not numbers:
-        return data
-    place = draw.choice(numbers)
-    return data[: place.start()] + str(draw.choice(COUNTS)).encode() + data[place.end() :]
-
-
-def count_in_bytes(data: bytes, draw: random.Random) -> bytes:
-    """Replace 4 or 8 bytes by an absurd number."""
-    code = draw.choice(("<I", ">I", "<Q", ">Q"))
-    size = struct.calcsize(code)
-    number = draw.choice(COUNTS) % 256**size
-    at = draw.randrange(max(len(data) - size, 1))
-    return data[:at] + struct.pack(code, number) + data[at + size :]
-
-
-DAMAGES = (cut, flip, flip_early, insert, delete, repeat, count_in_text, count_in_bytes)
-
-
-def outcome(path: Path) -> str:
-    """What reading came to: a sound cloud, the class of a clean error, or a fault."""
-    try:
-        cloud = read_cloud(path, num_points=500)
-    except (ValueError, OSError) as error:
-        if path.name.partition("#")[0] not in str(error):
-            return f"fault: {error!r} names no file"
-        if isinstance(error.__cause__, MemoryError):  # this process took what it could get
-            return f"fault: {error!r}"
-        return type(error).__name__
-    except BaseException as error:  # a panic of native code is no Exception
-        return f"fault: {error!r}"
-    parts = (cloud.xyz, cloud.center, cloud.normals, cloud.colors)
-    sound = all(part is None or np.isfinite(part).all() for part in parts)
-    return "Cloud" if sound else "fault: a cloud that is not finite"
-
-
-def main(num_files: int, seed: int) -> None:
-    warnings.simplefilter("error")
-    # Beyond the 2 GB that are allowed, and early enough to leave the machine alone.
-    resource.setrlimit(resource.RLIMIT_DATA, (3 * 10**9, resource.RLIM_INFINITY))
-    draw = random.Random(seed)
-    outcomes: dict[str, Counter[str]] = {}
-    faults: list[dict[str, str]] = []
-    slowest = (0.0, "")
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        sound = sound_files(folder)
-        for path in sound:
-            wanted = path.with_name(f"{path.name}#1") if path.name == "chunks.h5" else path
-            assert outcome(wanted) == "Cloud", (path.name, outcome(wanted))
-        contents = [path.read_bytes() for path in sound]
-        for number in range(num_files):
-            which = number % len(sound)
-            data = damage(contents[which], draw)
-            path = folder / f"damaged-{sound[which].name}"
-            path.write_bytes(data)
-            wanted = path.with_name(f"{path.name}#1") if path.stem.endswith("chunks") else path
-            before = time.perf_counter()
-            result = outcome(wanted)
-            seconds = time.perf_counter() - before
-            slowest = max(slowest, (seconds, f"{sound[which].name}: {result}"))
-            outcomes.setdefault(path.suffix, Counter())[
-                result[:5] if "fault" in result else result
-            ] += 1
-            if result.startswith("fault"):
-                content = base64.b64encode(data).decode()
-                faults.append({"file": path.name, "fault": result, "base64": content})
-    guard.stop()
-    who, status = [resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN], Path("/proc/self/status")
-    kilobytes = []
-    if status.exists():  # Linux, whose ru_maxrss begins with that of whoever started the process
-        kilobytes = [int(peak) for peak in re.findall(r"VmHWM:\s+(\d+)", status.read_text())]
-        who.remove(resource.RUSAGE_SELF)
-    kilobytes += [resource.getrusage(whose).ru_maxrss for whose in who]
-    report = {
-        "files": num_files,
-        "formats": len(outcomes),
-        "seconds": time.perf_counter() - start,
-        "slowest": slowest,
-        "peak_bytes": 1024 * max(kilobytes),
-        "outcomes": outcomes,
-        "faults": faults,
-    }
-    print(json.dumps(report))  # noqa: T201
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

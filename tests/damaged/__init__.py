@@ -1,0 +1,1 @@
+"""Damaged files, weights, runs, archives, recipes and descriptions; see ``__main__``."""
