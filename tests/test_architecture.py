@@ -51,11 +51,12 @@ MAY_IMPORT = {
     "viz": "_checks _files io augment",
     "nn": "_checks ops",
     "models": "_checks _device _files ops descriptors augment nn",
-    "inference": "_checks _device ops io descriptors augment nn models",
-    "explain": "_checks ops io augment nn models inference",
+    "inference": "_checks _device ops io descriptors augment datasets nn models",
+    "explain": "_checks ops io descriptors augment nn models inference",
     "robustness": "_checks _device ops io augment datasets models inference",
     "training": (
-        "_checks _device _files ops io augment metrics datasets nn models inference robustness"
+        "_checks _device _files ops io descriptors augment metrics datasets nn models inference "
+        "robustness"
     ),
     "export": "_checks _files ops descriptors augment models",
     "report": "_files metrics datasets viz models robustness training",
@@ -68,7 +69,7 @@ MAY_IMPORT = {
 }
 HOMES = {
     "scipy": (),
-    "open3d": ("viz/", "robustness/visibility.py"),
+    "open3d": ("viz/", "io/cloud.py", "robustness/visibility.py"),
     "h5py": ("datasets/", "io/"),
     "pooch": ("datasets/",),
     "requests": ("datasets/",),

@@ -389,7 +389,7 @@ def test_a_damaged_cache_is_made_anew(
         del content[len(content) // 2 :]
     elif damage == "flip":
         with h5py.File(cache) as file:
-            row = np.asarray(file["xyz"])[100].tobytes()
+            row = np.asarray(file["points"])[100].tobytes()
         content[content.index(row)] ^= 1
     if damage == "other":
         with h5py.File(cache, "r+") as file:

@@ -324,7 +324,8 @@ def test_errors_of_the_arguments(tmp_path: Path, splits: dict[str, list[Shape]])
     nowhere = r"no all_object_categories.txt or synsetoffset2category.txt in .*data/README.md"
     with pytest.raises(FileNotFoundError, match=nowhere):
         ShapeNetPart(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no synsetoffset2category.txt in"):
+    lacking = r"train0.h5 has no normals \(data.features\), only data, label, pid; add a data set"
+    with pytest.raises(ValueError, match=lacking):
         ShapeNetPart(folder, features="normals")
 
 

@@ -66,12 +66,10 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("optim.ema_decay=1", "optim.ema_decay must be at least 0 and below 1, got 1"),
         ("optim.label_smoothing=1", "optim.label_smoothing must be at least 0 and below 1"),
         ("task=detection", "task must be one of 'classification', 'segmentation', got 'detection'"),
-        (
-            "data.features=colour",
-            "data.features must be one of 'none', 'normals', 'eigen_features', 'surface_features', "
-            "'shape_features', got",
-        ),
-        ("data.features=normals", "data.features must be none unless parts are learned from data"),
+        ("data.features=label", "data.features must name channels of points, such as normals, "),
+        ("data.features=[normals,normals]", "data.features must name each channel once"),
+        ("data.features=[normals,eigen_features]", "data.features must be one descriptor, or chan"),
+        ("data.features=colour", "data.features must be none with data.dataset=procedural"),
         ("optim.iou_weight=-1", "optim.iou_weight must be at least 0, got -1"),
         ("optim.name=adam", "optim.name must be one of 'adamw', 'sgd', got 'adam'"),
         ("data.dataset=shapenet", "data.dataset for classification must be one of 'modelnet', "),

@@ -251,7 +251,7 @@ def test_normals_are_taken_from_the_file(form: Form, xyz: np.ndarray, tmp_path: 
     with pytest.raises(ValueError, match="trained with normals, which this cloud has not; give a"):
         predictor.segment(xyz, category="mug")
     broken = Cloud(scan.xyz, scan.center, normals=np.full_like(normals, np.nan))
-    with pytest.raises(ValueError, match="a cloud must have finite normals"):
+    with pytest.raises(ValueError, match="the cloud must have finite normals"):
         predictor.segment(broken, category="mug")
 
 

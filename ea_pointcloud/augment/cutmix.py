@@ -17,7 +17,7 @@ class Mixed(NamedTuple):
     """Mixed clouds.
 
     Args:
-        xyz: (B, N, 3), with the mask of the clouds that were mixed.
+        xyz: (B, N, 3), or (B, N, 3 + F) as given, with the mask of the clouds that were mixed.
         lam: (B,) in 0..1, the weight of each cloud's own label; 1 - ``lam`` is that of the other.
         partner: (B,) int64, the other cloud of the batch in each.
     """
@@ -54,7 +54,10 @@ class CutMix:
         *,
         generator: torch.Generator | None = None,
     ) -> Mixed:
-        """Mix clouds (B, N, 3) with mask (B, N) True for real points; the masks stay."""
+        """Mix clouds (B, N, 3) with mask (B, N) True for real points; the masks stay.
+
+        Features of points may follow their coordinates, (B, N, 3 + F).
+        """
         batch = len(xyz)
         partner = torch.randperm(batch, generator=generator, device=xyz.device)
         chosen = torch.rand(batch, generator=generator, device=xyz.device) < self.prob
@@ -81,22 +84,22 @@ def point_cutmix(
     assignment, which takes longer than a training step on a CPU.
 
     Args:
-        xyz: (B, N, 3).
-        other: (B, N, 3) in the same frame.
+        xyz: (B, N, 3), or (B, N, 3 + F) with features, which stay with their points.
+        other: the same shape, in the same frame.
         lam: (B,) fraction of the points of ``xyz`` that stay, rounded to whole points.
         mask: (B, N) bool, True = real point; it is that of the result too.
         other_mask: (B, N) bool.
         generator: of all draws.
 
     Returns:
-        xyz: (B, N, 3), each point one of ``xyz`` or of ``other``.
+        xyz: each point one of ``xyz`` or of ``other``.
         lam: (B,) the fraction that stayed, after rounding.
 
     Reference:
         Zhang et al., PointCutMix: regularization strategy for point cloud classification,
         Neurocomputing 2022.
     """
-    check_pair(xyz, other)
+    check_pair(xyz[..., :3], other[..., :3])
     if other.shape != xyz.shape:
         raise ValueError(
             f"other must have as many points as xyz, {xyz.shape[1]}, got {other.shape[1]}; pad "
@@ -110,7 +113,8 @@ def point_cutmix(
     replaced = ((1 - lam) * count).round()
     key = torch.rand(real.shape, generator=generator, device=xyz.device)
     rank = key.masked_fill(~real, torch.inf).argsort(dim=1).argsort(dim=1)
-    paired = gather_points(other, match_points(xyz, other, mask=mask, other_mask=other_mask))
+    match = match_points(xyz[..., :3], other[..., :3], mask=mask, other_mask=other_mask)
+    paired = gather_points(other, match)
     mixed = torch.where((rank < replaced[:, None])[..., None], paired, xyz)
     return mixed, 1 - replaced / count
 

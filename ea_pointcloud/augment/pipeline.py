@@ -19,6 +19,7 @@ from ea_pointcloud.augment.transforms import (
     random_scale,
     random_shift,
     random_tilt,
+    transform_with_normals,
 )
 
 
@@ -79,25 +80,52 @@ class Augmentation:
             xyz: (B, N, 3), new coordinates in the same order.
             kept: (B, N) bool, False for cropped, dropped or hidden points; None if all are kept.
         """
+        xyz, _, kept = self.with_normals(xyz, None, mask=mask, generator=generator)
+        return xyz, kept
+
+    def with_normals(
+        self,
+        xyz: Tensor,
+        normals: Tensor | None,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As calling it, for clouds with normals (B, N, 3), which stay those of the surface.
+
+        An outlier has the normal of the point in whose place it is.
+
+        Returns:
+            xyz: (B, N, 3).
+            normals: (B, N, 3) of unit length, or zero where they were.
+            kept: (B, N) bool or None.
+        """
         if self.elastic:
             xyz = random_elastic(xyz, self.elastic, generator=generator)
-        if self.rotation != "none":
-            xyz = self._rotate(xyz, generator)
-        if self.mirror:
-            xyz = random_mirror(xyz, generator=generator)
-        if tuple(self.scale) != (1.0, 1.0):
-            xyz = random_scale(xyz, *self.scale, generator=generator)
+        xyz, normals = transform_with_normals(
+            lambda points: self._transform(points, generator), xyz, normals
+        )
         if self.shift:
             xyz = random_shift(xyz, self.shift, generator=generator)
         if self.jitter:
             xyz = random_jitter(xyz, self.jitter, 5 * self.jitter, generator=generator)
         corrupted, kept = self._corrupt(xyz, mask, generator)
         if self.corruption_prob == 1:
-            return corrupted, kept
+            return corrupted, normals, kept
         draw = torch.rand(len(xyz), 1, generator=generator, device=xyz.device)
         clean = draw >= self.corruption_prob
         xyz = torch.where(clean[..., None], xyz, corrupted)
-        return xyz, None if kept is None else kept | clean
+        return xyz, normals, None if kept is None else kept | clean
+
+    def _transform(self, xyz: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What is a matrix for each cloud: rotation, mirroring and scaling."""
+        if self.rotation != "none":
+            xyz = self._rotate(xyz, generator)
+        if self.mirror:
+            xyz = random_mirror(xyz, generator=generator)
+        if tuple(self.scale) != (1.0, 1.0):
+            xyz = random_scale(xyz, *self.scale, generator=generator)
+        return xyz
 
     def _rotate(self, xyz: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.rotation == "up":

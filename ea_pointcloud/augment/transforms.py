@@ -5,6 +5,7 @@ tensor. Generators live on the device of the coordinates.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -64,6 +65,27 @@ def to_y_up(xyz: Tensor, up_axis: str) -> Tensor:
 def negate_x(xyz: Tensor) -> Tensor:
     """The mirror image (-x, y, z) of coordinates or normals (..., 3)."""
     return xyz * xyz.new_tensor((-1.0, 1.0, 1.0))
+
+
+def transform_with_normals(
+    transform: Callable[[Tensor], Tensor], xyz: Tensor, normals: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Apply a transform that is a matrix for each cloud, and the one that belongs to normals.
+
+    That is the transposed inverse of the matrix, which keeps normals perpendicular to surfaces.
+
+    Args:
+        transform: of (B, M, 3), of any M: a rotation, mirroring or scaling.
+        xyz: (B, N, 3).
+        normals: (B, N, 3) of unit length, zero where there is none; or None.
+    """
+    if normals is None:
+        return transform(xyz), None
+    axes = torch.eye(3, dtype=xyz.dtype, device=xyz.device).expand(len(xyz), 3, 3)
+    moved = transform(torch.cat([xyz, axes], dim=1))
+    matrix = moved[:, -3:]  # of rows: x -> x @ matrix
+    inverse, _ = torch.linalg.inv_ex(matrix)
+    return moved[:, :-3], F.normalize(normals @ inverse.transpose(1, 2), dim=-1)
 
 
 def random_scale(

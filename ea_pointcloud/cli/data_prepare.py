@@ -16,6 +16,7 @@ EXAMPLES = opt.examples(
     "ea-pointcloud data prepare modelnet10",
     "ea-pointcloud data prepare modelnet40 --points 10000 --fps",
     "ea-pointcloud data prepare ~/meshes --up z --output ~/data/mine_ply_hdf5_2048",
+    "ea-pointcloud data prepare ~/scans --columns x,y,z,intensity --features intensity",
 )
 _MIRRORED: dict[str, bool | str] = {"auto": "auto", "true": True, "false": False}
 
@@ -58,6 +59,10 @@ def run(
     normals: Annotated[bool, typer.Option(help="Keep the normals of the surface too.")] = True,
     up: Up = None,
     mirrored: Mirrored = "auto",
+    features: Annotated[
+        str, typer.Option(metavar="NAMES", help="Further channels to keep: colors,intensity,...")
+    ] = "",
+    columns: opt.Columns = None,
     skip_bad: SkipBad = False,
     workers: Workers = None,
     force: opt.Force = False,
@@ -75,7 +80,10 @@ def run(
     if entry is not None and entry.prepared is None:
         raise ValueError(f"{entry.name} needs no preparation; it is read as it is")
     up = up or (entry.up if entry else "y")
-    preparation = Preparation(points, seed, fps, normals, up, _MIRRORED[mirrored])
+    channels = tuple(filter(None, features.split(",")))
+    preparation = Preparation(
+        points, seed, fps, normals, up, _MIRRORED[mirrored], channels, columns
+    )
     if output is None:
         stem = (entry and entry.prepared) or folder.resolve().name
         stem = stem.removesuffix("_ply_hdf5_2048")

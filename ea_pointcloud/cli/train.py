@@ -17,6 +17,7 @@ EXAMPLES = opt.examples(
     "ea-pointcloud train modelnet10 data.root=/data optim.lr=1e-3 --run-dir runs/a",
     "ea-pointcloud train --resume runs/a",
     "ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a",
+    "ea-pointcloud train folder data.root=scans data.features=[r] --columns x,y,z,r",
     "ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume",
 )
 
@@ -54,6 +55,7 @@ def run(
             metavar="KEY=VALUE", help="Values to replace; runs/NAME/recipe.yaml shows them all."
         ),
     ] = None,
+    columns: opt.Columns = None,
     run_dir: RunDir = None,
     resume: Resume = None,
     auto_resume: AutoResume = False,
@@ -62,6 +64,8 @@ def run(
     if resume is not None and run_dir is not None:
         raise ValueError("--run-dir names a new run and --resume a stopped one; give one of them")
     keys = list(overrides or [])
+    if columns is not None:
+        keys.append(f"data.columns={columns}")
     if resume is not None and recipe is not None and "=" in recipe:
         keys, recipe = [recipe, *keys], None
     if resume is None and recipe is None:

@@ -1,5 +1,6 @@
 """Data sets: files on disk, or generated shapes, as tensors."""
 
+from ea_pointcloud.datasets._folder_files import list_examples
 from ea_pointcloud.datasets._open import open_dataset
 from ea_pointcloud.datasets._padded import collate
 from ea_pointcloud.datasets.folder import FolderDataset
@@ -18,6 +19,7 @@ __all__ = [
     "ProceduralShapes",
     "ShapeNetPart",
     "collate",
+    "list_examples",
     "open_dataset",
     "write_modelnet",
 ]

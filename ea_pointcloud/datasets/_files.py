@@ -13,6 +13,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ea_pointcloud.datasets.catalog import CATALOG, entry_of_folder
+from ea_pointcloud.descriptors.channels import channel_width
+from ea_pointcloud.io.values import unit_colors
 
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
 NAMES_FILE = "shape_names.txt"  # of ModelNet's HDF5 layout
@@ -145,6 +147,37 @@ def counted_from(labels: np.ndarray, what: str, count: int) -> str:
     return f"labels count {what} from 0{hint}"
 
 
+def read_rows(path: Path, widths: tuple[int, ...]) -> np.ndarray:
+    """(N, width) float32, as many columns as the first row has."""
+    check_listed(path)
+    try:
+        text = path.read_text(encoding="ascii")
+        values = np.array(text.split(), dtype=np.float32)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold numbers ({error}); {remedy(path)}") from error
+    width = len(text.partition("\n")[0].split())
+    if width not in widths or values.size % width:
+        raise ValueError(
+            f"{path} must hold rows of {' or '.join(map(str, widths))} numbers, got {width} in the "
+            f"first row and {values.size} in all; {remedy(path)}"
+        )
+    if not np.isfinite(values).all():
+        raise not_finite(path, "numbers")
+    return values.reshape(-1, width)
+
+
+def last_column(path: Path, rows: np.ndarray) -> np.ndarray:
+    """(N,) int64, the last column."""
+    column = rows[:, -1]
+    whole = column.astype(np.int64)
+    if (whole != column).any():
+        raise ValueError(
+            f"{path} must have whole numbers as part labels in its last column, "
+            f"got {column[whole != column][0]}; {remedy(path)}"
+        )
+    return whole
+
+
 @contextmanager
 def open_h5(path: Path, *keys: str) -> Iterator[list[Any]]:
     """The data sets ``keys`` of an HDF5 file that a list names, open for the block.
@@ -179,6 +212,56 @@ def read_h5(path: Path, *keys: str) -> list[np.ndarray]:
     """The arrays ``keys`` of an HDF5 file, see :func:`open_h5`."""
     with open_h5(path, *keys) as found:
         return [np.asarray(each) for each in found]
+
+
+# Name of a feature -> those that published files and other programs give its data set.
+_CHANNEL_KEYS = {
+    "normals": ("normals", "normal"),
+    "colors": ("colors", "color", "rgb"),
+}
+
+
+def read_h5_channels(
+    path: Path, features: Sequence[str], rows: Any, shape: Sequence[int]
+) -> np.ndarray:
+    """Channels (n, N, F) float32 of the points of an HDF5 file.
+
+    Args:
+        path: the file.
+        features: their names; colours come as 0..1, see ``Cloud.colors``.
+        rows: what to read of each data set.
+        shape: of the coordinates, (clouds, points, 3).
+
+    Raises:
+        ValueError: if the file lacks one, or it has another shape or values that are not finite.
+    """
+    import h5py
+
+    found = []
+    for name in features:
+        with h5py.File(path, "r") as file:
+            keys = list(file)
+        key = next((key for key in _CHANNEL_KEYS.get(name, (name,)) if key in keys), None)
+        if key is None:
+            raise ValueError(
+                f"{path} has no {name} (data.features), only {', '.join(sorted(keys))}; add a data "
+                f"set {_CHANNEL_KEYS.get(name, (name,))[0]!r}, or leave it out"
+            )
+        with open_h5(path, key) as (stored,):
+            width = channel_width(name)
+            flat = tuple(stored.shape) == tuple(shape[:2]) and width == 1
+            if not flat and tuple(stored.shape) != (*shape[:2], width):
+                raise ValueError(
+                    f"{path} must hold {key} {(*shape[:2], width)} beside its coordinates, got "
+                    f"{tuple(stored.shape)}"
+                )
+            values = np.asarray(stored[rows])
+        if name == "colors" and values.size:
+            values = unit_colors(path, values)
+        if not np.isfinite(values).all():
+            raise not_finite(path, name)
+        found.append(values.astype(np.float32).reshape(*values.shape[:2], width))
+    return np.concatenate(found, axis=-1)
 
 
 def bad_files(folder: Path, bad: Mapping[str, str], what: str) -> str:

@@ -19,7 +19,12 @@ from ea_pointcloud.datasets import _sampling
 from ea_pointcloud.datasets._files import alone
 
 CACHE_FOLDER = ".ea_pointcloud"
-_COLUMNS = ("path", "size", "mtime_ns", "length", "xyz")
+NO_LABELS = (
+    "has no labels; give one for each point in a column called label, or say which column it is "
+    "with --columns x,y,z,label (data.columns=, columns= in Python)"
+)
+_COLUMNS = ("path", "size", "mtime_ns", "length", "points")
+_LARGEST_LABEL = 2**24  # that a 32-bit float holds exactly
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +33,10 @@ class Reading(NamedTuple):
     """How files are read; another one has a cache of its own."""
 
     num_points: int  # points kept of each cloud, in random order
-    drop_invalid: bool | None
+    drop_invalid: bool | None = None
+    features: tuple[str, ...] = ()  # channels, which every file must have
+    columns: str | None = None  # of tables, see ``read_cloud``
+    labels: bool = False  # of the points, which every file must have
 
 
 def read_clouds(
@@ -44,7 +52,8 @@ def read_clouds(
             cores where there are many files.
 
     Returns:
-        clouds: path -> (N, 3) float32, in the axes of the file, about its midpoint.
+        clouds: path -> (N, 3 + F) float32, coordinates in the axes of the file, about its
+            midpoint, and its channels; and where they are read the labels as a last column.
         bad: path -> why it could not be read.
     """
     stamps, bad = _stamps(root, paths)
@@ -86,11 +95,25 @@ def _read_one(root: Path, reading: Reading, path: Any) -> tuple[str, np.ndarray 
     Arrays stay arrays: thousands of tensors of another process would each keep a file open.
     """
     seed = _sampling.file_seed(path)
-    points, drop_invalid = reading
-    cloud = _sampling.read_file(root, path, points, seed, drop_invalid=drop_invalid)
+    cloud = _sampling.read_file(
+        root, path, reading.num_points, seed, drop_invalid=reading.drop_invalid,
+        columns=reading.columns,
+    )  # fmt: skip
     if isinstance(cloud, str):
         return path, cloud
-    return path, cloud.xyz[_sampling.random_order(len(cloud), seed)[:points].numpy()]
+    parts = [cloud.xyz]
+    try:
+        parts.append(cloud.channels(reading.features))
+    except ValueError as error:
+        return path, str(error).removeprefix(f"{cloud.called} ")
+    if reading.labels:
+        if cloud.labels is None:
+            return path, NO_LABELS
+        if np.abs(cloud.labels).max() > _LARGEST_LABEL:
+            return path, f"has labels beyond {_LARGEST_LABEL:,}; number the parts from 0"
+        parts.append(cloud.labels[:, None].astype(np.float32))
+    order = _sampling.random_order(len(cloud), seed)[: reading.num_points].numpy()
+    return path, np.concatenate(parts, axis=1)[order]
 
 
 def _read_all(
@@ -159,13 +182,13 @@ def _load(cache: Path, stamps: dict[str, tuple[int, int]]) -> dict[str, np.ndarr
         with h5py.File(cache, "r") as file:
             columns = {name: np.asarray(file[name]) for name in _COLUMNS}
         ends = columns["length"].cumsum()
-        if len(columns["xyz"]) != ends[-1]:
+        if len(columns["points"]) != ends[-1]:
             raise ValueError("its parts do not belong together")
         paths = map(os.fsdecode, columns["path"].tolist())
         known = zip(columns["size"].tolist(), columns["mtime_ns"].tolist(), strict=True)
-        clouds = np.split(columns["xyz"], ends[:-1])
+        clouds = np.split(columns["points"], ends[:-1])
         rows = zip(paths, known, clouds, strict=True)
-        return {path: xyz for path, stamp, xyz in rows if stamps.get(path) == stamp}
+        return {path: points for path, stamp, points in rows if stamps.get(path) == stamp}
     except Exception as error:  # a damaged file raises whatever HDF5 comes across
         logger.warning("%s is damaged (%s) and is written again", cache, error)
         return {}
@@ -181,8 +204,8 @@ def _store(cache: Path, stamps: dict[str, tuple[int, int]], clouds: dict[str, np
             file["path"] = [os.fsencode(path) for path in clouds]
             file["size"] = np.array(sizes, np.int64)
             file["mtime_ns"] = np.array(times, np.int64)
-            file["length"] = np.array([len(xyz) for xyz in clouds.values()], np.int64)
-            xyz = np.concatenate(list(clouds.values()))
-            file.create_dataset("xyz", data=xyz, chunks=True, fletcher32=True)
+            file["length"] = np.array([len(points) for points in clouds.values()], np.int64)
+            points = np.concatenate(list(clouds.values()))
+            file.create_dataset("points", data=points, chunks=True, fletcher32=True)
     except OSError as error:
         logger.warning("%s cannot be written (%s); files are read again next time", cache, error)

@@ -75,17 +75,37 @@ def list_folder(root: Path, val_fraction: float) -> FolderListing:
         files = [file for folder in folders for file in _list_class(root, folder)]
         _check_all_or_none(root, files)
     _check_classes(root, files)
-    return _divide(files, val_fraction)
+    return divide(files, val_fraction)
 
 
-class _File(NamedTuple):
+def list_examples(root: Path) -> list[tuple[Path, str]]:
+    """Files of ``root/CLASS/FILE`` in any readable format, without splits, with their class.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it is laid out otherwise; says how it should be.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; give a folder of examples, CLASS/FILE")
+    _check_outside(root)
+    folders = _subfolders(root)
+    if not folders:
+        raise ValueError(f"{root} holds no class folder; put the examples into {root}/CLASS/")
+    if all(folder.name.lower() in _SPLIT_FOLDERS for folder in folders):
+        splits = _first(folder.name for folder in folders)
+        raise ValueError(f"{root} holds splits ({splits}), no classes; give {folders[0]}")
+    return [(root / file.path, folder.name) for folder in folders
+            for file in _list_class(root, folder)]  # fmt: skip
+
+
+class File(NamedTuple):
     class_name: str
     split: str  # "" where the folder does not say
     path: str  # relative to the root
     name: str  # relative to the class folder, without suffix
 
 
-def _list_split(root: Path, folder: Path) -> list[_File]:
+def _list_split(root: Path, folder: Path) -> list[File]:
     """``SPLIT/CLASS/file``."""
     _check_outside(folder)
     classes = _subfolders(folder)
@@ -98,14 +118,14 @@ def _list_split(root: Path, folder: Path) -> list[_File]:
     return [file for each in classes for file in _list_class(root, each, split)]
 
 
-def _list_class(root: Path, folder: Path, split: str = "") -> list[_File]:
+def _list_class(root: Path, folder: Path, split: str = "") -> list[File]:
     """``CLASS/SPLIT/file`` or ``CLASS/file``; the files of a class in ``split`` if it is given."""
     files = []
     for path in _clouds(root, folder):
         inside = path.relative_to(folder)
         own = _SPLIT_FOLDERS.get(inside.parts[0].lower(), "") if len(inside.parts) > 1 else ""
         name = inside.with_suffix("").as_posix()
-        files.append(_File(folder.name, split or own, path.relative_to(root).as_posix(), name))
+        files.append(File(folder.name, split or own, path.relative_to(root).as_posix(), name))
     if not files and split in ("", "train"):
         others = sorted({path.suffix.lower() or path.name for path in _visible(folder)})
         held = f"only {_first(others)}" if others else "nothing"
@@ -116,7 +136,7 @@ def _list_class(root: Path, folder: Path, split: str = "") -> list[_File]:
     return files
 
 
-def _check_all_or_none(root: Path, files: list[_File]) -> None:
+def _check_all_or_none(root: Path, files: list[File]) -> None:
     within = next((file for file in files if file.split), None)
     outside = next((file for file in files if not file.split), None)
     if within and outside:
@@ -126,7 +146,7 @@ def _check_all_or_none(root: Path, files: list[_File]) -> None:
         )
 
 
-def _check_classes(root: Path, files: list[_File]) -> None:
+def _check_classes(root: Path, files: list[File]) -> None:
     """Raise unless there are two classes or more and train has a shape of each."""
     splits: dict[str, set[str]] = {}
     for file in files:
@@ -147,9 +167,9 @@ def _check_classes(root: Path, files: list[_File]) -> None:
         )
 
 
-def _divide(files: list[_File], val_fraction: float) -> FolderListing:
+def divide(files: list[File], val_fraction: float) -> FolderListing:
     """Set apart the splits that are missing."""
-    splits: dict[str, list[_File]] = {"": [], "train": [], "val": [], "test": []}
+    splits: dict[str, list[File]] = {"": [], "train": [], "val": [], "test": []}
     for file in files:
         splits[file.split].append(file)
     if splits[""]:
@@ -165,7 +185,7 @@ def _divide(files: list[_File], val_fraction: float) -> FolderListing:
     )
 
 
-def _hold_out(files: list[_File], fraction: float, salt: str) -> tuple[list[_File], list[_File]]:
+def _hold_out(files: list[File], fraction: float, salt: str) -> tuple[list[File], list[File]]:
     """The files that stay and those set apart: ``fraction`` of each class, one at least of two.
 
     Names are ordered by a hash, so that neither the order of listing nor files added to another

@@ -18,10 +18,12 @@ from ea_pointcloud.datasets._files import (
     no_list,
     not_finite,
     open_h5,
+    read_h5_channels,
 )
 from ea_pointcloud.datasets._splits import stratified_mask
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.catalog import CATALOG
+from ea_pointcloud.descriptors.channels import parse_features, rotate_points
 
 # In the order of the labels, as published with the set.
 SCANOBJECTNN_CLASSES = (
@@ -60,6 +62,7 @@ class ModelNetFiles:
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"``.
         val_fraction: fraction of each class of the train split that goes to val.
         mirrored: whether the files are mirror images.
+        features: channels of the points that the files have.
 
     Attributes:
         files: in the order of their list.
@@ -80,7 +83,9 @@ class ModelNetFiles:
         split: str,
         val_fraction: float,
         mirrored: bool | str,
+        features: str | Sequence[str] = (),
     ) -> None:
+        self.features = parse_features("features", features)
         part = "test" if split == "test" else "train"
         if name in SCANOBJECTNN_VARIANTS:
             self.class_names = SCANOBJECTNN_CLASSES
@@ -107,7 +112,7 @@ class ModelNetFiles:
             self.label = self.label[self.row]
 
     def read(self, file: int, rows: "slice | np.ndarray", num_points: int | None = None) -> Tensor:
-        """Clouds of one file: (n, N, 3) float32, right-handed unless they are kept mirrored.
+        """Clouds of one file: (n, N, 3 + F) float32, right-handed unless they are kept mirrored.
 
         Args:
             file: position in :attr:`files`.
@@ -117,12 +122,16 @@ class ModelNetFiles:
         path = self.files[file]
         read_points = num_points if self.in_unit_sphere else None
         with open_h5(path, "data", "label") as (data, _):
+            shape = tuple(data.shape)
             xyz = torch.from_numpy(np.asarray(data[rows, :read_points])).float()
         if not bool(xyz.isfinite().all()):
             raise not_finite(path)
         if not self.in_unit_sphere and len(xyz):
             xyz = normalize_unit_sphere(xyz)[:, :num_points]
-        return negate_x(xyz) if self.mirroring == "undone" else xyz
+        if self.features:
+            values = read_h5_channels(path, self.features, (rows, slice(num_points)), shape)
+            xyz = torch.cat([xyz, torch.from_numpy(values)], dim=-1)
+        return rotate_points(xyz, self.features, negate_x) if self.mirroring == "undone" else xyz
 
     def check_num_points(self, num_points: int) -> None:
         """Raise where more points are wanted than are stored."""

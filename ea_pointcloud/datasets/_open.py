@@ -1,6 +1,7 @@
 """``open_dataset``: whatever lies in a folder, or a data set by its name."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ea_pointcloud.datasets.modelnet import ModelNet
 from ea_pointcloud.datasets.procedural import ProceduralShapes
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
 from ea_pointcloud.datasets.verify import count_deviations
+from ea_pointcloud.descriptors.channels import parse_features
 
 AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
 PROCEDURAL = "procedural"
@@ -31,7 +33,7 @@ def open_dataset(
     split: str = "train",
     num_points: int = 0,
     sampling: str = "first",
-    features: str = "none",
+    features: str | Sequence[str] = "none",
     data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout, which is logged and seen in its ``repr``.
@@ -50,7 +52,8 @@ def open_dataset(
         split: ``"train"``, ``"val"``, ``"test"`` or ``"trainval"`` (not of procedural shapes).
         num_points: most points kept of each cloud, 0 for all.
         sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
-        features: of the points of part-labelled sets, see :class:`ShapeNetPart`.
+        features: channels of the points, such as ``["normals"]``; of part-labelled sets also
+            descriptors, see :class:`ShapeNetPart`.
         data_root: where names are looked for; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
 
     Raises:
@@ -60,15 +63,13 @@ def open_dataset(
     check_choice("split", split, SPLITS)
     if root_or_name == PROCEDURAL:
         return ProceduralShapes(split, num_points=num_points or 1024)
+    options: dict[str, Any] = {"split": split, "num_points": num_points, "sampling": sampling}
+    options["features"] = parse_features("features", features)
     if root_or_name in SCANOBJECTNN_VARIANTS:
-        options = {"split": split, "num_points": num_points, "sampling": sampling}
         return ModelNet(data_root, name=str(root_or_name), **options)
     folder = _find(root_or_name, data_root)
     entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
-    options = {"split": split, "num_points": num_points, "sampling": sampling}
-    if layout in ("parts_h5", "parts_txt"):
-        options["features"] = features
     dataset = _open(folder, layout, entry, options)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if entry is not None:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets._splits import SPLIT_SEED
+from ea_pointcloud.descriptors.channels import rotate_features
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
 
 _CHUNK = 256  # clouds handled at a time
@@ -22,6 +23,7 @@ class PaddedClouds(Dataset[dict[str, Tensor]]):
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
+        features: (n, N, F) float32, zero in the padding; None without any.
         mask: (n, N) bool, True = real point; real points come first.
         fields: names of the other tensors that are part of a sample.
         mirroring: ``"none"`` (right-handed files), ``"undone"`` (x negated) or ``"kept"``.
@@ -32,6 +34,7 @@ class PaddedClouds(Dataset[dict[str, Tensor]]):
     split: str
     xyz: Tensor
     mask: Tensor
+    features: Tensor | None = None
     fields: tuple[str, ...] = ()
     mirroring: str = "none"
     class_names: tuple[str, ...] = ()
@@ -70,10 +73,19 @@ class PaddedClouds(Dataset[dict[str, Tensor]]):
         """Set ``xyz`` and ``mask`` to clouds (N, 3): y up, right-handed, in the unit sphere."""
         lengths = torch.tensor([len(array) for array in arrays])
         self.mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        xyz = to_y_up(pad(arrays, 0), up)
-        if self.mirroring == "undone":
-            xyz = negate_x(xyz)
+        xyz = self._upright(pad(arrays, 0), up)
         self.xyz = in_chunks(normalize_unit_sphere, xyz, self.mask)
+
+    def _set_features(self, arrays: Sequence[np.ndarray], names: Sequence[str], up: str) -> None:
+        """Set ``features`` to channels (N, F) of the files, with normals in the axes of ``xyz``."""
+        self.features = rotate_features(
+            pad(arrays, 0), names, lambda normals: self._upright(normals, up)
+        )
+        self.fields = (*self.fields, "features")
+
+    def _upright(self, vectors: Tensor, up: str) -> Tensor:
+        vectors = to_y_up(vectors, up)
+        return negate_x(vectors) if self.mirroring == "undone" else vectors
 
     def _keep_points(self, num_points: int, sampling: str) -> None:
         """Keep at most ``num_points`` of each cloud; a cloud with fewer keeps them all."""

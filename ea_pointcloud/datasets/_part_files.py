@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from ea_pointcloud.datasets._files import (
-    check_listed,
     counted_from,
     find_layout,
+    last_column,
     no_list,
     not_finite,
     plain_name,
     read_h5,
+    read_h5_channels,
     read_json,
     read_lines,
+    read_rows,
     remedy,
 )
 
@@ -32,6 +34,7 @@ PUBLISHED_LAYOUTS = (
     ("shapenetcore_partanno_segmentation_benchmark_v0", TXT_MARKER),
 )
 
+UNLABELLED = -1  # of points that no loss and no metric counts
 PartTable = tuple[tuple[int, ...], ...]
 
 
@@ -42,14 +45,14 @@ class LabelledCloud:
     Shape:
         xyz: (N, 3) float32, N >= 1.
         part: (N,) int64, part ids.
-        normals: (N, 3) float32, None where the file has none.
+        features: (N, F) float32, the channels that were asked for.
     """
 
     source: str
     category: int
     xyz: np.ndarray
     part: np.ndarray
-    normals: np.ndarray | None
+    features: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,29 +64,33 @@ class PartFolder:
         marker: the file that lists the categories, which identifies the layout.
         names: of the categories, in the order of the labels.
         synsets: the folder or id of each category.
+        features: channels of the points to read.
     """
 
     path: Path
     marker: str
     names: tuple[str, ...]
     synsets: tuple[str, ...]
+    features: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, root: str | Path | None, name: str, *, normals: bool) -> "PartFolder":
-        """The set called ``name``: HDF5 where it is there, else txt, which alone has normals."""
+    def find(
+        cls, root: str | Path | None, name: str, features: tuple[str, ...] = ()
+    ) -> "PartFolder":
+        """The set called ``name``: HDF5 where it is there, else txt; txt first for normals."""
         own = ((f"{name}_hdf5_data", H5_MARKER), (f"{name}_txt_normal", TXT_MARKER))
         layouts = PUBLISHED_LAYOUTS if name == PUBLISHED_NAME else own
-        if normals:
-            layouts = [layout for layout in layouts if layout[1] == TXT_MARKER]
+        if features == ("normals",):
+            layouts = sorted(layouts, key=lambda layout: layout[1] != TXT_MARKER)
         path, marker = find_layout(root, layouts)
-        rows = [line.split() for line in read_lines(path / marker)]
+        rows = [line.rsplit(None, 1) for line in read_lines(path / marker)]  # names may have blanks
         if not rows or any(len(row) != 2 for row in rows):
             raise ValueError(
                 f"{path / marker} must hold a name and an id on each line, one category a line, "
-                f"got {len(rows)} lines; names have no blanks"
+                f"got {len(rows)} lines"
             )
         synsets = tuple(plain_name(row[1], path / marker) for row in rows)
-        return cls(path, marker, tuple(row[0] for row in rows), synsets)
+        return cls(path, marker, tuple(row[0].strip() for row in rows), synsets, features)
 
     def has_split(self, split: str) -> bool:
         """Whether the folder lists the shapes of ``split``."""
@@ -155,7 +162,7 @@ class PartFolder:
         if self.marker == H5_MARKER:
             # Lists may name paths on their author's disk; only the file names matter.
             files = [self.path / Path(name).name for name in names]
-            clouds = [cloud for file in files for cloud in _read_h5_clouds(file, len(self.names))]
+            clouds = [cloud for file in files for cloud in self._read_h5(file)]
         else:
             clouds = [self._read_shape(listing, entry, parts) for entry in names]
         if parts is not None:
@@ -192,9 +199,17 @@ class PartFolder:
                 points, folder / "points_label" / f"{shape}.seg", category, parts
             )
         path = folder / f"{shape}.txt"
-        rows = _read_rows(path, (4, 7))
-        normals = rows[:, 3:6] if rows.shape[1] == 7 else None
-        return LabelledCloud(str(path), category, rows[:, :3], _integers(path, rows), normals)
+        rows = read_rows(path, (4, 7))
+        if self.features and (self.features != ("normals",) or rows.shape[1] != 7):
+            raise self._lacks(path)
+        features = rows[:, 3 : 3 + 3 * len(self.features)]
+        return LabelledCloud(str(path), category, rows[:, :3], last_column(path, rows), features)
+
+    def _lacks(self, path: Path) -> ValueError:
+        return ValueError(
+            f"{path} has no {', '.join(self.features)}; leave features='none', or take the layout "
+            "with x y z nx ny nz part on each line, or HDF5 with a data set for each channel"
+        )
 
     def _read_pair(
         self, points: Path, labels: Path, category: int, parts: PartTable | None
@@ -204,20 +219,52 @@ class PartFolder:
                 f"{points} has labels counted from 1 in each category, which say nothing "
                 f"without a table; add {self.path / 'seg_classes.json'}"
             )
-        xyz, number = _read_rows(points, (3,)), _integers(labels, _read_rows(labels, (1,)))
+        xyz, number = read_rows(points, (3,)), last_column(labels, read_rows(labels, (1,)))
         own = parts[category]
         if len(xyz) != len(number):
             raise ValueError(
                 f"{points} has {len(xyz)} points, but {labels} has {len(number)} labels; they must "
                 f"have as many; {remedy(labels)}"
             )
-        if number.min() < 1 or number.max() > len(own):
+        known = number[number != UNLABELLED]
+        if len(known) and (known.min() < 1 or known.max() > len(own)):
             raise ValueError(
-                f"{labels} has labels from {number.min()} to {number.max()}, but "
+                f"{labels} has labels from {known.min()} to {known.max()}, but "
                 f"{self.names[category]!r} has the parts 1 to {len(own)}; "
                 "the files do not belong together"
             )
-        return LabelledCloud(str(labels), category, xyz, np.array(own)[number - 1], None)
+        if self.features:
+            raise self._lacks(points)
+        part = np.array([*own, UNLABELLED])[np.where(number == UNLABELLED, len(own), number - 1)]
+        return LabelledCloud(str(labels), category, xyz, part, xyz[:, :0])
+
+    def _read_h5(self, path: Path) -> list[LabelledCloud]:
+        data, label, part = read_h5(path, "data", "label", "pid")
+        shapes_fit = data.ndim == 3 and data.shape[2] == 3 and data.shape[1] > 0
+        if not shapes_fit or label.size != len(data) or part.shape != data.shape[:2]:
+            raise ValueError(
+                f"{path} must hold data (n, N, 3), label (n, 1) and pid (n, N), "
+                f"got {data.shape}, {label.shape} and {part.shape}"
+            )
+        if not np.isfinite(data).all():
+            raise not_finite(path)
+        category = label.ravel().astype(np.int64)
+        if len(category) and not 0 <= category.min() <= category.max() < len(self.names):
+            raise ValueError(
+                f"{path} has labels from {category.min()} to {category.max()}, but {H5_MARKER} "
+                f"lists {len(self.names)} categories; "
+                f"{counted_from(category, 'the categories', len(self.names))}"
+            )
+        xyz, parts = data.astype(np.float32), part.astype(np.int64)
+        features = np.empty((*data.shape[:2], 0), np.float32)
+        if self.features:
+            features = read_h5_channels(path, self.features, slice(None), data.shape)
+        return [
+            LabelledCloud(
+                f"{path}, shape {row},", int(category[row]), xyz[row], parts[row], features[row]
+            )
+            for row in range(len(xyz))
+        ]
 
 
 def check_distinct(source: Path, parts: PartTable, names: Sequence[str]) -> None:
@@ -235,67 +282,14 @@ def check_distinct(source: Path, parts: PartTable, names: Sequence[str]) -> None
 
 
 def _check_parts(cloud: LabelledCloud, parts: PartTable, names: Sequence[str]) -> None:
-    unknown = sorted(set(np.unique(cloud.part).tolist()) - set(parts[cloud.category]))
+    known = {*parts[cloud.category], UNLABELLED}
+    unknown = sorted(set(np.unique(cloud.part).tolist()) - known)
     if unknown:
         own = parts[cloud.category]
         from_one = {part - 1 for part in np.unique(cloud.part).tolist()} <= set(own)
         hint = ", which look counted from 1: subtract 1 from each" if from_one else ""
         raise ValueError(
             f"{cloud.source} has part ids {unknown}, but {names[cloud.category]!r} has the parts "
-            f"{list(own)}; correct its labels{hint}, or the table of parts"
+            f"{list(own)}; correct its labels{hint}, or the table of parts; points without a part "
+            f"have {UNLABELLED}"
         )
-
-
-def _read_rows(path: Path, widths: tuple[int, ...]) -> np.ndarray:
-    """(N, width) float32, as many columns as the first row has."""
-    check_listed(path)
-    try:
-        text = path.read_text(encoding="ascii")
-        values = np.array(text.split(), dtype=np.float32)
-    except ValueError as error:
-        raise ValueError(f"{path} must hold numbers ({error}); {remedy(path)}") from error
-    width = len(text.partition("\n")[0].split())
-    if width not in widths or values.size % width:
-        raise ValueError(
-            f"{path} must hold rows of {' or '.join(map(str, widths))} numbers, got {width} in the "
-            f"first row and {values.size} in all; {remedy(path)}"
-        )
-    if not np.isfinite(values).all():
-        raise not_finite(path, "numbers")
-    return values.reshape(-1, width)
-
-
-def _integers(path: Path, rows: np.ndarray) -> np.ndarray:
-    """(N,) int64, the last column."""
-    column = rows[:, -1]
-    whole = column.astype(np.int64)
-    if (whole != column).any():
-        raise ValueError(
-            f"{path} must have whole numbers as part labels in its last column, "
-            f"got {column[whole != column][0]}; {remedy(path)}"
-        )
-    return whole
-
-
-def _read_h5_clouds(path: Path, num_categories: int) -> list[LabelledCloud]:
-    data, label, part = read_h5(path, "data", "label", "pid")
-    shapes_fit = data.ndim == 3 and data.shape[2] == 3 and data.shape[1] > 0
-    if not shapes_fit or label.size != len(data) or part.shape != data.shape[:2]:
-        raise ValueError(
-            f"{path} must hold data (n, N, 3), label (n, 1) and pid (n, N), "
-            f"got {data.shape}, {label.shape} and {part.shape}"
-        )
-    if not np.isfinite(data).all():
-        raise not_finite(path)
-    category = label.ravel().astype(np.int64)
-    if len(category) and not 0 <= category.min() <= category.max() < num_categories:
-        raise ValueError(
-            f"{path} has labels from {category.min()} to {category.max()}, but {H5_MARKER} lists "
-            f"{num_categories} categories; "
-            f"{counted_from(category, 'the categories', num_categories)}"
-        )
-    xyz, parts = data.astype(np.float32), part.astype(np.int64)
-    return [
-        LabelledCloud(f"{path}, shape {row},", int(category[row]), xyz[row], parts[row], None)
-        for row in range(len(xyz))
-    ]

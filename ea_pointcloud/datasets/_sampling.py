@@ -14,8 +14,10 @@ from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import mix_seeds
 from ea_pointcloud.augment.transforms import AXES, negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets.axes import MIRRORED
+from ea_pointcloud.descriptors.channels import parse_features
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.io.pool import usable_cores
+from ea_pointcloud.io.read import MESHES
 from ea_pointcloud.ops import farthest_point_sample
 
 OVERSAMPLING = 4  # points drawn for each that farthest point sampling keeps
@@ -29,11 +31,23 @@ def file_seed(path: str) -> int:
 
 
 def read_file(
-    root: Path, path: str, num_points: int, seed: int, *, drop_invalid: bool | None = None
+    root: Path,
+    path: str,
+    num_points: int,
+    seed: int,
+    *,
+    drop_invalid: bool | None = None,
+    columns: str | None = None,
 ) -> Cloud | str:
-    """The cloud in a file, sampled where it is a mesh; or the reason why there is none."""
+    """The cloud in a file, sampled where it is a mesh; or the reason why there is none.
+
+    ``columns`` are those of tables; meshes beside them have none.
+    """
+    options = {"num_points": num_points, "seed": seed, "drop_invalid": drop_invalid}
+    if not path.lower().removesuffix(".gz").endswith(MESHES):
+        options["columns"] = columns
     try:
-        cloud = read_cloud(root / path, num_points=num_points, seed=seed, drop_invalid=drop_invalid)
+        cloud = read_cloud(root / path, **options)
     except (OSError, ValueError, ImportError, MemoryError) as error:
         return (str(error) or type(error).__name__).removeprefix(f"{Path(path).name}: ")
     if (cloud.xyz == cloud.xyz[0]).all():
@@ -65,6 +79,9 @@ class Preparation:
         up: the axis that is up in the files, ``"x"``, ``"y"`` or ``"z"``.
         mirrored: whether the files are mirror images, see
             :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
+        features: further channels to keep, which every file must have: ``"colors"``,
+            ``"intensity"`` and others, see ``Cloud.channels``.
+        columns: what the columns of tables are, see :func:`~ea_pointcloud.read_cloud`.
 
     Raises:
         ValueError: if a value is impossible.
@@ -76,9 +93,13 @@ class Preparation:
     normals: bool = True
     up: str = "y"
     mirrored: bool | str = "auto"
+    features: tuple[str, ...] = ()
+    columns: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if "normals" in parse_features("features", self.features):
+            raise ValueError("features must be channels beside normals, which are kept anyway")
         check_count("points", self.points)
         check_count("seed", self.seed, 0)
         check_choice("up", self.up, AXES)
@@ -91,10 +112,12 @@ class Sample(NamedTuple):
     Shape:
         xyz: (N, 3) float32.
         normal: (N, 3) float32, None where they are not kept.
+        channels: name -> (N, C) float32.
     """
 
     xyz: np.ndarray
     normal: np.ndarray | None
+    channels: dict[str, np.ndarray]
 
 
 class Job(NamedTuple):
@@ -111,13 +134,17 @@ def sample_file(job: Job) -> Sample | str:
     want = job.preparation
     seed = mix_seeds(want.seed, file_seed(job.path))
     drawn = want.points * (OVERSAMPLING if want.fps else 1)
-    cloud = read_file(Path(job.root), job.path, drawn, seed)
+    cloud = read_file(Path(job.root), job.path, drawn, seed, columns=want.columns)
     if isinstance(cloud, str):
         return cloud
     if len(cloud) < want.points:
         return f"has {len(cloud)} points, fewer than {want.points}; lower --points"
     if want.normals and cloud.normals is None:
         return "has no normals; prepare without them (--no-normals)"
+    try:
+        channels = {name: cloud.channels([name]) for name in want.features}
+    except ValueError as error:
+        return str(error).removeprefix(f"{cloud.called} ")
     xyz = torch.from_numpy(cloud.xyz)
     if want.fps:
         chosen = farthest_point_sample(xyz[None], want.points)[0]
@@ -131,4 +158,5 @@ def sample_file(job: Job) -> Sample | str:
     normal = None
     if want.normals and cloud.normals is not None:
         normal = posed(torch.from_numpy(cloud.normals)).numpy()
-    return Sample(normalize_unit_sphere(posed(xyz)[None])[0].numpy(), normal)
+    kept = {name: values[chosen.numpy()] for name, values in channels.items()}
+    return Sample(normalize_unit_sphere(posed(xyz)[None])[0].numpy(), normal, kept)

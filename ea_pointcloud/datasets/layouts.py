@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ea_pointcloud.datasets._files import NAMES_FILE, open_h5, plain_name, read_json
+from ea_pointcloud.datasets._files import (
+    NAMES_FILE,
+    open_h5,
+    plain_name,
+    read_json,
+    read_lines,
+)
 from ea_pointcloud.datasets._part_files import H5_MARKER, TXT_MARKER
 
 
@@ -119,12 +125,12 @@ def _modelnet_h5(folder: Path) -> Contents:
 def _parts_h5(folder: Path) -> Contents:
     lists = {split: f"{split}_hdf5_file_list.txt" for split in ("train", "val", "test")}
     there = {split: name for split, name in lists.items() if (folder / name).is_file()}
-    categories = len(_words(folder / H5_MARKER)) // 2  # a name and an id on each line
+    categories = len(read_lines(folder / H5_MARKER))
     return _h5_listed(folder, there, categories)
 
 
 def _parts_txt(folder: Path) -> Contents:
-    counts, missing = {"classes": len(_words(folder / TXT_MARKER)) // 2}, []
+    counts, missing = {"classes": len(read_lines(folder / TXT_MARKER))}, []
     for split in ("train", "val", "test"):
         listing = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
         if not listing.is_file():

@@ -1,5 +1,6 @@
 """ModelNet in the published HDF5 layout, with any number of classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,10 +34,13 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         mirrored: whether the files are mirror images, whose x is negated; ``"auto"`` recognises
             the published files of ModelNet40, see
             :func:`~ea_pointcloud.datasets.axes.find_mirroring`.
+        features: channels of the points, data sets of the files: ``"normals"`` (``normal``),
+            ``"colors"`` (``color``) or others by their names.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, right-handed unless ``mirroring`` is ``"kept"``. Clouds that
             are not stored in the unit sphere are brought there, before points are chosen.
+        features: (n, N, F) float32, None without any.
         label: (n,) int64.
         class_names: in the order of the labels.
         mirroring: ``"none"`` (right-handed files), ``"undone"`` (x negated) or ``"kept"``.
@@ -61,25 +65,30 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         sampling: str = "first",
         val_fraction: float = 0.1,
         mirrored: bool | str = "auto",
+        features: str | Sequence[str] = (),
     ) -> None:
         check_opening(split, num_points, sampling, val_fraction)
         self.name = name
         self.split = split
-        stored = ModelNetFiles(root, name, split, val_fraction, mirrored)
+        stored = ModelNetFiles(root, name, split, val_fraction, mirrored, features)
         stored.check_num_points(num_points)
         self.folder, self.mirroring = stored.folder, stored.mirroring
         self.class_names, self.label = stored.class_names, stored.label
         every = [stored.read(file, slice(None)) for file in range(len(stored.files))]
-        self.xyz = torch.cat(every)[stored.row]
+        points = torch.cat(every)[stored.row]
         if num_points:
-            self.xyz = _reduce(self.xyz, num_points, sampling)
+            points = _reduce(points, num_points, sampling)
+        self.xyz, self.features = points, None
+        if stored.features:
+            self.xyz, self.features = points[..., :3].contiguous(), points[..., 3:].contiguous()
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, index: int | list[int] | Tensor) -> dict[str, Tensor]:
         """One sample, or a whole batch where ``index`` is a list or tensor."""
-        return {"xyz": self.xyz[index], "label": self.label[index]}
+        sample = {"xyz": self.xyz[index], "label": self.label[index]}
+        return sample if self.features is None else {**sample, "features": self.features[index]}
 
     def __repr__(self) -> str:
         return (
@@ -88,10 +97,12 @@ class ModelNet(Dataset[dict[str, Tensor]]):
         )
 
 
-def _reduce(xyz: Tensor, num_points: int, sampling: str) -> Tensor:
+def _reduce(points: Tensor, num_points: int, sampling: str) -> Tensor:
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     chunks = [
-        gather_points(chunk, choose_points(chunk, num_points, sampling, generator=generator))
-        for chunk in xyz.split(256)
+        gather_points(
+            chunk, choose_points(chunk[..., :3], num_points, sampling, generator=generator)
+        )
+        for chunk in points.split(256)
     ]
     return torch.cat(chunks)

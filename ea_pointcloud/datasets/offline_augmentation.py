@@ -1,5 +1,6 @@
 """Offline augmentation: deformed copies of part-labelled shapes with their own descriptors."""
 
+from collections.abc import Sequence
 from copy import copy
 
 import torch
@@ -13,13 +14,14 @@ from ea_pointcloud.augment.transforms import (
 from ea_pointcloud.datasets._padded import in_chunks
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart, described
 from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors.channels import descriptor_of, parse_features
 
 
 def augment_offline(
     dataset: ShapeNetPart,
     count: int,
     *,
-    features: str,
+    features: Sequence[str],
     elastic: float,
     scale: tuple[float, float],
     generator: torch.Generator,
@@ -33,7 +35,7 @@ def augment_offline(
     Args:
         dataset: not altered.
         count: copies of each shape, >= 0.
-        features: of the points: ``"none"`` or a descriptor.
+        features: of the points: none, or a descriptor.
         elastic: strength, see :func:`~ea_pointcloud.augment.random_elastic`.
         scale: lowest and highest factor along an axis.
         generator: of all draws, on the CPU.
@@ -45,10 +47,12 @@ def augment_offline(
         ValueError: if ``count`` is negative or ``features`` are no descriptor.
     """
     check_at_least("count", count, 0)
-    if features != "none" and features not in DESCRIPTORS:
+    names = parse_features("features", features)
+    descriptor = descriptor_of(names)
+    if names and descriptor is None:
         raise ValueError(
             f"features must be none or one of {', '.join(DESCRIPTORS)}, computed from "
-            f"coordinates, got {features!r}"
+            f"coordinates, got {', '.join(names)}"
         )
     larger = copy(dataset)
     clouds = [dataset.xyz]
@@ -60,7 +64,7 @@ def augment_offline(
     larger.mask = dataset.mask.repeat(1 + count, 1)
     larger.part_label = dataset.part_label.repeat(1 + count, 1)
     larger.category = dataset.category.repeat(1 + count)
-    if dataset.features is not None:
-        found = [described(xyz, dataset.mask, features) for xyz in clouds[1:]]
+    if dataset.features is not None and descriptor is not None:
+        found = [described(xyz, dataset.mask, descriptor) for xyz in clouds[1:]]
         larger.features = torch.cat([dataset.features, *found])
     return larger

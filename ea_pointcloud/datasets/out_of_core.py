@@ -3,6 +3,7 @@
 Batches of such a set are in ``out_of_core_loader.py``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ from ea_pointcloud._checks import check_count
 from ea_pointcloud._device import mix_seeds
 from ea_pointcloud.datasets._modelnet_files import ModelNetFiles
 from ea_pointcloud.datasets._splits import SPLIT_SEED, check_opening
+from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.ops import farthest_point_sample, gather_points
 
 BUFFER_MB = 256
@@ -61,6 +63,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         buffer_mb: memory in 1e6 bytes that a loader may take for coordinates; decides over how
             many clouds is shuffled at once.
         mirrored: whether the files are mirror images.
+        features: channels of the points that the files have.
 
     Attributes:
         label: (n,) int64.
@@ -88,6 +91,7 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         val_fraction: float = 0.1,
         buffer_mb: int = BUFFER_MB,
         mirrored: bool | str = "auto",
+        features: str | Sequence[str] = (),
     ) -> None:
         check_opening(split, num_points, sampling, val_fraction)
         check_count("buffer_mb", buffer_mb)
@@ -95,12 +99,14 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         self.split = split
         self.num_points = num_points
         self.sampling = sampling
-        stored = self._stored = ModelNetFiles(root, name, split, val_fraction, mirrored)
+        stored = self._stored = ModelNetFiles(root, name, split, val_fraction, mirrored, features)
         stored.check_num_points(num_points)
         self.folder, self.mirroring = stored.folder, stored.mirroring
         self.class_names, self.label = stored.class_names, stored.label
         self.file_points = stored.num_points
-        cloud_bytes = 12 * self._read_points  # float32, whatever the files have
+        # Of a point: float32, whatever the files have.
+        self._point_bytes = 4 * (3 + feature_channels(stored.features))
+        cloud_bytes = self._point_bytes * self._read_points
         self.window = max(1, int(buffer_mb * 1e6 / _WINDOWS / cloud_bytes))
         self.blocks = self._cut(stored.chunk_rows, stored.file_rows)
 
@@ -111,15 +117,15 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
         """One sample, or a whole batch where ``index`` is a list or tensor."""
         positions = torch.arange(len(self))[index]
         flat = positions.reshape(-1)
-        xyz = torch.empty(len(flat), self._read_points, 3)
+        points = torch.empty(len(flat), self._read_points, self._point_bytes // 4)
         starts, rows = self._stored.file_start, self._stored.row[flat]
         file_of = torch.searchsorted(starts, rows, right=True) - 1
         for file in file_of.unique().tolist():
             chosen = file_of == file
             own, back = (rows[chosen] - starts[file]).unique(return_inverse=True)
-            xyz[chosen] = self._stored.read(file, own.numpy(), self._read_points)[back]
-        xyz = self.choose(xyz, flat)
-        return {"xyz": xyz.view(*positions.shape, *xyz.shape[1:]), "label": self.label[index]}
+            points[chosen] = self._stored.read(file, own.numpy(), self._read_points)[back]
+        points = self.choose(points, flat)
+        return self.sample(points.view(*positions.shape, *points.shape[1:]), self.label[index])
 
     def __repr__(self) -> str:
         return (
@@ -130,30 +136,37 @@ class OutOfCoreModelNet(Dataset[dict[str, Tensor]]):
     @property
     def num_bytes(self) -> int:
         """Of all coordinates of the split, if they were in memory."""
-        return 12 * len(self) * (self.num_points or self.file_points)
+        return self._point_bytes * len(self) * (self.num_points or self.file_points)
 
     @property
     def file_bytes(self) -> int:
         """Of all coordinates of its files as 32-bit floats, those of another split included."""
-        return 12 * sum(self._stored.file_rows) * self.file_points
+        return self._point_bytes * sum(self._stored.file_rows) * self.file_points
 
     def read_block(self, number: int) -> Tensor:
         """The clouds of a block that belong to the split, in stored order, before any choice.
 
         Returns:
-            (n, N, 3) float32; N is that of the files unless the first points are kept.
+            (n, N, 3 + F) float32; N is that of the files unless the first points are kept.
         """
         block = self.blocks[number]
         rows = self._stored.row[block.first : block.end] - self._stored.file_start[block.file]
         xyz = self._stored.read(block.file, slice(block.start, block.stop), self._read_points)
         return xyz if len(xyz) == len(rows) else xyz[rows - block.start]
 
+    @staticmethod
+    def sample(points: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """A sample or batch of points (..., N, 3 + F)."""
+        if points.shape[-1] == 3:
+            return {"xyz": points, "label": label}
+        return {"xyz": points[..., :3], "features": points[..., 3:], "label": label}
+
     def choose(self, xyz: Tensor, index: Tensor) -> Tensor:
-        """The points to keep of clouds (n, N, 3) that were read; ``index`` (n,) are positions."""
+        """The points to keep of clouds (n, N, 3 + F) that were read, at positions ``index``."""
         if xyz.shape[1] == (self.num_points or self.file_points):
             return xyz
         if self.sampling == "fps":
-            return gather_points(xyz, farthest_point_sample(xyz, self.num_points))
+            return gather_points(xyz, farthest_point_sample(xyz[..., :3], self.num_points))
         kept = []
         for row in self._stored.row[index].tolist():
             generator = torch.Generator().manual_seed(mix_seeds(SPLIT_SEED, row))

@@ -148,7 +148,7 @@ class OutOfCoreLoader(Epochs):
                 # Copied even where it is one: a view would keep its whole window in memory.
                 joined, positions = (torch.cat(each) for each in zip(*pieces, strict=True))
                 chosen = self.dataset.choose(joined, positions)
-                yield {"xyz": chosen, "label": self.dataset.label[positions]}
+                yield self.dataset.sample(chosen, self.dataset.label[positions])
 
     def _blocks(self, windows: list[_Window]) -> Iterator[Tensor]:
         """Clouds of each block, in order; called in the main thread: it starts processes."""

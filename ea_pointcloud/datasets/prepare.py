@@ -176,7 +176,7 @@ class _Work:
             {split: [p.name for p in self.parts if p.split == split] for split in splits},
             counts,
             source=source,
-            **asdict(self.preparation),
+            **asdict(self.preparation) | {"features": list(self.preparation.features)},
             mirroring=self.mirroring,
             left_out=[path for path in every if path not in kept],
             ids=ids,
@@ -209,16 +209,18 @@ class _Work:
         import h5py
 
         rows = [(path, name) for path, name in part.files if path in good]
-        shape = (len(rows), self.preparation.points, 3)
+        shape = (len(rows), self.preparation.points)
         columns = {"data": [good[path].xyz for path, _ in rows]}
         if self.preparation.normals:
             columns["normal"] = [good[path].normal for path, _ in rows]  # pyright: ignore[reportArgumentType]
+        for name in self.preparation.features:
+            columns[name] = [good[path].channels[name] for path, _ in rows]
         label = [self.names.index(name) for _, name in rows]
         dtype = np.uint8 if len(self.names) <= 256 else np.int64
         with whole_file(self.place / part.name) as partial, h5py.File(partial, "w") as file:
             # Random points do not pack, and files that are not packed can be mapped into memory.
             for key, values in columns.items():
-                file[key] = np.array(values, np.float32).reshape(shape)
+                file[key] = np.array(values, np.float32).reshape(*shape, -1)
             file["label"] = np.array(label, dtype).reshape(-1, 1)
             file.attrs["recipe"] = self._recipe(part)
             file["file"] = [os.fsencode(path) for path, _ in rows]

@@ -1,14 +1,15 @@
 """ShapeNetPart in either published layout, or any part-labelled set laid out like it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ea_pointcloud._checks import check_choice
 from ea_pointcloud.datasets._padded import PaddedClouds, pad
 from ea_pointcloud.datasets._part_files import (
+    UNLABELLED,
     LabelledCloud,
     PartFolder,
     PartTable,
@@ -16,6 +17,7 @@ from ea_pointcloud.datasets._part_files import (
 )
 from ea_pointcloud.datasets._splits import check_opening, stratified_mask
 from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors.channels import descriptor_of, file_channels, parse_features
 from ea_pointcloud.io.progress import progress
 
 _AT_ONCE = 4  # clouds that are described at a time: a second or two
@@ -70,15 +72,17 @@ class ShapeNetPart(PaddedClouds):
             farthest point sampling (``"fps"``).
         val_fraction: fraction of each category of the train split that goes to val where no val
             split is published.
-        features: what samples carry beside coordinates: ``"none"``, ``"normals"`` (only the text
-            layout has them), or what describes the points kept, ``"eigen_features"``,
+        features: what samples carry beside coordinates: ``"none"``; channels of the files,
+            ``"normals"`` in the text layout, ``"normals"``, ``"colors"`` and others in HDF5 files
+            that have such data sets; or what describes the points kept, ``"eigen_features"``,
             ``"surface_features"`` or ``"shape_features"``, see
             :func:`~ea_pointcloud.descriptors.shape_features`.
 
     Attributes:
         xyz: (n, N, 3) float32, y up, centred, farthest point at distance 1; padding is zero.
         mask: (n, N) bool, True = real point; real points come first.
-        part_label: (n, N) int64, positions in ``part_names``; -1 in the padding.
+        part_label: (n, N) int64, positions in ``part_names``; -1 in the padding and for points
+            that have no part in the files (-1 there too).
         category: (n,) int64, positions in ``category_names``.
         features: (n, N, F) float32, zero in the padding; None without any.
         parts: the part ids of each category, empty for one without any shape or table.
@@ -102,14 +106,14 @@ class ShapeNetPart(PaddedClouds):
         num_points: int = 0,
         sampling: str = "first",
         val_fraction: float = 0.2,
-        features: str = "none",
+        features: str | Sequence[str] = "none",
     ) -> None:
         check_opening(split, num_points, sampling, val_fraction)
-        check_choice("features", features, ("none", "normals", *DESCRIPTORS))
-        normals = features == "normals"
+        names = parse_features("features", features)
+        channels, descriptor = file_channels(names), descriptor_of(names)
         self.name = name
         self.split = split
-        files = PartFolder.find(root, name, normals=normals)
+        files = PartFolder.find(root, name, channels)
         self.folder = files.path
         self.category_names = files.names
         self.parts = _part_table(files)
@@ -121,19 +125,20 @@ class ShapeNetPart(PaddedClouds):
             )
         self.category = torch.tensor([cloud.category for cloud in clouds])
         self.part_label = pad([cloud.part for cloud in clouds], -1)
-        self.features = pad(_all_normals(clouds), 0) if normals else None
         # Some codes leave the HDF5 coordinates as they are: they are centred and in the unit sphere
         # up to their rounding already (1.0006 has been seen). Here both layouts go through the
         # same step, so that they give the same numbers.
         self._set_clouds([cloud.xyz for cloud in clouds])
-        self.fields = ("part_label", "category", *(("features",) if normals else ()))
+        self.fields = ("part_label", "category")
+        if channels:
+            self._set_features([cloud.features for cloud in clouds], channels, self.up_axis)
         self._keep_points(num_points, sampling)
-        if features in DESCRIPTORS:
-            self.describe(features)
+        if descriptor:
+            self.describe(descriptor)
 
-    def describe(self, features: str) -> None:
+    def describe(self, descriptor: str) -> None:
         """Compute descriptors of the points that are kept, and make them part of the samples."""
-        self.features = described(self.xyz, self.mask, features)
+        self.features = described(self.xyz, self.mask, descriptor)
         self.fields = (*self.fields, "features")
 
 
@@ -157,7 +162,7 @@ def _part_table(files: PartFolder) -> PartTable:
         found: list[set[int]] = [set() for _ in files.names]
         for split in filter(files.has_split, ("train", "val", "test")):
             for cloud in files.read(split, None):
-                found[cloud.category].update(np.unique(cloud.part).tolist())
+                found[cloud.category].update(set(np.unique(cloud.part).tolist()) - {UNLABELLED})
         parts = tuple(tuple(sorted(ids)) for ids in found)
         check_distinct(files.path, parts, files.names)
     return parts
@@ -173,15 +178,3 @@ def _select(
         return train + (files.read("val", parts) if files.has_split("val") else [])
     is_val = stratified_mask(torch.tensor([cloud.category for cloud in train]), val_fraction)
     return [c for c, held in zip(train, is_val.tolist(), strict=True) if held == (split == "val")]
-
-
-def _all_normals(clouds: list[LabelledCloud]) -> list[np.ndarray]:
-    result = []
-    for cloud in clouds:
-        if cloud.normals is None:
-            raise ValueError(
-                f"{cloud.source} has no normals; leave features='none', or take the layout with "
-                "x y z nx ny nz part on each line"
-            )
-        result.append(cloud.normals)
-    return result

@@ -13,7 +13,7 @@ from ea_pointcloud.datasets._files import MANIFEST, NAMES_FILE
 from ea_pointcloud.datasets._modelnet_files import check_content
 from ea_pointcloud.datasets.verify import file_digest
 
-Piece = tuple[np.ndarray, np.ndarray]
+Piece = tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
 
 
 def write_modelnet(
@@ -34,7 +34,8 @@ def write_modelnet(
     Args:
         folder: to make; its name is free.
         class_names: in the order of the labels, without blanks.
-        train: pieces of xyz (n, N, 3), 16- or 32-bit floats, and label (n,), val included.
+        train: pieces of xyz (n, N, 3), 16- or 32-bit floats, and label (n,), val included; perhaps
+            channels of the points by name, (n, N, C) or (n, N), such as ``{"normal": ...}``.
         test: the same; N is one in all pieces.
 
     Returns:
@@ -57,7 +58,7 @@ def write_modelnet(
     files: dict[str, list[str]] = {"train": [], "test": []}
     counts = {split: dict.fromkeys(class_names, 0) for split in files}
     for split, pieces in (("train", train), ("test", test)):
-        for number, (xyz, label) in enumerate(pieces):
+        for number, (xyz, label, *channels) in enumerate(pieces):
             path = folder / f"ply_data_{split}{number}.h5"
             labels = check_content(path, xyz.shape, label, len(class_names))
             num_points = num_points or xyz.shape[1]
@@ -69,6 +70,8 @@ def write_modelnet(
             with whole_file(path) as partial, h5py.File(partial, "w") as file:
                 file["data"] = xyz
                 file["label"] = labels[:, None].numpy()
+                for name, values in channels[0].items() if channels else ():
+                    file[name] = values
             files[split].append(path.name)
             for index, count in enumerate(labels.bincount(minlength=len(class_names)).tolist()):
                 counts[split][class_names[index]] += count

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere, to_y_up
-from ea_pointcloud.inference.preprocess import CloudLike, coordinates, network_input, normals
+from ea_pointcloud.descriptors.channels import rotate_features
+from ea_pointcloud.inference.preprocess import CloudLike, channels, coordinates, network_input
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter
 
@@ -39,7 +40,7 @@ def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y"
     Raises:
         FileNotFoundError: if the file is missing.
         ValueError: if the file or array holds no usable points, or the network was trained with
-            normals and there are none.
+            channels and there are none.
     """
     if isinstance(cloud, (str, Path)):
         cloud = read_cloud(cloud)
@@ -49,7 +50,8 @@ def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y"
         return to_y_up(values[None].to(device), up)
 
     xyz = normalize_unit_sphere(posed(torch.from_numpy(coordinates(cloud)))).float()
-    features = None
-    if model.data_spec.features == "normals":
-        features = posed(torch.from_numpy(normals(cloud)))
+    features = channels(cloud, model.data_spec)
+    if features is not None:
+        names = model.data_spec.features
+        features = rotate_features(features[None].to(device), names, lambda each: to_y_up(each, up))
     return Subject(xyz, *network_input(model, xyz, features))

@@ -30,6 +30,9 @@ def example_inputs(
     given = {"xyz": 5.0 * xyz + 3.0 if network.normalize else xyz}
     if "features" in network.input_names:
         given["features"] = normal(batch, num_points, config.feature_channels)
+        mean, std = network.model.feature_mean, network.model.feature_std
+        if mean is not None and std is not None:  # in the units of the files
+            given["features"] = given["features"] * std + mean
     if "category" in network.input_names:
         given["category"] = torch.randint(config.num_categories, (batch,), generator=generator)
     return [given[name] for name in network.input_names]

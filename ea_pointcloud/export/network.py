@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
-from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors.channels import descriptor_of
 from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.ops import _backend, gather_points, interpolate_features, outermost_point
 
@@ -48,10 +48,10 @@ class Deployed(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
         spec, config = model.data_spec, model.config
-        self.described = spec.features in DESCRIPTORS
+        self.described = descriptor_of(spec.features) is not None
         if self.described and normalize:
             raise ValueError(
-                f"normalize must be left out: these weights read {spec.features}, which is "
+                f"normalize must be left out: these weights read {spec.features[0]}, which is "
                 "computed from points that are centred and scaled already"
             )
         self.normalize = not self.described if normalize is None else normalize
@@ -107,9 +107,13 @@ class Deployed(nn.Module):
             "category": ["batch"],
         }
         where = "any position and scale" if self.normalize else "mean at 0, farthest point at 1"
-        features = "as in training" if spec.features == "none" else f"{spec.features} of the points"
+        features = "as in training"
+        if spec.features:
+            features = f"{', '.join(spec.features)} of the points"
         if self.described:
-            features += f", as ea_pointcloud.descriptors.{spec.features} gives them"
+            features += f", as ea_pointcloud.descriptors.{spec.features[0]} gives them"
+        elif spec.feature_mean:
+            features += ", in the units of the files"
         meanings = {
             "xyz": f"finite coordinates, {spec.up_axis} up, {where}",
             "features": features,
@@ -140,7 +144,7 @@ class Deployed(nn.Module):
             "dynamic_points": self.dynamic_points,
             "sampling": spec.sampling,
             "points_chosen_inside": self.chooses,
-            "features": spec.features,
+            "features": list(spec.features),
             "temperature": self.temperature,
             "inputs": [
                 {

@@ -27,7 +27,12 @@ def check_enough(clouds: int) -> None:
 
 @torch.no_grad()
 def adapt_batch_norm(
-    model: _Classifier, xyz: Tensor, mask: Tensor | None = None, *, weight: float = 1.0
+    model: _Classifier,
+    xyz: Tensor,
+    mask: Tensor | None = None,
+    *,
+    features: Tensor | None = None,
+    weight: float = 1.0,
 ) -> _Classifier:
     """A copy of ``model`` whose batch normalisations have the statistics of other clouds.
 
@@ -41,6 +46,7 @@ def adapt_batch_norm(
         model: any classifier; not altered.
         xyz: (B, N, 3), B >= 16, posed and scaled as the model expects, on its device.
         mask: (B, N) bool, True = real point.
+        features: (B, N, F) where the model reads some.
         weight: of the new statistics against those of training, 0 < weight <= 1.
 
     Returns:
@@ -71,7 +77,11 @@ def adapt_batch_norm(
     # Files are often in the order of the classes, and batches shall be alike.
     order = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(0)).to(xyz.device)
     for rows in order.chunk(-(-len(xyz) // _BATCH_SIZE)):
-        adapted.embed(xyz[rows], mask=None if mask is None else mask[rows])
+        adapted.embed(
+            xyz[rows],
+            None if features is None else features[rows],
+            mask=None if mask is None else mask[rows],
+        )
     for norm, before, momentum in zip(norms, trained, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum

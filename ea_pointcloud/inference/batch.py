@@ -24,7 +24,7 @@ from ea_pointcloud.models import DataSpec
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
-Sent = tuple[NDArray[np.float32], str]
+Sent = tuple[NDArray[np.float32], str, NDArray[np.float32] | None]
 
 # What a worker that loads clouds would import; the second imports numba.
 PRELOAD = (__name__, "ea_pointcloud.ops._cpu")
@@ -231,10 +231,18 @@ def classification(
         ValueError: if the weights are a segmenter's.
     """
     predictor.check_classify()
-    reading = {"drop_invalid": drop_invalid, "columns": columns}
-    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
+    reading: dict[str, Any] = {"drop_invalid": drop_invalid, "columns": columns}
+    job = reading_job(predictor, up=up, remove_outliers=remove_outliers, **reading)
     predict = partial(_classify, predictor, topk, tta_rotations)
-    return Job(load, predict, BATCH_SIZE, ahead=8)
+    return Job(job.load, predict, BATCH_SIZE, ahead=job.ahead)
+
+
+def reading_job(
+    predictor: Predictor, *, up: str | None, remove_outliers: bool, **reading: Any
+) -> Job[Sent, ModelInput]:
+    """Preprocess each file; options as of :func:`classification`."""
+    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
+    return Job(load, _received, BATCH_SIZE, ahead=8)
 
 
 def _load(
@@ -244,14 +252,20 @@ def _load(
     cloud = read_cloud(file, **reading)
     up = up or cloud.up or conventional_up(file)
     found = preprocess(cloud, spec, up=up, remove_outliers=remove_outliers)
-    return found.xyz.numpy(), found.up
+    return found.xyz.numpy(), found.up, None if found.features is None else found.features.numpy()
 
 
 def _classify(
     predictor: Predictor, topk: int, tta_rotations: int, sent: list[Sent]
 ) -> list[Classification]:
-    inputs = [ModelInput(torch.from_numpy(xyz), up) for xyz, up in sent]
-    return predictor.classify(inputs, topk=topk, tta_rotations=tta_rotations)
+    return predictor.classify(_received(sent), topk=topk, tta_rotations=tta_rotations)
+
+
+def _received(sent: list[Sent]) -> list[ModelInput]:
+    return [
+        ModelInput(torch.from_numpy(xyz), up, None if given is None else torch.from_numpy(given))
+        for xyz, up, given in sent
+    ]
 
 
 class Segmented(NamedTuple):

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.descriptors.channels import file_channels
 from ea_pointcloud.inference.classify import embed_clouds
-from ea_pointcloud.inference.preprocess import preprocess
+from ea_pointcloud.inference.preprocess import choose_input
 from ea_pointcloud.inference.segment import pooled_features
 from ea_pointcloud.io.progress import track
 from ea_pointcloud.models import Classifier, MahalanobisDetector, Segmenter
@@ -35,14 +36,17 @@ def extract_features(model: Classifier, samples: Iterable[dict[str, Tensor]]) ->
 
     Args:
         model: in evaluation mode.
-        samples: each with ``xyz`` (N, 3) and perhaps ``mask`` (N,).
+        samples: each with ``xyz`` (N, 3), perhaps ``mask`` (N,), and ``features`` (N, F) where the
+            network reads some.
     """
     found, tracked = [], track(samples, "calibrating: clouds")
     while group := list(islice(tracked, _AT_ONCE)):
         clouds = []
         for sample in group:
-            xyz = sample["xyz"][sample["mask"]] if "mask" in sample else sample["xyz"]
-            clouds.append(preprocess(xyz.numpy(), model.data_spec).xyz)
+            real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
+            features = sample["features"][real] if "features" in sample else None
+            xyz = sample["xyz"][real].double()
+            clouds.append(choose_input(xyz, features, model.data_spec).points)
         found.append(embed_clouds(model, clouds))
     features, logits = (torch.cat(each) for each in zip(*found, strict=True))
     return ClassifierOutput(features, logits)
@@ -53,15 +57,15 @@ def extract_pooled(model: Segmenter, samples: Iterable[dict[str, Tensor]]) -> Te
 
     Args:
         model: in evaluation mode.
-        samples: each with ``xyz`` (N, 3), perhaps ``mask`` (N,), and the normals as ``features``
-            where the network was trained with them.
+        samples: each with ``xyz`` (N, 3), perhaps ``mask`` (N,), and ``features`` (N, F) where the
+            network was trained with channels of the files.
     """
     device, rows = next(model.parameters()).device, []
     for sample in track(samples, "calibrating: shapes"):
         real = sample.get("mask", torch.ones(len(sample["xyz"]), dtype=torch.bool))
         xyz = normalize_unit_sphere(sample["xyz"][real][None]).float().to(device)
         features = None
-        if model.data_spec.features == "normals":
+        if file_channels(model.data_spec.features):
             features = sample["features"][real][None].to(device)
         rows.append(pooled_features(model, xyz, features))
     return torch.stack(rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ea_pointcloud.augment.transforms import AXES, to_y_up
+from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.preprocess import AUTO, ModelInput, preference, turns_about_y
 from ea_pointcloud.models import Classifier, MahalanobisDetector
 
@@ -58,9 +59,9 @@ class Classification:
 
 
 class _Pose(NamedTuple):
-    """A cloud (n, 3) turned so that y is up, and how that was decided."""
+    """A cloud (n, 3 + F) turned so that y is up, and how that was decided."""
 
-    xyz: Tensor
+    points: Tensor
     up: str
     margin: float | None
 
@@ -83,7 +84,11 @@ def classify_inputs(
     results = []
     for start in range(0, len(inputs), _TOGETHER):
         poses = _poses(model, inputs[start : start + _TOGETHER])
-        turned = [pose.xyz @ turn for pose in poses for turn in turns_about_y(tta_rotations)]
+        turned = [
+            turned_points(model, pose.points, turn)
+            for pose in poses
+            for turn in turns_about_y(tta_rotations)
+        ]
         features, logits = embed_clouds(model, turned)
         probs = class_probs(model, logits).view(len(poses), tta_rotations, -1).mean(1)
         anomaly = _anomaly(model, features, logits).view(len(poses), tta_rotations).amin(1).tolist()
@@ -111,7 +116,7 @@ def _axis_hints(
         return hints
     others = [[axis for axis in AXES if axis != poses[index].up] for index in far]
     tried = [
-        to_y_up(inputs[index].xyz, axis)
+        _stood_up(model, inputs[index].points, axis)
         for index, axes in zip(far, others, strict=True)
         for axis in axes
     ]
@@ -137,23 +142,44 @@ def up_hint(axis: str, found: str) -> str:
     return f"{axis} up fits better{f' ({found})' if found else ''}: try --up {axis}"
 
 
+def pose_clouds(model: Classifier, inputs: Sequence[ModelInput]) -> list[Tensor]:
+    """Preprocessed clouds (n, 3 + F), y up; an open axis is found as by :func:`classify_inputs`."""
+    return [pose.points for pose in _poses(model, inputs)]
+
+
 def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:
     turns = turns_about_y(_FACINGS)
-    open_clouds = [each.xyz for each in inputs if each.up == AUTO]
-    tried = [to_y_up(xyz, axis) @ turn for xyz in open_clouds for axis in AXES for turn in turns]
+    tried = [
+        turned_points(model, _stood_up(model, each.points, axis), turn)
+        for each in inputs
+        if each.up == AUTO
+        for axis in AXES
+        for turn in turns
+    ]
     scores = iter(())
     if tried:
         scores = iter(_anomaly(model, *embed_clouds(model, tried)).view(-1, len(AXES), _FACINGS))
     poses = []
     for each in inputs:
         if each.up != AUTO:
-            poses.append(_Pose(to_y_up(each.xyz, each.up), each.up, None))
+            poses.append(_Pose(_stood_up(model, each.points, each.up), each.up, None))
             continue
         anomaly = next(scores)
         best, margin = preference(anomaly.amin(1))
-        posed = to_y_up(each.xyz, AXES[best]) @ turns[anomaly[best].argmin()]
+        standing = _stood_up(model, each.points, AXES[best])
+        posed = turned_points(model, standing, turns[anomaly[best].argmin()])
         poses.append(_Pose(posed, AXES[best], margin))
     return poses
+
+
+def _stood_up(model: Classifier, points: Tensor, up: str) -> Tensor:
+    """Points (n, 3 + F) with y up."""
+    return rotate_points(points, model.data_spec.features, lambda xyz: to_y_up(xyz, up))
+
+
+def turned_points(model: Classifier, points: Tensor, turn: Tensor) -> Tensor:
+    """Points (n, 3 + F) after a rotation (3, 3) of rows."""
+    return rotate_points(points, model.data_spec.features, lambda xyz: xyz @ turn)
 
 
 def _anomaly(model: Classifier, features: Tensor, logits: Tensor) -> Tensor:
@@ -196,7 +222,8 @@ def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, T
 
     Args:
         model: in evaluation mode.
-        clouds: each (n, 3) float32, posed as the model expects; on any device.
+        clouds: each (n, 3 + F) float32, coordinates posed as the model expects and features; on
+            any device.
 
     Returns:
         features: (B, C) float32 on the CPU, the input of the last layer.
@@ -207,9 +234,12 @@ def embed_clouds(model: Classifier, clouds: Sequence[Tensor]) -> tuple[Tensor, T
     for start in range(0, len(clouds), _BATCH_SIZE):
         batch = clouds[start : start + _BATCH_SIZE]
         lengths = torch.tensor([len(cloud) for cloud in batch])
-        xyz = pad_sequence(list(batch), batch_first=True).to(device)
-        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
-        features = model.embed(xyz, mask=None if bool(mask.all()) else mask.to(device))
+        points = pad_sequence(list(batch), batch_first=True).to(device)
+        mask = torch.arange(points.shape[1]) < lengths[:, None]
+        given = points[..., 3:] if points.shape[-1] > 3 else None
+        features = model.embed(
+            points[..., :3], given, mask=None if bool(mask.all()) else mask.to(device)
+        )
         embedded.append(features.float().cpu())
         logits.append(last(features).float().cpu())
     return torch.cat(embedded), torch.cat(logits)

@@ -1,16 +1,21 @@
 """The Predictor: files or arrays in, classes or parts out."""
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import Unpack
 
 from ea_pointcloud._checks import check_choice, check_count, check_fraction
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
+from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
 from ea_pointcloud.inference.category import (
     NEXT,
@@ -20,13 +25,22 @@ from ea_pointcloud.inference.category import (
     margin_of,
     other_class,
 )
-from ea_pointcloud.inference.classify import Classification, classify_inputs
+from ea_pointcloud.inference.classify import (
+    Classification,
+    classify_inputs,
+    embed_clouds,
+    pose_clouds,
+)
 from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
 from ea_pointcloud.inference.segment import Segmentation, segment_points
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
+
+if TYPE_CHECKING:
+    from ea_pointcloud.inference.examples import Examples
+    from ea_pointcloud.inference.support_report import SupportReport
 
 PRECISIONS = ("float32", "bfloat16")
 _Kind = TypeVar("_Kind")
@@ -61,6 +75,9 @@ class Predictor:
         precision: of the layers; ``"bfloat16"`` is faster where the processor has it, and slower
             elsewhere. Coordinates and normalisations stay in float32.
 
+    Attributes:
+        support: of a result of :meth:`with_support`, what leaving out each example shows.
+
     Raises:
         ValueError: if the model was trained with another axis up than y, there is no such device,
             or the precision is unknown.
@@ -79,6 +96,7 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
         self.precision = precision
+        self.support: SupportReport | None = None
         self._fused = fuse_batch_norm(self.model)
 
     @classmethod
@@ -142,6 +160,88 @@ class Predictor:
             results = classify_inputs(model, inputs, topk=topk, tta_rotations=tta_rotations)
         return results if isinstance(clouds, (list, tuple)) else results[0]
 
+    def with_support(
+        self,
+        examples: "Examples",
+        *,
+        up: str = "y",
+        remove_outliers: bool = False,
+        rotations: int = 1,
+        partial_views: int = 0,
+    ) -> "Predictor":
+        """A predictor of classes of one's own, from a few examples of each and without training.
+
+        The head is fitted in closed form to what :meth:`embed` gives the examples. What it can be
+        expected to do is in ``support`` of the result, whose ``model.save_pretrained(folder)``
+        writes ordinary weights. This predictor stays as it is.
+
+        Args:
+            examples: class -> clouds, or the folder of ``CLASS/FILE``.
+            up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``.
+            remove_outliers: leave out statistical outliers first.
+            rotations: of each example about the up axis, >= 1; above 1 for clouds that face
+                anywhere.
+            partial_views: views of each example from one side that are added, for such scans.
+
+        Raises:
+            FileNotFoundError: if the folder is missing.
+            ValueError: if it is laid out otherwise, a cloud cannot be used, there are fewer than
+                two classes, or one cloud has two of them.
+        """
+        from ea_pointcloud.inference.examples import fit_examples
+
+        self.check_classify()
+        assert isinstance(self.model, Classifier)
+        network, report = fit_examples(
+            self.model, examples, up=up, remove_outliers=remove_outliers, rotations=rotations,
+            partial_views=partial_views,
+        )  # fmt: skip
+        result = Predictor(network, self.device, precision=self.precision)
+        result.support = report
+        return result
+
+    def embed(
+        self,
+        clouds: CloudLike | ModelInput | Sequence[CloudLike | ModelInput],
+        *,
+        up: str = "y",
+        remove_outliers: bool = False,
+    ) -> NDArray[np.float32]:
+        """Vectors in which similar clouds are near: (C,) of one cloud, (B, C) of a list.
+
+        They have length 1: compare them by their dot product, or Euclidean distance. They are the
+        input of the last layer joined with the pooled tokens, standardised and whitened within the
+        classes of training, see :class:`~ea_pointcloud.nn.UnitEmbedding`, and the mean over the
+        cloud and its mirror images; of weights without ``embedding.safetensors`` the input of the
+        last layer alone.
+
+        Args:
+            clouds: as of :meth:`classify`, like the options.
+            up: the axis that is up in them.
+            remove_outliers: leave out statistical outliers first.
+        """
+        self.check_classify()
+        options = {"up": up, "remove_outliers": remove_outliers}
+        inputs = [
+            cloud if isinstance(cloud, ModelInput) else self.preprocess(cloud, **options)
+            for cloud in _listed(clouds)
+        ]
+        with self._autocast():
+            features, _ = embed_clouds(self._embedder, pose_clouds(self._classifier(), inputs))
+        rows = F.normalize(features, dim=-1).numpy()
+        return rows if isinstance(clouds, (list, tuple)) else rows[0]
+
+    @cached_property
+    def _embedder(self) -> Classifier:
+        model = self._classifier()
+        if model.config.few_shot_rank or model.embedding is None:
+            return model
+        from ea_pointcloud.inference.few_shot import few_shot_network, stored_embedding
+
+        assert isinstance(self.model, Classifier)
+        names = self.model.data_spec.class_names
+        return fuse_batch_norm(few_shot_network(self.model, stored_embedding(self.model), names))
+
     def preprocess(
         self, cloud: CloudLike, *, up: str = "y", remove_outliers: bool = False
     ) -> ModelInput:
@@ -175,12 +275,22 @@ class Predictor:
         check_enough(len(clouds))
         assert isinstance(self.model, Classifier)
         options = {"up": up, "remove_outliers": remove_outliers}
-        posed = [to_y_up(self.preprocess(cloud, **options).xyz, up) for cloud in clouds]
-        lengths = torch.tensor([len(xyz) for xyz in posed])
-        xyz = pad_sequence(posed, batch_first=True)
-        mask = torch.arange(xyz.shape[1]) < lengths[:, None]
+        names = self.model.data_spec.features
+        posed = [
+            rotate_points(
+                self.preprocess(cloud, **options).points, names, partial(to_y_up, up_axis=up)
+            )
+            for cloud in clouds
+        ]
+        lengths = torch.tensor([len(points) for points in posed])
+        points = pad_sequence(posed, batch_first=True).to(self.device)
+        mask = torch.arange(points.shape[1]) < lengths[:, None]
         adapted = adapt_batch_norm(
-            self.model, xyz.to(self.device), mask.to(self.device), weight=weight
+            self.model,
+            points[..., :3],
+            mask.to(self.device),
+            features=points[..., 3:] if names else None,
+            weight=weight,
         )
         return Predictor(adapted, self.device, precision=self.precision)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere
 from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.models import Classifier, DataSpec, Segmenter
 from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
@@ -30,10 +31,17 @@ class ModelInput:
     Args:
         xyz: (n, 3) float32 on the CPU, in the unit sphere, axes as in the input.
         up: the axis that is up, or ``"auto"``; see :func:`preprocess`.
+        features: (n, F) float32, channels of the file; None where the network reads none.
     """
 
     xyz: Tensor
     up: str
+    features: Tensor | None = None
+
+    @property
+    def points(self) -> Tensor:
+        """(n, 3 + F) coordinates and features."""
+        return self.xyz if self.features is None else torch.cat([self.xyz, self.features], dim=-1)
 
 
 def preprocess(
@@ -49,15 +57,26 @@ def preprocess(
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if the file or array holds no usable points.
+        ValueError: if the file or array holds no usable points, or lacks a channel.
     """
     check_choice("up", up, (*AXES, AUTO))
-    xyz = torch.from_numpy(coordinates(cloud))
+    if isinstance(cloud, (str, Path)):
+        cloud = read_cloud(cloud)
+    xyz, features = torch.from_numpy(coordinates(cloud)), channels(cloud, spec)
     if remove_outliers:
-        xyz = xyz[inliers(xyz)]
+        kept = inliers(xyz)
+        xyz, features = xyz[kept], None if features is None else features[kept]
+    return choose_input(xyz, features, spec, up=up)
+
+
+def choose_input(
+    xyz: Tensor, features: Tensor | None, spec: DataSpec, *, up: str = "y"
+) -> ModelInput:
+    """Centre and scale points (N, 3) and choose those that a classifier sees, with features."""
     posed = normalize_unit_sphere(xyz[None]).float()
-    chosen = gather_points(posed, farthest_points(posed, spec.num_points))[0]
-    return ModelInput(chosen, up)
+    idx = farthest_points(posed, spec.num_points)
+    chosen = None if features is None else gather_points(features[None], idx)[0]
+    return ModelInput(gather_points(posed, idx)[0], up, chosen)
 
 
 def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
@@ -75,17 +94,25 @@ def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
     return xyz
 
 
-def normals(cloud: Cloud | NDArray[np.floating]) -> NDArray[np.float32]:
-    """(N, 3) normals; ValueError if the cloud has none, or not finite ones."""
-    found = cloud.normals if isinstance(cloud, Cloud) else None
-    if found is None:
+def channels(cloud: Cloud | NDArray[np.floating], spec: DataSpec) -> Tensor | None:
+    """(N, F) channels that a network reads beside coordinates, None where it reads none.
+
+    Raises:
+        ValueError: naming the cloud and the channel that it lacks, or that is not finite.
+    """
+    names = file_channels(spec.features)
+    if not names:
+        return None
+    trained = f"these weights were trained with {', '.join(names)}"
+    if not isinstance(cloud, Cloud):
         raise ValueError(
-            "these weights were trained with normals, which this cloud has not; give a file or "
-            "Cloud that has them"
+            f"{trained}, which this cloud has not; give a file or Cloud that has them, or more "
+            "columns with columns="
         )
-    if not np.isfinite(found).all():
-        raise ValueError("a cloud must have finite normals; drop rows with NaN or inf first")
-    return found
+    try:
+        return torch.from_numpy(cloud.channels(names))
+    except ValueError as error:
+        raise ValueError(f"{error} ({trained})") from error
 
 
 def inliers(xyz: Tensor) -> Tensor:
@@ -161,8 +188,9 @@ def network_input(
         idx = farthest_points(xyz, spec.num_points)
         seen = gather_points(xyz, idx)
         features = None if features is None else gather_points(features, idx)
-    if spec.features in DESCRIPTORS:
-        describe, _ = DESCRIPTORS[spec.features]
+    descriptor = descriptor_of(spec.features)
+    if descriptor is not None:
+        describe, _ = DESCRIPTORS[descriptor]
         # Neighbours are the first in index order: shuffled, a scan's own order does not matter.
         shuffle = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(0))
         shuffle = shuffle.to(xyz.device)

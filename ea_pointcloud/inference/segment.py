@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
+from ea_pointcloud.descriptors.channels import rotate_features
 from ea_pointcloud.inference.category import best_category, category_scores, point_logits
 from ea_pointcloud.inference.classify import OOD_WARNING, Candidate, fits_better, up_hint
 from ea_pointcloud.inference.postprocess import postprocess
 from ea_pointcloud.inference.preprocess import (
     AUTO,
+    channels,
     coordinates,
     farthest_points,
     inliers,
     network_input,
-    normals,
     preference,
     turns_about_y,
 )
@@ -119,29 +120,27 @@ def segment_points(
 
     Args:
         model: in evaluation mode.
-        cloud: with normals where the network was trained with some.
+        cloud: with the channels that the network was trained with.
         up: the axis that is up, or ``"auto"``: the one under which the parts are the most certain.
         category: its index; found by the network if omitted.
         tta_rotations: rotations about the up axis whose probabilities are averaged.
         remove_outliers: leave out statistical outliers.
 
     Raises:
-        ValueError: if the cloud has no usable points or lacks normals.
+        ValueError: if the cloud has no usable points or lacks a channel.
     """
     device = next(model.parameters()).device
     xyz = torch.from_numpy(coordinates(cloud)).to(device)
-    features = None
-    if model.data_spec.features == "normals":
-        features = torch.from_numpy(normals(cloud)).to(device)
+    features = channels(cloud, model.data_spec)
     kept = (
         inliers(xyz) if remove_outliers else torch.ones(len(xyz), dtype=torch.bool, device=device)
     )
     if features is not None:
-        features = features[kept][None]
+        features = features.to(device)[kept][None]
     margin, posed = None, normalize_unit_sphere(xyz[kept][None]).float()
     if up == AUTO:
         up, margin = _most_certain_axis(model, posed, features, category)
-    turned = None if features is None else to_y_up(features, up)
+    turned = _stood_up(model, features, up)
     standing = to_y_up(posed, up)
     # A network of neighbourhoods sees the same points for every purpose, any other all of them.
     whole = _view(model, standing, turned) if model.has_neighborhoods else None
@@ -190,7 +189,7 @@ def _compared(
     posed, features = _seen(model, posed, features)
     best, hint = distance, None
     for axis in (axis for axis in AXES if axis != up):
-        turned = None if features is None else to_y_up(features, axis)
+        turned = _stood_up(model, features, axis)
         other = _view(model, to_y_up(posed, axis), turned).embedding
         near = float(detector.distance(_mean(other)))
         if near < best and fits_better(detector, near, distance):
@@ -210,7 +209,7 @@ def _most_certain_axis(
     posed, features = _seen(model, posed, features)
     lacking = []
     for axis in AXES:
-        turned = None if features is None else to_y_up(features, axis)
+        turned = _stood_up(model, features, axis)
         embedding, index = _view(model, to_y_up(posed, axis), turned).embedding, category
         if index is None and model.config.num_categories:
             index = best_category(model, embedding)
@@ -218,6 +217,13 @@ def _most_certain_axis(
         lacking.append(1 - probs.amax(-1).mean())
     best, margin = preference(torch.stack(lacking))
     return AXES[best], margin
+
+
+def _stood_up(model: Segmenter, features: Tensor | None, up: str) -> Tensor | None:
+    """Features (1, N, F) of a cloud with y up."""
+    if features is None:
+        return None
+    return rotate_features(features, model.data_spec.features, lambda each: to_y_up(each, up))
 
 
 def _seen(model: Segmenter, posed: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -278,7 +284,9 @@ def label_points(
     if tta_rotations > 1:  # of the points chosen once; normals turn with them
         logits = logits.log_softmax(-1)
         for turn in turns_about_y(tta_rotations, xyz.device)[1:]:
-            turned = None if features is None or known is None else known @ turn
+            turned = None
+            if features is not None and known is not None:
+                turned = rotate_features(known, spec.features, lambda each: each @ turn)  # noqa: B023
             other = point_logits(model, _view(model, seen @ turn, turned).embedding, category)
             logits = logits.logaddexp(other.log_softmax(-1))
 

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ea_pointcloud.io.common import Cloud, CloudFileError
+    from ea_pointcloud.io.cloud import Cloud
+    from ea_pointcloud.io.common import CloudFileError
     from ea_pointcloud.io.read import READABLE, conventional_up, read_cloud
     from ea_pointcloud.io.write import write_cloud, write_mesh
 
@@ -24,7 +25,7 @@ __all__ = [
 _HOME = {
     "READABLE": "read",
     "conventional_up": "read",
-    "Cloud": "common",
+    "Cloud": "cloud",
     "CloudFileError": "common",
     "read_cloud": "read",
     "write_cloud": "write",

@@ -83,7 +83,11 @@ def _content(scene: Scene) -> tuple[list[Mesh], list[tuple[np.ndarray, np.ndarra
                 raise ValueError(f"a triangle names vertex {faces.max()} of {len(xyz)}")
             # A mirrored mesh keeps its outside.
             mirrored = np.linalg.det(matrix[:3, :3]) < 0
-            meshes.append(Mesh(xyz, faces[:, ::-1] if mirrored else faces))
+            compressed = DRACO in primitive.get("extensions", {})
+            colors = None if compressed else _point_colors(scene, primitive)
+            if colors is not None and len(colors) != len(xyz):
+                colors = None
+            meshes.append(Mesh(xyz, faces[:, ::-1] if mirrored else faces, colors=colors))
     return meshes, clouds
 
 
@@ -195,4 +199,9 @@ def _point_colors(scene: Scene, primitive: dict[str, Any]) -> np.ndarray | None:
 def _joined(meshes: list[Mesh]) -> Mesh:
     starts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes[:-1])])
     faces = [mesh.faces + start for mesh, start in zip(meshes, starts, strict=True)]
-    return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces))
+    colors = [mesh.colors for mesh in meshes if mesh.colors is not None]
+    return Mesh(
+        np.concatenate([mesh.vertices for mesh in meshes]),
+        np.concatenate(faces),
+        colors=np.concatenate(colors) if len(colors) == len(meshes) else None,
+    )

@@ -27,6 +27,7 @@ from ea_pointcloud.io.common import (
 )
 from ea_pointcloud.io.polygons import read_polygons, triangulate
 from ea_pointcloud.io.tables import Lines, number_lines, parse_rows
+from ea_pointcloud.io.values import unit_colors
 from ea_pointcloud.ops import sample_surface
 
 KEYWORD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF")  # texture coordinates, colours, normals; axes
@@ -35,7 +36,7 @@ KEYWORD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF")  # texture coordinates, colour
 def read_off(path: Path, options: Options) -> Mesh | Points:
     """Read OFF, also where the counts follow ``OFF`` without a space, as in ModelNet.
 
-    A file without faces is a cloud. Colours of meshes and of faces are left out.
+    A file without faces is a cloud. Colours of faces are left out.
     """
     data = read_bytes(path)
     if b"BINARY" in data[:80].upper():
@@ -97,7 +98,10 @@ def _off_content(
     if num_faces == 0:
         return _off_cloud(path, keyword, body[:num_vertices], vertices)._replace(notes=notes)
     polygons = read_polygons(path, body[num_vertices:end])
-    return Mesh(vertices, triangulate(vertices, polygons), notes)
+    colors = None
+    if "C" in keyword:
+        colors = _off_cloud(path, keyword, body[:num_vertices], vertices).colors
+    return Mesh(vertices, triangulate(vertices, polygons), notes, colors)
 
 
 def _relined(keyword: str, body: Lines, num_vertices: int, num_faces: int) -> Lines | None:
@@ -156,13 +160,13 @@ def read_obj(path: Path, options: Options) -> Mesh | Points:
         raise CloudFileError(
             f"{path.name}: names a vertex by a number of more than 64 bits; {SOURCE}"
         ) from None
-    if polygons:
-        return Mesh(vertices, triangulate(vertices, polygons))
     normals = colors = None
-    if len(content.normals) == len(vertices):
-        normals = parse_rows(path, content.normals, columns=range(3))
     if min(len(line.split()) for _, line in content.vertices) >= 6:
         colors = parse_rows(path, content.vertices, columns=range(3, 6))
+    if polygons:
+        return Mesh(vertices, triangulate(vertices, polygons), colors=colors)
+    if len(content.normals) == len(vertices):
+        normals = parse_rows(path, content.normals, columns=range(3))
     points = Points(vertices, normals=normals, colors=colors)
     if len(chosen) == 0:
         return points
@@ -210,7 +214,7 @@ def _obj_indices(
 
 def check_mesh(path: Path, mesh: Mesh, *, drop_invalid: bool) -> Mesh:
     """Raise for faces that name no vertex or a vertex that is not finite; or drop the latter."""
-    vertices, faces, notes = mesh
+    vertices, faces = mesh.vertices, mesh.faces
     if len(faces) == 0:
         raise CloudFileError(f"{path.name}: has no faces of three corners or more; {SOURCE}")
     wrong = ((faces < 0) | (faces >= len(vertices))).any(1)
@@ -229,19 +233,45 @@ def check_mesh(path: Path, mesh: Mesh, *, drop_invalid: bool) -> Mesh:
             f"not finite (first: triangle {int(invalid.argmax())}); "
             "read with --drop-invalid (drop_invalid=True in Python) to leave them out"
         )
-    return Mesh(vertices, faces[~invalid], notes)
+    return mesh._replace(faces=faces[~invalid])
 
 
 def sample_mesh(path: Path, mesh: Mesh, num_points: int, seed: int) -> Points:
-    """Draw points uniformly by area, each with the unit normal of its triangle."""
+    """Draw points uniformly by area, each with the unit normal of its triangle.
+
+    Colours are interpolated between its corners; a label is that of the nearest corner.
+    """
     generator = torch.Generator().manual_seed(seed)
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
     try:
         xyz, face = sample_surface(vertices, faces, num_points, generator=generator)
     except ValueError as error:
         raise CloudFileError(f"{path.name}: {error}; {SOURCE}") from error
-    normals = face_normals(mesh.vertices, mesh.faces[face.numpy()])
-    return Points(xyz.numpy(), normals=normals, notes=mesh.notes)
+    corners = mesh.faces[face.numpy()]
+    points = Points(xyz.numpy(), face_normals(mesh.vertices, corners), notes=mesh.notes)
+    if mesh.colors is None and mesh.labels is None:
+        return points
+    weights = _corner_weights(points.xyz, mesh.vertices[corners])
+    if mesh.colors is not None:
+        try:
+            colors = unit_colors(path, mesh.colors)[corners]  # (n, 3 corners, 3)
+            points = points._replace(colors=(colors * weights[..., None]).sum(1))
+        except CloudFileError:  # the surface is fine
+            points = points._replace(notes=(*points.notes, "colours of vertices are left out"))
+    if mesh.labels is not None:
+        nearest = corners[np.arange(len(corners)), weights.argmax(1)]
+        points = points._replace(labels=mesh.labels[nearest])
+    return points
+
+
+def _corner_weights(xyz: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """(n, 3) barycentric weights of points (n, 3) in triangles (n, 3 corners, 3) with an area."""
+    a, b, c = np.moveaxis(corners, 1, 0)
+    normal = np.cross(b - a, c - a)
+    parts = [np.cross(c - b, xyz - b), np.cross(a - c, xyz - c), np.cross(b - a, xyz - a)]
+    areas = np.stack([(part * normal).sum(1) for part in parts], 1).clip(0)
+    total = areas.sum(1, keepdims=True)
+    return np.divide(areas, total, out=np.full_like(areas, 1 / 3), where=total > 0)
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -67,12 +67,7 @@ def read_ply(path: Path, options: Options) -> Points | Mesh:
         return points._replace(notes=points.notes + notes, **meaning._asdict())
     vertices = points.xyz.astype(np.float64)
     faces = np.concatenate([triangulate(vertices, polygons), *strips])
-    left = [part for part in ("labels", "colors") if getattr(points, part) is not None]
-    notes = points.notes
-    if left:
-        notes += (f"{' and '.join(left)} of the vertices are left out: points are drawn from the "
-                  "surface",)  # fmt: skip
-    return Mesh(vertices, faces, notes)
+    return Mesh(vertices, faces, points.notes, points.colors, points.labels)
 
 
 def _read_header(path: Path, data: bytes) -> tuple[str, list[Element], int, Meaning]:

@@ -11,12 +11,12 @@ import numpy as np
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.io.arrays import read_npy, read_npz
+from ea_pointcloud.io.cloud import Cloud
 from ea_pointcloud.io.columns import SKIPPED
 from ea_pointcloud.io.common import (
     LONGEST_MESSAGE,
     PARTS,
     SOURCE,
-    Cloud,
     CloudFileError,
     Mesh,
     Options,

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ea_pointcloud._files import write_whole
-from ea_pointcloud.io.common import PARTS, Cloud, Columns, Meaning, Mesh
+from ea_pointcloud.io.cloud import Cloud
+from ea_pointcloud.io.common import PARTS, Columns, Meaning, Mesh
 from ea_pointcloud.io.encoders import (
     CLOUD_ENCODERS,
     EXPLAINING,

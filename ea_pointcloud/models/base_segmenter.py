@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_no_empty_cloud, values_readable
 from ea_pointcloud.models.base import NetworkConfig, stem_input
-from ea_pointcloud.models.metadata import FEATURES, DataSpec
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import LinearNorm, PointBatchNorm
 from ea_pointcloud.nn.norm import weight_of
@@ -125,7 +125,7 @@ class Segmenter(PretrainedModel):
     def __init__(self, config: Any, data_spec: DataSpec | None, trunk: Backbone) -> None:
         super().__init__()
         self.config = config
-        self.data_spec = data_spec or DataSpec.unnamed(config.num_parts, config.num_categories)
+        self._set_spec(data_spec or DataSpec.unnamed(config.num_parts, config.num_categories))
         for name, names, count in (
             ("num_parts", self.data_spec.class_names, config.num_parts),
             ("num_categories", self.data_spec.category_names, config.num_categories),
@@ -133,12 +133,6 @@ class Segmenter(PretrainedModel):
             # A category-free network may have the names of the categories it was trained on.
             if len(names) != count and not (name == "num_categories" and count == 0):
                 raise ValueError(f"data_spec must name {name}={count}, got {len(names)}")
-        features = self.data_spec.features  # "none" also where they are not specified
-        if features != "none" and config.feature_channels != FEATURES[features]:
-            raise ValueError(
-                f"feature_channels must be {FEATURES[features]} as data_spec says the features are "
-                f"{features}, got {config.feature_channels}"
-            )
         self.trunk = trunk
         width, first = self.trunk.out_channels, config.head_channels[0]
         pooled = 2 * width
@@ -222,6 +216,7 @@ class Segmenter(PretrainedModel):
         chunk: int | None = None,
     ) -> Embedding:
         """What :meth:`label` needs, the same for every category; arguments as :meth:`forward`."""
+        features = self.scale_features(features)
         points = stem_input(xyz, features, mask, self.config.feature_channels)
         points = points.to(weight_of(self.out).dtype)
         check_no_empty_cloud(mask)

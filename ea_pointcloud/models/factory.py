@@ -6,6 +6,7 @@ import torch
 
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud._device import generator_for
+from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.models.base import named_config
 from ea_pointcloud.models.base_segmenter import Segmenter
 from ea_pointcloud.models.baselines import (
@@ -28,7 +29,7 @@ from ea_pointcloud.models.eamlp import (
     EAMLPClassifier,
     EAMLPSegmenter,
 )
-from ea_pointcloud.models.metadata import FEATURES, DataSpec
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 
 
@@ -104,6 +105,8 @@ def create_model(
     check_choice("name", name, list_models())
     named = None if data_spec is None else len(data_spec.class_names)
     architecture, kind, size = name.split("_", 2)
+    if data_spec is not None:
+        overrides = {"feature_channels": feature_channels(data_spec.features), **overrides}
     if kind == "classifier":
         if num_parts is not None or num_categories is not None:
             raise ValueError(f"num_parts and num_categories are for a segmenter, {name} is none")
@@ -116,8 +119,6 @@ def create_model(
             )
         if num_categories is None:
             num_categories = 16 if data_spec is None else len(data_spec.category_names)
-        if data_spec is not None:
-            overrides = {"feature_channels": FEATURES[data_spec.features], **overrides}
         fixed = {"num_parts": _first(num_parts, named, 50), "num_categories": num_categories}
         network, sizes = ARCHITECTURES["segmentation"][architecture]
     config = named_config(network.config_class, sizes, size, fixed, overrides)

@@ -3,6 +3,7 @@
 ``inference/calibration.py`` fits the calibration, ``training/calibrate.py`` does it for a run.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,12 @@ from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.augment.transforms import AXES, MIRRORING, SAMPLINGS
-from ea_pointcloud.descriptors import DESCRIPTORS
+from ea_pointcloud.descriptors.channels import feature_channels, parse_features
 from ea_pointcloud.models.stored import check_values
 
 NORMALIZATIONS = ("unit_sphere",)
-# Features beside coordinates -> channels.
-FEATURES = {"none": 0, "normals": 3} | {
-    name: channels for name, (_, channels) in DESCRIPTORS.items()
-}
 CALIBRATION_FILE = "calibration.safetensors"
+EMBEDDING_FILE = "embedding.safetensors"
 WARN_BEYOND = 0.98
 _FLOAT = torch.float32
 TEMPERATURES = (1e-3, 1e3)  # beyond these every probability is 1, or all are equal
@@ -43,9 +41,14 @@ class DataSpec:
         sampling: how: ``"first"``, ``"random"`` or ``"fps"``.
         category_names: of a segmenter, the categories of shapes it was trained on.
         parts: of a segmenter, the part ids (indices into ``class_names``) of each category.
-        features: what points carry beside coordinates: ``"none"``, ``"normals"``, or descriptors
-            that are computed from the coordinates, ``"eigen_features"``, ``"surface_features"`` or
-            ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`.
+        features: what points carry beside coordinates, in order: channels of the files
+            (``"normals"``, ``"colors"``, ``"intensity"`` or any other name), or one descriptor that
+            is computed from the coordinates (``"eigen_features"``, ``"surface_features"`` or
+            ``"shape_features"``, see :func:`~ea_pointcloud.descriptors.shape_features`); a single
+            name stands for itself, ``"none"`` for ().
+        feature_mean: of each column of the features in training, 0 for normals and colours; the
+            network subtracts it. () where nothing is to be scaled.
+        feature_std: the same, 1 for normals and colours; the network divides by it.
         min_part_fraction: of a segmenter, the smallest fraction of a shape's points that each part
             which a shape may lack had in training, see
             :func:`~ea_pointcloud.inference.postprocess.min_part_fractions`; () keeps every part.
@@ -59,8 +62,10 @@ class DataSpec:
     sampling: str = "random"
     category_names: tuple[str, ...] = ()
     parts: tuple[tuple[int, ...], ...] = ()
-    features: str = "none"
+    features: tuple[str, ...] = ()
     min_part_fraction: tuple[float, ...] = ()
+    feature_mean: tuple[float, ...] = ()
+    feature_std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values; lists (from JSON) become tuples."""
@@ -94,10 +99,25 @@ class DataSpec:
             )
         check_choice("up_axis", self.up_axis, AXES)
         check_choice("mirroring", self.mirroring, MIRRORING)
-        check_choice("features", self.features, FEATURES)
+        object.__setattr__(self, "features", parse_features("features", self.features))
+        self._check_scale()
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("sampling", self.sampling, SAMPLINGS)
         check_count("num_points", self.num_points)
+
+    def _check_scale(self) -> None:
+        columns = (0, feature_channels(self.features))
+        for name, least in (("feature_mean", -math.inf), ("feature_std", 0.0)):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            finite = all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+            if len(values) not in columns or not finite or not all(v > least for v in values):
+                raise ValueError(
+                    f"{name} must be a finite number for each of the {columns[1]} columns of the "
+                    f"features{', above 0' if least == 0 else ''}, or empty, got {values}"
+                )
+        if len(self.feature_mean) != len(self.feature_std):
+            raise ValueError("feature_mean and feature_std must be given together")
 
     @classmethod
     def unnamed(cls, num_classes: int, num_categories: int = 0) -> Self:
@@ -118,7 +138,8 @@ class MahalanobisDetector:
 
     Args:
         class_means: (K, C) float32, the mean of the scaled features of each class.
-        whitening: (C, C) float32, makes their common covariance the identity.
+        whitening: (C, C) float32, makes their common covariance the identity; None where it is
+            nearly that already, as of a few-shot classifier.
         distances: (V,) float32, those of the validation clouds, ascending.
         threshold: fraction of them beyond which a cloud is out of distribution.
 
@@ -128,7 +149,7 @@ class MahalanobisDetector:
     """
 
     class_means: Tensor
-    whitening: Tensor
+    whitening: Tensor | None
     distances: Tensor
     threshold: float = WARN_BEYOND
 
@@ -136,8 +157,10 @@ class MahalanobisDetector:
         """Raise ValueError unless this is a detector of features (B, num_channels)."""
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a fraction in 0..1, got {self.threshold!r}")
-        tensors = (self.class_means, self.whitening, self.distances)
-        shapes, channels = [tuple(each.shape) for each in tensors], (num_channels,)
+        channels = (num_channels,)
+        whitening = torch.empty(channels * 2) if self.whitening is None else self.whitening
+        tensors = (self.class_means, whitening, self.distances)
+        shapes = [tuple(each.shape) for each in tensors]
         fits = shapes[1] == channels * 2 and shapes[0][1:] == channels and len(shapes[2]) == 1
         if not fits or not all(map(all, shapes)) or {each.dtype for each in tensors} != {_FLOAT}:
             raise ValueError(
@@ -148,7 +171,9 @@ class MahalanobisDetector:
     def distance(self, features: Tensor) -> Tensor:
         """(B,) distances of features (B, C)."""
         offset = F.normalize(features, dim=-1)[:, None] - self.class_means  # (B, K, C)
-        return (offset @ self.whitening).norm(dim=-1).amin(-1)
+        if self.whitening is not None:
+            offset = offset @ self.whitening
+        return offset.norm(dim=-1).amin(-1)
 
     def ood_score(self, distance: float) -> float:
         """The fraction of the validation clouds that are nearer."""
@@ -193,7 +218,8 @@ class Calibration:
         if self.detector is not None:
             names = ("class_means", "whitening", "distances")
             tensors = {name: getattr(self.detector, name) for name in names}
-            save_file(tensors, folder / CALIBRATION_FILE)
+            given = {name: value for name, value in tensors.items() if value is not None}
+            save_file(given, folder / CALIBRATION_FILE)
 
 
 def load_calibration(folder: Path, description: Any, num_channels: int) -> Calibration:
@@ -209,6 +235,7 @@ def load_calibration(folder: Path, description: Any, num_channels: int) -> Calib
         if description["threshold"] is not None:
             tensors = load_file(folder / CALIBRATION_FILE)
             check_values(tensors)
+            tensors = {"whitening": None, **tensors}
             detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
             detector.check(num_channels)
         return Calibration(description["temperature"], detector)
@@ -216,3 +243,31 @@ def load_calibration(folder: Path, description: Any, num_channels: int) -> Calib
         raise ValueError(
             f"the calibration in {folder} is damaged ({error}); copy the folder again"
         ) from error
+
+
+def load_embedding(folder: Path) -> dict[str, Tensor] | None:
+    """The statistics of an embedding that lie beside weights, if there are any.
+
+    They are the buffers of :class:`~ea_pointcloud.nn.UnitEmbedding`.
+
+    Raises:
+        ValueError: if they do not belong together.
+    """
+    from safetensors.torch import load_file
+
+    if not (folder / EMBEDDING_FILE).is_file():
+        return None
+    try:
+        found = {name: value.float() for name, value in load_file(folder / EMBEDDING_FILE).items()}
+        check_values(found)
+        rank, channels = found["directions"].shape
+        shapes = {"mean": (channels,), "scale": (channels,), "gain": (rank,)}
+        if {name: tuple(value.shape) for name, value in found.items()} != {
+            **shapes, "directions": (rank, channels)
+        }:  # fmt: skip
+            raise ValueError(f"it must hold directions (R, C) and {shapes}")
+    except Exception as error:
+        raise ValueError(
+            f"{folder / EMBEDDING_FILE} is damaged ({error}); copy the folder again"
+        ) from error
+    return found

@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,10 +10,13 @@ from torch import Tensor
 from ea_pointcloud._device import available_memory, generator_for
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
+from ea_pointcloud.datasets._files import data_root, find_modelnet
+from ea_pointcloud.datasets.layouts import recognize
 from ea_pointcloud.datasets.offline_augmentation import augment_offline
 from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
 from ea_pointcloud.datasets.subset import select_classes
+from ea_pointcloud.descriptors.channels import feature_channels, scalar_columns
 from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
@@ -24,6 +28,7 @@ Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | OutOfCoreM
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
 _OFFLINE = 7  # tells their draws from all others of the seed
 _HELD = 3  # times the size of its files: one split is read, and joined, beside another
+_MEASURED = 1000  # about as many clouds show the scale of a channel
 _CHOSEN_AT_ONCE = 256  # clouds, of which farthest points are chosen
 _DEVICE_SHARE = 0.5  # of the free memory of a GPU; the network needs some too
 
@@ -58,6 +63,8 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             skip_bad=data.skip_bad,
             drop_invalid=data.drop_invalid,
             mirrored=data.mirrored,
+            features=data.features,
+            columns=data.columns,
         )
     if data.dataset == "shapenetpart":
         return ShapeNetPart(
@@ -81,6 +88,11 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
             stored_points=data.stored_points,
             mirrored=data.mirrored is True,
         )
+    text = _text_folder(data)
+    if text is not None:
+        stored = max(data.stored_points, data.num_points)
+        data = replace(data, dataset="folder", root=str(text), stored_points=stored)
+        return open_split(data, split, all_points=all_points)
     out_of_core = _out_of_core(data, split, num_points)
     if not stays_in_memory(data, out_of_core):
         return out_of_core
@@ -92,7 +104,20 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
         sampling=data.sampling,
         val_fraction=data.val_fraction,
         mirrored=data.mirrored,
+        features=data.features,
     )
+
+
+def _text_folder(data: DataRecipe) -> Path | None:
+    """The folder of the set as text with normals, where its HDF5 files are not there."""
+    root = data_root(data.root)
+    for folder in (root, root / f"{data.name}_normal_resampled"):
+        if folder.is_dir() and recognize(folder) == "modelnet_txt":
+            try:
+                find_modelnet(data.root, data.name)
+            except FileNotFoundError:
+                return folder
+    return None
 
 
 def _out_of_core(data: DataRecipe, split: str, num_points: int) -> OutOfCoreModelNet:
@@ -105,6 +130,7 @@ def _out_of_core(data: DataRecipe, split: str, num_points: int) -> OutOfCoreMode
         val_fraction=data.val_fraction,
         buffer_mb=data.buffer_mb,
         mirrored=data.mirrored,
+        features=data.features,
     )
 
 
@@ -123,7 +149,7 @@ def stays_in_memory(
     """
     if data.in_memory != "auto":
         return bool(data.in_memory)
-    if data.dataset != "modelnet":
+    if data.dataset != "modelnet" or _text_folder(data) is not None:
         return True
     if outline is None or outline.split == "test":
         outline = _out_of_core(data, "trainval", 0)
@@ -187,9 +213,10 @@ def open_held_out(
         )
     seen = copy(given)
     clouds = [normalize_unit_sphere(some) for some in given.xyz.split(_CHOSEN_AT_ONCE)]
-    seen.xyz = torch.cat(
-        [gather_points(some, farthest_points(some, recipe.data.num_points)) for some in clouds]
-    )
+    idx = torch.cat([farthest_points(some, recipe.data.num_points) for some in clouds])
+    seen.xyz = gather_points(torch.cat(clouds), idx)
+    if given.features is not None:
+        seen.features = gather_points(given.features, idx)
     return seen
 
 
@@ -221,6 +248,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
     else:
         assert not isinstance(dataset, ShapeNetPart)
         names = dataset.class_names
+    mean, std = _feature_scale(dataset, recipe.data.features)
     return DataSpec(
         class_names=names,
         up_axis=dataset.up_axis,
@@ -229,9 +257,31 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         sampling=recipe.data.sampling,
         category_names=categories,
         parts=parts,
-        features=recipe.data.features,
+        features=tuple(recipe.data.features),
         min_part_fraction=fractions,
+        feature_mean=mean,
+        feature_std=std,
     )
+
+
+def _feature_scale(
+    dataset: Shapes, features: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels that have units of their own; of others 0 and 1."""
+    scalar = scalar_columns(features)
+    if not scalar:
+        return (), ()
+    step = max(1, len(dataset) // _MEASURED)
+    batch = dataset[list(range(0, len(dataset), step))]
+    values = batch["features"]
+    values = (values[batch["mask"]] if "mask" in batch else values.flatten(0, 1))[:, scalar]
+    values = values.double().cpu()
+    mean, std = (torch.zeros(feature_channels(features)).double() + fill for fill in (0, 1))
+    mean[scalar] = values.mean(0)
+    deviation = values.std(0, correction=0)
+    std[scalar] = torch.where(deviation > 0, deviation, 1.0)  # a constant channel becomes 0
+    short = [tuple(float(f"{value:.6g}") for value in each.tolist()) for each in (mean, std)]
+    return short[0], short[1]
 
 
 def class_count(dataset: Shapes) -> Tensor:

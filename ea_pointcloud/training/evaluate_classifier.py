@@ -21,7 +21,7 @@ from ea_pointcloud.training.evaluation import (
     reliability,
 )
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.tasks import Batch, class_logits
+from ea_pointcloud.training.tasks import Batch, class_logits, transform_batch
 
 VOTE_SCALE = (0.8, 1.25)  # drawn for each axis
 _VOTE_SEED = 0
@@ -134,9 +134,12 @@ def _vote(
     generator: torch.Generator,
     passed: Callable[[int], None],
 ) -> Tensor:
+    def scale(xyz: Tensor) -> Tensor:
+        return random_scale(xyz, *VOTE_SCALE, generator=generator)
+
     passes = []
     for _ in range(votes):
-        scaled = random_scale(batch["xyz"], *VOTE_SCALE, generator=generator)
-        passes.append(class_logits(model, {**batch, "xyz": scaled}).softmax(-1))
-        passed(len(scaled))
+        scaled = transform_batch(batch, model.data_spec.features, scale)
+        passes.append(class_logits(model, scaled).softmax(-1))
+        passed(len(scaled["xyz"]))
     return torch.stack(passes).mean(0).argmax(-1)

@@ -45,6 +45,11 @@ def check_corruptions(which: str, recipe: Recipe) -> None:
     check_choice("--corruptions", which, CHOICES)
     if recipe.task != "classification":
         raise ValueError("--corruptions measures classifiers, this run learned parts")
+    if recipe.data.features:
+        raise ValueError(
+            "--corruptions moves coordinates alone, this run also reads "
+            f"{', '.join(recipe.data.features)}; leave it out"
+        )
 
 
 def evaluate_run_corruptions(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ea_pointcloud.training.evaluation import (
     reliability,
 )
 from ea_pointcloud.training.labels import match_labels
-from ea_pointcloud.training.tasks import Batch, part_logits
+from ea_pointcloud.training.tasks import Batch, part_logits, transform_batch
 
 VOTE_SIZES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # one vote each
 COPY_TILT = math.pi / 8  # the largest
@@ -180,16 +181,21 @@ class PostprocessedFigures:
         probs = self._probs(logits, batch)
         self._count(self.alone, probs, batch)
         for number in range(1, self.tta_copies):
-            xyz = batch["xyz"]
-            if number % 2:
-                xyz = xyz * xyz.new_tensor(_MIRRORED)
-            if number > 1:
-                xyz = random_tilt(xyz, COPY_TILT, generator=self.generator)
-                xyz = random_scale(xyz, *COPY_SCALE, generator=self.generator)
-            probs = probs + self._probs(part_logits(self.model, {**batch, "xyz": xyz}), batch)
-            passed(len(xyz))
+            transform = partial(self._copy, number)
+            copy = transform_batch(batch, self.model.data_spec.features, transform)
+            probs = probs + self._probs(part_logits(self.model, copy), batch)
+            passed(len(copy["xyz"]))
         if self.tta_copies:
             self._count(self.averaged, probs / self.tta_copies, batch)
+
+    def _copy(self, number: int, xyz: Tensor) -> Tensor:
+        """The coordinates of a copy."""
+        if number % 2:
+            xyz = xyz * xyz.new_tensor(_MIRRORED)
+        if number > 1:
+            xyz = random_tilt(xyz, COPY_TILT, generator=self.generator)
+            xyz = random_scale(xyz, *COPY_SCALE, generator=self.generator)
+        return xyz
 
     def figures(self) -> dict[str, float | None]:
         """The figures of a report, None for what was not measured."""

@@ -1,6 +1,7 @@
 """Which clouds an evaluation sees: those of a run, or of any data set for any weights."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ from typing import Any
 from ea_pointcloud._checks import check_at_least
 from ea_pointcloud.datasets import ShapeNetPart, open_dataset
 from ea_pointcloud.datasets.subset import limit_shapes
+from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
 from ea_pointcloud.models import Classifier, PretrainedModel
 from ea_pointcloud.models.pretrained import CONFIG_FILE, resolve_weights
 from ea_pointcloud.training.data import Shapes, open_held_out
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.run_folder import load_run_recipe
 
-_OF_FILES = ("none", "normals")  # features that are read; others are computed from coordinates
 FIGURES_FILE = "figures.json"  # beside the weights that come with the package
 
 
@@ -93,8 +94,8 @@ def open_of_run(
     """
     every = None if options.num_points is None else options.num_points == 0
     features, given = recipe.data.features, recipe
-    if features not in _OF_FILES:
-        given = replace(recipe, data=replace(recipe.data, features="none"))
+    if descriptor_of(features):  # of the clouds that are measured alone
+        given = replace(recipe, data=replace(recipe.data, features=[]))
     dataset = open_held_out(given, split, farthest_of=farthest_of, all_points=every)
     return _limited(dataset, options.limit, features)
 
@@ -136,8 +137,7 @@ def open_for_weights(
         "num_points": usual if options.num_points is None else options.num_points,
         "sampling": "fps",
     }
-    if spec.features == "normals":
-        given["features"] = spec.features
+    given["features"] = file_channels(spec.features)
     if data is not None:
         dataset, name = open_dataset(data, data_root=data_root, **given), data
     else:
@@ -145,16 +145,17 @@ def open_for_weights(
     return _limited(dataset, options.limit, spec.features), str(name)
 
 
-def _limited(dataset: Shapes, limit: int | None, features: str) -> Shapes:
+def _limited(dataset: Shapes, limit: int | None, features: Sequence[str]) -> Shapes:
     """At most ``limit`` clouds, of which alone descriptors are computed."""
     dataset = limit_shapes(dataset, limit)
-    if features not in _OF_FILES:
+    descriptor = descriptor_of(features)
+    if descriptor is not None:
         if not isinstance(dataset, ShapeNetPart):
             raise ValueError(
-                f"{features} are computed for sets in ShapeNetPart's layouts, got "
+                f"{descriptor} are computed for sets in ShapeNetPart's layouts, got "
                 f"{type(dataset).__name__}; evaluate on such a set"
             )
-        dataset.describe(features)
+        dataset.describe(descriptor)
     return dataset
 
 

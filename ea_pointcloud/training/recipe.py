@@ -159,7 +159,8 @@ def network_of(init: str, recipe: Recipe) -> dict[str, Any]:
     segments = recipe.task == "segmentation"
     check_choice("model.name", recipe.model.name, ARCHITECTURES[recipe.task])
     # What the data says.
-    given = {"num_parts", "num_categories", "feature_channels"} if segments else {"num_classes"}
+    given = {"num_parts", "num_categories"} if segments else {"num_classes"}
+    given |= {"feature_channels"}
     overrides = recipe.model.overrides
     kind = recipe.architecture().network.config_class
     if {field.name for field in fields(kind)} - given <= set(overrides):

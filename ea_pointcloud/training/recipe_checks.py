@@ -3,6 +3,7 @@
 import torch
 
 from ea_pointcloud._checks import check_choice
+from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
 from ea_pointcloud.models.factory import ARCHITECTURES
 from ea_pointcloud.models.stored import at_most, check_settings
 from ea_pointcloud.training.recipe_keys import TASKS, Recipe
@@ -30,27 +31,26 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _check_features(recipe: Recipe) -> None:
     data, augment = recipe.data, recipe.augment
-    parts = recipe.task == "segmentation" and data.dataset == "shapenetpart"
-    if data.features != "none" and not parts:
+    if data.features and data.dataset in ("procedural", "pyg"):
         raise ValueError(
-            "data.features must be none unless parts are learned from data.dataset=shapenetpart, "
-            f"got {data.features}"
+            f"data.features must be none with data.dataset={data.dataset}, whose points have "
+            f"coordinates only, got {data.features}"
         )
-    normals = data.features == "normals"
-    if normals and (augment.rotation != "none" or augment.mirror or augment.elastic):
+    if descriptor_of(data.features) and data.dataset != "shapenetpart":
         raise ValueError(
-            "augment.rotation must be none, augment.mirror false and augment.elastic 0 with "
-            "data.features=normals, which are not rotated"
+            "data.features must be channels of the files unless parts are learned from "
+            f"data.dataset=shapenetpart, got {data.features}"
         )
-    if augment.offline_copies and (normals or data.dataset != "shapenetpart"):
+    channels = file_channels(data.features)
+    if "normals" in channels and augment.elastic:
+        raise ValueError(
+            "augment.elastic must be 0 with normals in data.features, which it does not deform, "
+            f"got {augment.elastic}"
+        )
+    if augment.offline_copies and (channels or data.dataset != "shapenetpart"):
         raise ValueError(
             "augment.offline_copies needs data.dataset=shapenetpart and features computed from the "
             f"coordinates, got {data.dataset} with data.features={data.features}"
-        )
-    if recipe.eval.tta_copies and normals:
-        raise ValueError(
-            "eval.tta_copies must be 0 with data.features=normals, which are not rotated, got "
-            f"{recipe.eval.tta_copies}"
         )
 
 

@@ -1,6 +1,7 @@
 """The sections of a recipe about clouds: the data set and its augmentation."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ea_pointcloud._checks import (
     check_at_least,
@@ -14,7 +15,7 @@ from ea_pointcloud.augment.cutmix import CutMix
 from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.augment.transforms import AXES, SAMPLINGS
 from ea_pointcloud.datasets.axes import MIRRORED
-from ea_pointcloud.models.metadata import FEATURES
+from ea_pointcloud.descriptors.channels import parse_features
 
 
 @dataclass
@@ -37,9 +38,13 @@ class DataRecipe:
             everything was chosen: nothing is selected then, the last epoch counts.
         val_fraction: fraction of each class of the training split that is set apart as val.
         shapes: numbers of generated shapes to train, validate and test on (``procedural``).
-        features: what points carry beside coordinates when parts are learned: ``"none"``,
-            ``"normals"`` (the text layout has them), or descriptors that are computed from the
-            coordinates: ``"eigen_features"``, ``"surface_features"`` or ``"shape_features"``.
+        features: what points carry beside coordinates: a list of channels that all files have,
+            ``"normals"``, ``"colors"``, ``"intensity"``, ``"confidence"`` or any other name in the
+            files; or when parts are learned one descriptor, computed from the coordinates:
+            ``"eigen_features"``, ``"surface_features"`` or ``"shape_features"``. Channels with a
+            unit of their own are standardised by their mean and deviation in training.
+        columns: what the columns of tables are, as ``"x,y,z,_,label"`` or ``"NAME=x,..."``, see
+            :func:`~ea_pointcloud.read_cloud` (``folder`` and ``parts``).
         up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (``folder`` and ``pyg``).
         stored_points: points kept of each file (``folder`` and ``pyg``).
         skip_bad: leave out files that cannot be read, instead of stopping (``folder``).
@@ -65,7 +70,8 @@ class DataRecipe:
     train_split: str = "train"
     val_fraction: float = 0.1
     shapes: list[int] = field(default_factory=lambda: [1680, 280, 420])
-    features: str = "none"
+    features: Any = field(default_factory=list)
+    columns: str | None = None
     up: str = "y"
     stored_points: int = 2048
     skip_bad: bool = False
@@ -97,7 +103,7 @@ class DataRecipe:
             raise ValueError(
                 f"data.shapes must be three counts (train, val, test), got {self.shapes}"
             )
-        check_choice("data.features", self.features, FEATURES)
+        self.features = list(parse_features("data.features", self.features))
         self._check_own_files()
         self._check_memory()
 

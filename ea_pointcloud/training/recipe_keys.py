@@ -8,9 +8,10 @@ from omegaconf import MISSING
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_fraction, check_positive
 from ea_pointcloud._device import check_device_name
+from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.models.base import named_config
 from ea_pointcloud.models.factory import ARCHITECTURES, Architecture
-from ea_pointcloud.models.metadata import FEATURES, DataSpec
+from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.training.recipe_data import AugmentRecipe, DataRecipe
 
@@ -223,18 +224,18 @@ class Recipe:
 
     def model_config(self, num_classes: int) -> Any:
         """The configuration of a classifier."""
-        return self._config({"num_classes": num_classes}, self.model.overrides)
+        return self._config({"num_classes": num_classes})
 
     def segmenter_config(self, num_parts: int, num_categories: int) -> Any:
         """The configuration of a segmenter."""
-        overrides = {**self.model.overrides, "feature_channels": FEATURES[self.data.features]}
-        return self._config({"num_parts": num_parts, "num_categories": num_categories}, overrides)
+        return self._config({"num_parts": num_parts, "num_categories": num_categories})
 
     def network(self, config: Any, spec: DataSpec | None = None) -> PretrainedModel:
         """The untrained network of a configuration."""
         return self.architecture().network(config, spec)  # pyright: ignore[reportCallIssue]
 
-    def _config(self, fixed: dict[str, int], overrides: dict[str, Any]) -> Any:
+    def _config(self, fixed: dict[str, int]) -> Any:
         network, sizes = self.architecture()
+        fixed = {**fixed, "feature_channels": feature_channels(self.data.features)}
         size = self.model.size or "base"
-        return named_config(network.config_class, sizes, size, fixed, overrides)
+        return named_config(network.config_class, sizes, size, fixed, self.model.overrides)

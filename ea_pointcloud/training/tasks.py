@@ -4,6 +4,7 @@ A task makes the network, turns a stored batch into the network's input, and kno
 metrics. Batches are dictionaries as the data sets give them.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from ea_pointcloud._checks import values_readable
-from ea_pointcloud.augment.pipeline import intersect_masks
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
+from ea_pointcloud.augment.pipeline import Augmentation, intersect_masks
+from ea_pointcloud.augment.transforms import normalize_unit_sphere, transform_with_normals
+from ea_pointcloud.descriptors.channels import normal_columns, rotate_features
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
 from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
@@ -84,16 +86,20 @@ class ClassificationTask:
         if 0 < self.num_points < batch["xyz"].shape[1]:
             batch = _draw_points(batch, self.num_points, self.recipe.data.sampling, generator)
         mask = batch.get("mask")
-        xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
+        xyz, features, kept = _augment(self.recipe, self.augmentation, batch, generator)
         augmented = {"label": batch["label"]}
         if self.cutmix is not None:
-            xyz, lam, partner = self.cutmix(xyz, mask, generator=generator)
+            points = xyz if features is None else torch.cat([xyz, features], dim=-1)
+            points, lam, partner = self.cutmix(points, mask, generator=generator)
+            xyz, features = points[..., :3], None if features is None else points[..., 3:]
             augmented |= {"other_label": batch["label"][partner], "lam": lam}
         # Points are dropped from the mixed cloud: from both clouds by their parts, on average.
         mask = _drop(mask, kept)
         if self.recipe.augment.normalize:
             xyz = normalize_unit_sphere(xyz, mask)
         augmented["xyz"] = xyz
+        if features is not None:
+            augmented["features"] = features
         return augmented if mask is None else {**augmented, "mask": mask}
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
@@ -133,6 +139,8 @@ class SegmentationTask:
     def model(self, spec: DataSpec) -> PretrainedModel:
         """The untrained network."""
         categories = len(spec.category_names) if self.recipe.model.category else 0
+        if self.recipe.data.dataset == "parts" and categories == 1:
+            categories = 0  # a single one says nothing
         config = self.recipe.segmenter_config(len(spec.class_names), categories)
         return self.recipe.network(config, spec)
 
@@ -144,23 +152,25 @@ class SegmentationTask:
         """Sample points where the recipe says so, then augment and drop points."""
         if 0 < self.num_points < batch["xyz"].shape[1]:
             batch = _draw_points(batch, self.num_points, self.recipe.data.sampling, generator)
-        mask = batch["mask"]
-        xyz, kept = self.augmentation(batch["xyz"], mask=mask, generator=generator)
-        mask = _drop(mask, kept)
+        xyz, features, kept = _augment(self.recipe, self.augmentation, batch, generator)
+        mask = _drop(batch["mask"], kept)
         assert mask is not None
-        return {**batch, "xyz": xyz, "mask": mask}
+        augmented = {**batch, "xyz": xyz, "mask": mask}
+        return augmented if features is None else {**augmented, "features": features}
 
     def logits(self, model: PretrainedModel, batch: Batch) -> Tensor:
         """(B, N, P)."""
         return part_logits(model, batch)
 
     def loss(self, logits: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        """Mean over the real points, and the soft IoU where the recipe weighs it in."""
+        """Mean over the real points that have a label, and the soft IoU as the recipe weighs it."""
         logits = logits.float()
         label = batch["part_label"].masked_fill(~batch["mask"], -1)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), label.flatten(), ignore_index=-1, label_smoothing=label_smoothing
-        )
+        total = F.cross_entropy(
+            logits.flatten(0, 1), label.flatten(), ignore_index=-1, reduction="sum",
+            label_smoothing=label_smoothing,
+        )  # fmt: skip
+        loss = total / (label >= 0).sum().clamp_min(1)  # a batch may have no label at all
         weight = self.recipe.optim.iou_weight
         return loss + weight * soft_iou_loss(logits, label) if weight else loss
 
@@ -171,7 +181,7 @@ class SegmentationTask:
 
 def class_logits(model: PretrainedModel, batch: Batch) -> Tensor:
     """(B, classes) of a classifier."""
-    return model(batch["xyz"], mask=_given(batch.get("mask")))
+    return model(batch["xyz"], batch.get("features"), mask=_given(batch.get("mask")))
 
 
 def part_logits(model: PretrainedModel, batch: Batch) -> Tensor:
@@ -182,6 +192,18 @@ def part_logits(model: PretrainedModel, batch: Batch) -> Tensor:
         category=batch["category"] if model.config.num_categories else None,
         mask=_given(batch["mask"]),
     )
+
+
+def transform_batch(
+    batch: Batch, features: Sequence[str], transform: Callable[[Tensor], Tensor]
+) -> Batch:
+    """A batch after a transform that is a matrix for each cloud, which normals follow."""
+    place, values = normal_columns(features), batch.get("features")
+    if place is None or values is None:
+        return {**batch, "xyz": transform(batch["xyz"])}
+    xyz, normals = transform_with_normals(transform, batch["xyz"], values[..., place])
+    assert normals is not None
+    return {**batch, "xyz": xyz, "features": rotate_features(values, features, lambda _: normals)}
 
 
 def soft_iou_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -222,6 +244,20 @@ def _given(mask: Tensor | None) -> Tensor | None:
     On a GPU it stays, for looking at its values would mean waiting.
     """
     return None if mask is None or (values_readable(mask) and bool(mask.all())) else mask
+
+
+def _augment(
+    recipe: Recipe, augmentation: Augmentation, batch: Batch, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Augmented coordinates, features whose normals follow them, and which points are kept."""
+    features, place = batch.get("features"), normal_columns(recipe.data.features)
+    normals = None if features is None or place is None else features[..., place]
+    xyz, turned, kept = augmentation.with_normals(
+        batch["xyz"], normals, mask=batch.get("mask"), generator=generator
+    )
+    if features is not None and turned is not None:
+        features = rotate_features(features, recipe.data.features, lambda _: turned)
+    return xyz, features, kept
 
 
 def _drop(mask: Tensor | None, kept: Tensor | None) -> Tensor | None:
