@@ -83,7 +83,10 @@ def list_folder(root: Path, val_fraction: float, least: int = 2) -> FolderListin
         ValueError: if the folder cannot be understood; names what is in the way.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}; give the folder that holds the class folders")
+        raise FileNotFoundError(
+            f"no folder {root}; give the folder that holds the class folders (data.root, or "
+            "--data-root of evaluate and explain)"
+        )
     _check_outside(root)
     folders = _subfolders(root)
     if not folders:

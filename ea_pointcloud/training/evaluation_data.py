@@ -70,7 +70,13 @@ def finished_recipe(run: str | Path, data_root: str | Path | None) -> Recipe:
                 f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
                 f"continue it with --resume {run}"
             )
+    root = recipe.data.root
     if data_root is None:
+        if root is not None and recipe.data.dataset != "procedural" and not Path(root).exists():
+            raise FileNotFoundError(
+                f"{run} was trained on data in {root}, where there is nothing any more; say where "
+                "it is now with --data-root DIR (data_root= in Python)"
+            )
         return recipe
     return replace(recipe, data=replace(recipe.data, root=str(data_root)))
 
