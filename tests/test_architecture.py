@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "viz": "_checks _files ops io",
     "nn": "_checks ops",
     "models": "_checks _device _files ops descriptors nn",
-    "inference": "_checks _device ops io descriptors nn models",
+    "inference": "_checks _device ops io descriptors datasets nn models",
     "explain": "_checks ops io descriptors nn models inference",
     "robustness": "_checks _device ops io datasets models inference",
     "training": (
@@ -260,6 +260,17 @@ def test_import_takes_nothing_heavy() -> None:
 def test_command_line_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'numpy', 'open3d', 'lightning', 'h5py', 'torchmetrics'}"
     code = f"import sys, ea_pointcloud.cli; print(sorted({heavy} & set(sys.modules)))"
+    assert run_python(code) == "[]"
+
+
+def test_a_prediction_imports_no_compiler_of_networks() -> None:
+    heavy = "{'torch._dynamo', 'torch._inductor', 'sympy', 'lightning', 'torchmetrics', 'pandas'}"
+    code = (
+        "import sys, numpy\n"
+        "from ea_pointcloud import Predictor\n"
+        "Predictor.from_pretrained().classify([numpy.eye(3)])\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
     assert run_python(code) == "[]"
 
 

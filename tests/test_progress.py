@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from ea_pointcloud import cli
+from ea_pointcloud.cli import _progress
 from ea_pointcloud.io.pool import listening, progress, track
 
 
@@ -23,19 +23,19 @@ def test_lines_come_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli.show_progress():
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    with _progress.show_progress():
         list(track(range(12), "clouds"))
     assert capsys.readouterr().err.splitlines() == ["clouds: 2 of 12", "clouds: 7 of 12"]
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with cli.show_progress():
+    with _progress.show_progress():
         list(track(range(12), "clouds"))
     assert capsys.readouterr().err == ""
 
 
 def test_bars_are_there_while_something_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Console, "is_terminal", True)
-    bars = cli._Bars()
+    bars = _progress._Bars()
     with listening(bars), progress("outer", 2) as outer:
         assert bars.bars is not None
         for each in track(range(3), "inner"):

@@ -8,15 +8,12 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ea_pointcloud._files import printable
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
 
 UPS = ("x", "y", "z", "auto")
 SPLITS = ("train", "val", "test")
@@ -289,15 +286,3 @@ class TablePages:
             print_table([row[:count] for row in self._rows], self._headings[:count],
                         right=self._right)  # fmt: skip
         self._rows = []
-
-
-def progress_bar(*columns: "ProgressColumn", shown: bool = True, **options: Any) -> "Progress":
-    """A progress bar with ``columns`` on standard error, where that is a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(), *columns, TimeRemainingColumn(),
-        console=console, disable=not (shown and console.is_terminal), **options,
-    )  # fmt: skip

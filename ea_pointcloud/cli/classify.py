@@ -12,6 +12,7 @@ from ea_pointcloud.cli._batch import PICTURES, Batch, Show
 from ea_pointcloud.cli._common import readable, shown_up
 from ea_pointcloud.cli._csv_log import CsvLog
 from ea_pointcloud.cli._resume import settings
+from ea_pointcloud.cli._support import check_support, support_predictor
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Classification, Outcome
@@ -22,6 +23,7 @@ EXAMPLES = opt.examples(
     "ea-pointcloud classify *.off --model runs/modelnet10-seed0 --up z --json",
     "ea-pointcloud classify scans -r --model runs/a --up auto --csv scans.csv",
     "ea-pointcloud classify a.ply b.obj --model runs/a --render predictions.png",
+    "ea-pointcloud classify scans --support examples --save-model mugs",
 )
 HEADINGS = ("file", "class", "probability", "next", "up", "warning")
 
@@ -31,6 +33,34 @@ Csv = Annotated[
         "--csv",
         metavar="FILE",
         help="Write rows there as they come; the same command again skips files with a row.",
+    ),
+]
+Support = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Classes of your own instead of those of the weights: DIR/CLASS/FILE, a few examples "
+        "of each; nothing is trained.",
+    ),
+]
+SupportRotations = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="With --support: N rotations of each example; files may be turned."
+    ),
+]
+SupportViews = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="With --support: add N views of each example from one side, for such scans.",
+    ),
+]
+SaveModel = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="With --support: write the classifier, weights that --model takes."
     ),
 ]
 
@@ -48,6 +78,10 @@ def run(
     csv_file: Csv = None,
     as_json: opt.AsJson = False,
     render: opt.Render = None,
+    support: Support = None,
+    support_rotations: SupportRotations = None,
+    support_views: SupportViews = None,
+    save_model: SaveModel = None,
     device: opt.Device = "auto",
     workers: opt.Workers = None,
     engine: opt.Engine = "local",
@@ -57,6 +91,8 @@ def run(
     """Classify each file; unreadable files are reported and skipped."""
     opt.check_option("--up", up, opt.UPS)
     opt.check_output("--render", render, (".png",), force=force)
+    copies = {"support_rotations": support_rotations, "support_views": support_views}
+    check_support(support, save_model, force=force, **copies)
     batch = Batch(paths, recursive, csv_file, engine, workers, device)
 
     from ea_pointcloud.inference import classification
@@ -66,6 +102,13 @@ def run(
     predictor.check_classify()
     up = batch.up_axis(up, model)
     reading = {"drop_invalid": drop_invalid, "columns": columns}
+    fitted: dict[str, str] = {}
+    if support is not None:
+        predictor, fitted["support"] = support_predictor(
+            predictor, weights, support, {"remove_outliers": remove_outliers, **reading}, up=up,
+            workers=workers, rotations=support_rotations, partial_views=support_views,
+            save_model=save_model,
+        )  # fmt: skip
     options = {
         "up": up,
         "topk": min(topk, len(predictor.model.data_spec.class_names)),
@@ -73,7 +116,7 @@ def run(
         "remove_outliers": remove_outliers,
         **reading,
     }
-    by_format = {"up": up or "format"}
+    by_format = {"up": up or "format", **fitted}
     log, header = None, _columns(options["topk"])
     if csv_file is not None:
         log = CsvLog(csv_file, header, settings(NAME, weights, options | by_format), force=force)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
-from ea_pointcloud.cli._common import progress_bar
+from ea_pointcloud.cli._progress import log_to_stderr, progress_bar
 
 NAME = "download"
 EXAMPLES = opt.examples(
@@ -73,11 +73,3 @@ def run(
                           keep_archive=keep_archive, progress=progress)  # fmt: skip
     step = f"prepare {entry.name}" if entry.prepared else f"verify {entry.name}"
     typer.echo(f"{folder} is in place; next: ea-pointcloud data {step}", err=True)
-
-
-def log_to_stderr(name: str) -> None:
-    """Show what a logger reports, such as which mirror is tried, above a progress bar."""
-    import logging
-
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger(name).setLevel(logging.INFO)

@@ -12,14 +12,18 @@ from ea_pointcloud.inference.batch import (
     segmentation,
 )
 from ea_pointcloud.inference.classify import Candidate, Classification
+from ea_pointcloud.inference.examples import Example
 from ea_pointcloud.inference.predictor import Predictor
 from ea_pointcloud.inference.preprocess import CloudLike, ModelInput
 from ea_pointcloud.inference.segment import Segmentation
+from ea_pointcloud.inference.support_report import Doubt, SupportReport
 
 __all__ = [
     "Candidate",
     "Classification",
     "CloudLike",
+    "Doubt",
+    "Example",
     "Found",
     "Job",
     "ModelInput",
@@ -28,6 +32,7 @@ __all__ = [
     "Predictor",
     "Segmentation",
     "Segmented",
+    "SupportReport",
     "batch_inference",
     "classification",
     "find_files",

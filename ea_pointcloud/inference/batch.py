@@ -231,10 +231,18 @@ def classification(
         ValueError: if the weights are a segmenter's.
     """
     predictor.check_classify()
-    reading = {"drop_invalid": drop_invalid, "columns": columns}
-    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
+    reading: dict[str, Any] = {"drop_invalid": drop_invalid, "columns": columns}
+    job = reading_job(predictor, up=up, remove_outliers=remove_outliers, **reading)
     predict = partial(_classify, predictor, topk, tta_rotations)
-    return Job(load, predict, BATCH_SIZE, ahead=8)
+    return Job(job.load, predict, BATCH_SIZE, ahead=job.ahead)
+
+
+def reading_job(
+    predictor: Predictor, *, up: str | None, remove_outliers: bool, **reading: Any
+) -> Job[Sent, ModelInput]:
+    """Preprocess each file; options as of :func:`classification`."""
+    load = partial(_load, reading, predictor.model.data_spec, up, remove_outliers)
+    return Job(load, _received, BATCH_SIZE, ahead=8)
 
 
 def _load(
@@ -250,11 +258,14 @@ def _load(
 def _classify(
     predictor: Predictor, topk: int, tta_rotations: int, sent: list[Sent]
 ) -> list[Classification]:
-    inputs = [
+    return predictor.classify(_received(sent), topk=topk, tta_rotations=tta_rotations)
+
+
+def _received(sent: list[Sent]) -> list[ModelInput]:
+    return [
         ModelInput(torch.from_numpy(xyz), up, None if given is None else torch.from_numpy(given))
         for xyz, up, given in sent
     ]
-    return predictor.classify(inputs, topk=topk, tta_rotations=tta_rotations)
 
 
 class Segmented(NamedTuple):
@@ -270,6 +281,7 @@ def segmentation(
     up: str | None = "y",
     category: str | None = None,
     classifier: Predictor | None = None,
+    min_class_prob: float = 0.0,
     tta_rotations: int = 1,
     remove_outliers: bool = False,
     drop_invalid: bool | None = None,
@@ -285,6 +297,7 @@ def segmentation(
     """
     predictor.check_segment(category=category, classifier=classifier)
     options: dict[str, Any] = {"category": category, "classifier": classifier}
+    options["min_class_prob"] = min_class_prob
     options |= {"tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
     # Clouds come at full resolution, perhaps a million points each.
     load = partial(_read, {"drop_invalid": drop_invalid, "columns": columns}, up)

@@ -85,7 +85,7 @@ def classify_inputs(
     for start in range(0, len(inputs), _TOGETHER):
         poses = _poses(model, inputs[start : start + _TOGETHER])
         turned = [
-            _turned(model, pose.points, turn)
+            turned_points(model, pose.points, turn)
             for pose in poses
             for turn in turns_about_y(tta_rotations)
         ]
@@ -142,10 +142,15 @@ def up_hint(axis: str, found: str) -> str:
     return f"{axis} up fits better{f' ({found})' if found else ''}: try --up {axis}"
 
 
+def pose_clouds(model: Classifier, inputs: Sequence[ModelInput]) -> list[Tensor]:
+    """Preprocessed clouds (n, 3 + F), y up; an open axis is found as by :func:`classify_inputs`."""
+    return [pose.points for pose in _poses(model, inputs)]
+
+
 def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:
     turns = turns_about_y(_FACINGS)
     tried = [
-        _turned(model, _stood_up(model, each.points, axis), turn)
+        turned_points(model, _stood_up(model, each.points, axis), turn)
         for each in inputs
         if each.up == AUTO
         for axis in AXES
@@ -162,7 +167,7 @@ def _poses(model: Classifier, inputs: Sequence[ModelInput]) -> list[_Pose]:
         anomaly = next(scores)
         best, margin = preference(anomaly.amin(1))
         standing = _stood_up(model, each.points, AXES[best])
-        posed = _turned(model, standing, turns[anomaly[best].argmin()])
+        posed = turned_points(model, standing, turns[anomaly[best].argmin()])
         poses.append(_Pose(posed, AXES[best], margin))
     return poses
 
@@ -172,7 +177,7 @@ def _stood_up(model: Classifier, points: Tensor, up: str) -> Tensor:
     return rotate_points(points, model.data_spec.features, lambda xyz: to_y_up(xyz, up))
 
 
-def _turned(model: Classifier, points: Tensor, turn: Tensor) -> Tensor:
+def turned_points(model: Classifier, points: Tensor, turn: Tensor) -> Tensor:
     """Points (n, 3 + F) after a rotation (3, 3) of rows."""
     return rotate_points(points, model.data_spec.features, lambda xyz: xyz @ turn)
 

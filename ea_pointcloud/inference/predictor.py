@@ -1,26 +1,46 @@
 """The Predictor: files or arrays in, classes or parts out."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import Unpack
 
-from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud._checks import check_choice, check_count, check_fraction
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
-from ea_pointcloud.inference.classify import Classification, classify_inputs
+from ea_pointcloud.inference.category import (
+    NEXT,
+    candidates_of,
+    category_index,
+    class_as_category,
+    margin_of,
+    other_class,
+)
+from ea_pointcloud.inference.classify import (
+    Classification,
+    classify_inputs,
+    embed_clouds,
+    pose_clouds,
+)
 from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
-from ea_pointcloud.inference.segment import Segmentation, category_index, segment_points
+from ea_pointcloud.inference.segment import Segmentation, segment_points
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
 from ea_pointcloud.ops.frames import AXES, to_y_up
+
+if TYPE_CHECKING:
+    from ea_pointcloud.inference.examples import Examples
+    from ea_pointcloud.inference.support_report import SupportReport
 
 PRECISIONS = ("float32", "bfloat16")
 _Kind = TypeVar("_Kind")
@@ -37,6 +57,7 @@ class _SegmentOptions(TypedDict, total=False):
     up: str
     category: str | None
     classifier: "Predictor | None"
+    min_class_prob: float
     tta_rotations: int
     remove_outliers: bool
 
@@ -53,6 +74,9 @@ class Predictor:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the layers; ``"bfloat16"`` is faster where the processor has it, and slower
             elsewhere. Coordinates and normalisations stay in float32.
+
+    Attributes:
+        support: of a result of :meth:`with_support`, what leaving out each example shows.
 
     Raises:
         ValueError: if the model was trained with another axis up than y, there is no such device,
@@ -72,6 +96,7 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = model.to(self.device).eval()
         self.precision = precision
+        self.support: SupportReport | None = None
         self._fused = fuse_batch_norm(self.model)
 
     @classmethod
@@ -134,6 +159,88 @@ class Predictor:
         with self._autocast():
             results = classify_inputs(model, inputs, topk=topk, tta_rotations=tta_rotations)
         return results if isinstance(clouds, (list, tuple)) else results[0]
+
+    def with_support(
+        self,
+        examples: "Examples",
+        *,
+        up: str = "y",
+        remove_outliers: bool = False,
+        rotations: int = 1,
+        partial_views: int = 0,
+    ) -> "Predictor":
+        """A predictor of classes of one's own, from a few examples of each and without training.
+
+        The head is fitted in closed form to what :meth:`embed` gives the examples. What it can be
+        expected to do is in ``support`` of the result, whose ``model.save_pretrained(folder)``
+        writes ordinary weights. This predictor stays as it is.
+
+        Args:
+            examples: class -> clouds, or the folder of ``CLASS/FILE``.
+            up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``.
+            remove_outliers: leave out statistical outliers first.
+            rotations: of each example about the up axis, >= 1; above 1 for clouds that face
+                anywhere.
+            partial_views: views of each example from one side that are added, for such scans.
+
+        Raises:
+            FileNotFoundError: if the folder is missing.
+            ValueError: if it is laid out otherwise, a cloud cannot be used, there are fewer than
+                two classes, or one cloud has two of them.
+        """
+        from ea_pointcloud.inference.examples import fit_examples
+
+        self.check_classify()
+        assert isinstance(self.model, Classifier)
+        network, report = fit_examples(
+            self.model, examples, up=up, remove_outliers=remove_outliers, rotations=rotations,
+            partial_views=partial_views,
+        )  # fmt: skip
+        result = Predictor(network, self.device, precision=self.precision)
+        result.support = report
+        return result
+
+    def embed(
+        self,
+        clouds: CloudLike | ModelInput | Sequence[CloudLike | ModelInput],
+        *,
+        up: str = "y",
+        remove_outliers: bool = False,
+    ) -> NDArray[np.float32]:
+        """Vectors in which similar clouds are near: (C,) of one cloud, (B, C) of a list.
+
+        They have length 1: compare them by their dot product, or Euclidean distance. They are the
+        input of the last layer joined with the pooled tokens, standardised and whitened within the
+        classes of training, see :class:`~ea_pointcloud.nn.UnitEmbedding`, and the mean over the
+        cloud and its mirror images; of weights without ``embedding.safetensors`` the input of the
+        last layer alone.
+
+        Args:
+            clouds: as of :meth:`classify`, like the options.
+            up: the axis that is up in them.
+            remove_outliers: leave out statistical outliers first.
+        """
+        self.check_classify()
+        options = {"up": up, "remove_outliers": remove_outliers}
+        inputs = [
+            cloud if isinstance(cloud, ModelInput) else self.preprocess(cloud, **options)
+            for cloud in _listed(clouds)
+        ]
+        with self._autocast():
+            features, _ = embed_clouds(self._embedder, pose_clouds(self._classifier(), inputs))
+        rows = F.normalize(features, dim=-1).numpy()
+        return rows if isinstance(clouds, (list, tuple)) else rows[0]
+
+    @cached_property
+    def _embedder(self) -> Classifier:
+        model = self._classifier()
+        if model.config.few_shot_rank or model.embedding is None:
+            return model
+        from ea_pointcloud.inference.few_shot import few_shot_network, stored_embedding
+
+        assert isinstance(self.model, Classifier)
+        names = self.model.data_spec.class_names
+        return fuse_batch_norm(few_shot_network(self.model, stored_embedding(self.model), names))
 
     def preprocess(
         self, cloud: CloudLike, *, up: str = "y", remove_outliers: bool = False
@@ -202,6 +309,7 @@ class Predictor:
         up: str = "y",
         category: str | None = None,
         classifier: "Predictor | None" = None,
+        min_class_prob: float = 0.0,
         tta_rotations: int = 1,
         remove_outliers: bool = False,
     ) -> Segmentation | list[Segmentation]:
@@ -219,7 +327,9 @@ class Predictor:
                 that the classifier finds or, without one, under which the parts are the most
                 certain.
             category: of all these clouds, one of the model's, in upper or lower case.
-            classifier: finds the category of each cloud; its classes are categories of the model.
+            classifier: finds the category of each cloud, where its class is one of the model's.
+            min_class_prob: of a class that counts, in 0..1; above 0 none counts of a cloud that is
+                out of the classifier's distribution.
             tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
             remove_outliers: leave out statistical outliers; they get the label of the nearest
                 point that is left, at confidence 0.
@@ -229,10 +339,12 @@ class Predictor:
         """
         check_choice("up", up, (*AXES, AUTO))
         check_count("tta_rotations", tta_rotations)
+        check_fraction("min_class_prob", min_class_prob)
         self.check_segment(category=category, classifier=classifier)
         options = {"up": up, "tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
         results = [
-            self._segment_one(cloud, category, classifier, **options) for cloud in _listed(clouds)
+            self._segment_one(cloud, category, classifier, min_class_prob, **options)
+            for cloud in _listed(clouds)
         ]
         return results if isinstance(clouds, (list, tuple)) else results[0]
 
@@ -280,22 +392,30 @@ class Predictor:
         cloud: CloudLike,
         category: str | None,
         classifier: "Predictor | None",
+        min_class_prob: float,
         up: str,
         **options: Any,
     ) -> Segmentation:
         model, spec = self._segmenter(), self.model.data_spec
         if isinstance(cloud, (str, Path)):
             cloud = read_cloud(cloud)
-        index, source, named = None, "network", None
+        index, source, named, other = None, "network", None, None
         if category is not None:
             index, source = category_index(spec, category, "category"), "given"
         elif classifier is not None:
-            named, source = classifier.classify(cloud, up=up, topk=1, **options), "classifier"
-            index = category_index(spec, named.label, "the class found by the classifier")
+            named = classifier.classify(cloud, up=up, topk=NEXT, **options)
+            index = class_as_category(spec, named, min_class_prob)
             up = named.up
+        if named is not None and index is not None:
+            source = "classifier"
         with self._autocast():
             result = segment_points(model, cloud, up=up, category=index, **options)
         found = result.found
+        own, warning = candidates_of(found.scores, spec.category_names), result.warning
+        if named is not None and source == "classifier":
+            own, warning = named.top, named.warning
+        elif named is not None and not (min_class_prob and named.warning):
+            other = other_class(spec, named, result.ood_score)
         return Segmentation(
             labels=found.labels.cpu().numpy(),
             confidence=found.confidence.cpu().numpy(),
@@ -304,8 +424,10 @@ class Predictor:
             names=spec.class_names,
             up=result.up,
             up_margin=result.margin if named is None else named.up_margin,
-            warning=result.warning if named is None else named.warning,
+            warning="; ".join(filter(None, (warning, other))) or None,
             ood_score=result.ood_score,
+            categories=own,
+            category_margin=margin_of(own),
         )
 
 

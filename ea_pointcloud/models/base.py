@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ea_pointcloud._checks import (
     check_choice,
@@ -17,18 +18,20 @@ from ea_pointcloud._checks import (
 )
 from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
-from ea_pointcloud.nn import LinearNorm, MemoryPooling
+from ea_pointcloud.nn import MemoryPooling
 from ea_pointcloud.ops.sampling import Pyramid
 
 POOLING = ("max", "max_mean")
 CENTER_POOLING = (*POOLING, "top")  # of networks whose centres are all real points
 _TOP = 4  # "top" pooling averages the largest one in four
+_MIRRORED = ((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, 1.0, -1.0))  # signs of x, y, z
 # Smallest values of counts where they are not 1.
 _LEAST = {
     "num_classes": 2,
     "num_parts": 2,
     "num_categories": 0,
     "feature_channels": 0,
+    "few_shot_rank": 0,
     "input_layers": 0,
 }
 
@@ -73,13 +76,17 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierHeadConfig(NetworkConfig):
-    """Settings of a classifier's pooling and head, see :func:`classification_head`.
+    """Settings of a classifier's pooling and head.
+
+    See :func:`~ea_pointcloud.models.head.classification_head`.
 
     Args:
         num_classes: classes to distinguish, >= 2.
         pooling: ``"max"`` or ``"max_mean"`` over the tokens.
         head_channels: widths of the layers before the logits.
         dropout: dropout after each of them.
+        few_shot_rank: whitened directions of the embedding below the logits of a few-shot
+            classifier, see :class:`~ea_pointcloud.nn.UnitEmbedding`; 0 for any other.
     """
 
     poolings: ClassVar[tuple[str, ...]] = POOLING
@@ -88,6 +95,7 @@ class ClassifierHeadConfig(NetworkConfig):
     pooling: str = "max"
     head_channels: tuple[int, ...] = (512, 256)
     dropout: float = 0.5
+    few_shot_rank: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -257,11 +265,36 @@ class Classifier(PretrainedModel):
         mask: Tensor | None = None,
         pyramid: Pyramid | None = None,
     ) -> Tensor:
-        """The input of the last layer for each cloud, (B, C)."""
+        """The input of the last layer for each cloud, (B, C).
+
+        That of a few-shot classifier is of length 1, and the mean over the cloud and its mirror
+        images in x and z where points have coordinates alone.
+        """
+        if not self.config.few_shot_rank or features is not None:
+            return self.head[:-1](self.pooled(xyz, features, mask=mask, pyramid=pyramid))
+        if pyramid is None:  # the same for mirror images
+            pyramid = self.build_pyramid(xyz, mask)
+        signs = xyz.new_tensor(_MIRRORED)
+        views = []
+        for sign in signs:
+            mirrored = tuple(level._replace(xyz=level.xyz * sign) for level in pyramid)
+            pooled = self.pooled(xyz * sign, mask=mask, pyramid=mirrored)
+            views.append(self.head[:-1](pooled))  # (B, C)
+        return F.normalize(torch.stack(views).mean(0), dim=-1)
+
+    def pooled(
+        self,
+        xyz: Tensor,
+        features: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pyramid: Pyramid | None = None,
+    ) -> Tensor:
+        """The input of the head for each cloud, (B, C)."""
         if features is not None:
             features = self.scale_features(features)
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
-        return self.head[:-1](self.pool(token, mask if self.encoder.keeps_points else None))
+        return self.pool(token, mask if self.encoder.keeps_points else None)
 
     def pool(self, token: Tensor, mask: Tensor | None) -> Tensor:
         """(B, C) of tokens (B, S, C), -inf where ``mask`` (B, S) is False."""
@@ -279,28 +312,3 @@ class Classifier(PretrainedModel):
                 total = token.masked_fill(~mask[..., None], 0).sum(1)
                 parts.append(total / mask.sum(1, keepdim=True))
         return torch.cat(parts, dim=-1)
-
-
-def classification_head(
-    config: Any, token_channels: int, activation: nn.Module | None = None
-) -> nn.Sequential:
-    """Linear layers with dropout after each of ``config.head_channels``, and one for the logits.
-
-    Args:
-        config: with ``pooling``, ``head_channels``, ``dropout`` and ``num_classes``.
-        token_channels: C of the tokens that are pooled.
-        activation: of the layers; LeakyReLU if omitted.
-    """
-    layers: list[nn.Module] = []
-    width = sum(
-        config.pool_slots * config.slot_channels if kind == "memory" else token_channels
-        for kind in config.pooling.split("_")
-    )
-    # As published: only the first layer of the head goes without a bias.
-    for index, channels in enumerate(config.head_channels):
-        layers += [
-            LinearNorm(width, channels, activation=activation or nn.LeakyReLU(0.2), bias=index > 0),
-            nn.Dropout(config.dropout),
-        ]
-        width = channels
-    return nn.Sequential(*layers, nn.Linear(width, config.num_classes))

@@ -11,8 +11,8 @@ from ea_pointcloud.models.base import (
     Classifier,
     ClassifierHeadConfig,
     Encoder,
-    classification_head,
 )
+from ea_pointcloud.models.head import classification_head
 from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import EdgeConv, LinearNorm, TransformNet
 from ea_pointcloud.ops import PyramidLevel

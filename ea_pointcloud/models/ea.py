@@ -13,8 +13,8 @@ from ea_pointcloud.models.base import (
     ClassifierHeadConfig,
     Encoder,
     NetworkConfig,
-    classification_head,
 )
+from ea_pointcloud.models.head import classification_head
 from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import AttentionBlock, LinearNorm, NeighborEmbedding
 from ea_pointcloud.nn.blocks import ATTENTION

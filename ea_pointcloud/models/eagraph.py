@@ -18,7 +18,6 @@ from ea_pointcloud.models.base import (
     ClassifierHeadConfig,
     Encoder,
     NetworkConfig,
-    classification_head,
 )
 from ea_pointcloud.models.base_segmenter import (
     Backbone,
@@ -27,6 +26,7 @@ from ea_pointcloud.models.base_segmenter import (
     SegmenterHeadConfig,
     rows_of,
 )
+from ea_pointcloud.models.head import classification_head
 from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import (
     DropPath,

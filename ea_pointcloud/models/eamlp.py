@@ -15,6 +15,7 @@ from ea_pointcloud.models.base_segmenter import (
     SegmenterHeadConfig,
     rows_of,
 )
+from ea_pointcloud.models.head import logits_head
 from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.nn import EAMLPBlock, LinearNorm, PatchEmbedding, PointBatchNorm
 from ea_pointcloud.ops import interpolate_features
@@ -72,11 +73,13 @@ class EAMLPClassifierConfig(EAMLPConfig):
         pooling: ``"mean"``, ``"max"`` or ``"max_mean"`` over the tokens, or ``"top"``, the
             mean of the largest quarter of each channel.
         dropout: dropout before the head.
+        few_shot_rank: as of the other classifiers.
     """
 
     num_classes: int
     pooling: str = "max_mean"
     dropout: float = 0.2
+    few_shot_rank: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -183,7 +186,7 @@ class EAMLPClassifier(Classifier):
     def __init__(self, config: EAMLPClassifierConfig, data_spec: DataSpec | None = None) -> None:
         encoder = EAMLPEncoder(config)
         width = config.channels * (2 if config.pooling == "max_mean" else 1)
-        head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.num_classes))
+        head = logits_head([nn.Dropout(config.dropout)], width, config)
         super().__init__(config, data_spec, encoder, head)
 
 

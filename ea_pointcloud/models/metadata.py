@@ -1,39 +1,30 @@
-"""What is stored with the weights of a network, and its checks before anything is built of it.
+"""What is stored beside the weights of a network: the meaning of its numbers, and a calibration.
 
-The meaning of its numbers, and a calibration, which ``inference/calibration.py`` fits.
+``inference/calibration.py`` fits the calibration, ``training/calibrate.py`` does it for a run.
 """
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.modules import module as registration
 from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.descriptors.channels import feature_channels, parse_features
+from ea_pointcloud.models.stored import check_values
 from ea_pointcloud.ops.frames import AXES, MIRRORING
 from ea_pointcloud.ops.sampling import SAMPLINGS
 
 NORMALIZATIONS = ("unit_sphere",)
 CALIBRATION_FILE = "calibration.safetensors"
+EMBEDDING_FILE = "embedding.safetensors"
 WARN_BEYOND = 0.98
 _FLOAT = torch.float32
 TEMPERATURES = (1e-3, 1e3)  # beyond these every probability is 1, or all are equal
-LARGEST_SETTING = 2**16  # of a configuration: widths, depths, centres, classes
-MOST_POINTS = 10**6  # of the clouds that a network was trained on
-_MOST_ENTRIES = 2**16  # of a list, such as the names of the classes
-_PER_TENSOR = 20  # layers, parameters and buffers that a network registers for a stored tensor
-_ALWAYS = 1000
-_FLOATING = ("F16", "BF16", "F32", "F64")
-_WHOLE = {torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,8 @@ class MahalanobisDetector:
 
     Args:
         class_means: (K, C) float32, the mean of the scaled features of each class.
-        whitening: (C, C) float32, makes their common covariance the identity.
+        whitening: (C, C) float32, makes their common covariance the identity; None where it is
+            nearly that already, as of a few-shot classifier.
         distances: (V,) float32, those of the validation clouds, ascending.
         threshold: fraction of them beyond which a cloud is out of distribution.
 
@@ -158,7 +150,7 @@ class MahalanobisDetector:
     """
 
     class_means: Tensor
-    whitening: Tensor
+    whitening: Tensor | None
     distances: Tensor
     threshold: float = WARN_BEYOND
 
@@ -166,8 +158,10 @@ class MahalanobisDetector:
         """Raise ValueError unless this is a detector of features (B, num_channels)."""
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be a fraction in 0..1, got {self.threshold!r}")
-        tensors = (self.class_means, self.whitening, self.distances)
-        shapes, channels = [tuple(each.shape) for each in tensors], (num_channels,)
+        channels = (num_channels,)
+        whitening = torch.empty(channels * 2) if self.whitening is None else self.whitening
+        tensors = (self.class_means, whitening, self.distances)
+        shapes = [tuple(each.shape) for each in tensors]
         fits = shapes[1] == channels * 2 and shapes[0][1:] == channels and len(shapes[2]) == 1
         if not fits or not all(map(all, shapes)) or {each.dtype for each in tensors} != {_FLOAT}:
             raise ValueError(
@@ -178,7 +172,9 @@ class MahalanobisDetector:
     def distance(self, features: Tensor) -> Tensor:
         """(B,) distances of features (B, C)."""
         offset = F.normalize(features, dim=-1)[:, None] - self.class_means  # (B, K, C)
-        return (offset @ self.whitening).norm(dim=-1).amin(-1)
+        if self.whitening is not None:
+            offset = offset @ self.whitening
+        return offset.norm(dim=-1).amin(-1)
 
     def ood_score(self, distance: float) -> float:
         """The fraction of the validation clouds that are nearer."""
@@ -223,7 +219,8 @@ class Calibration:
         if self.detector is not None:
             names = ("class_means", "whitening", "distances")
             tensors = {name: getattr(self.detector, name) for name in names}
-            save_file(tensors, folder / CALIBRATION_FILE)
+            given = {name: value for name, value in tensors.items() if value is not None}
+            save_file(given, folder / CALIBRATION_FILE)
 
 
 def load_calibration(folder: Path, description: Any, num_channels: int) -> Calibration:
@@ -239,6 +236,7 @@ def load_calibration(folder: Path, description: Any, num_channels: int) -> Calib
         if description["threshold"] is not None:
             tensors = load_file(folder / CALIBRATION_FILE)
             check_values(tensors)
+            tensors = {"whitening": None, **tensors}
             detector = MahalanobisDetector(**tensors, threshold=description["threshold"])
             detector.check(num_channels)
         return Calibration(description["temperature"], detector)
@@ -248,75 +246,29 @@ def load_calibration(folder: Path, description: Any, num_channels: int) -> Calib
         ) from error
 
 
-def check_settings(settings: dict[str, Any]) -> None:
-    """Raise ValueError for a number or list in a configuration that no network has."""
-    for name, value in settings.items():
-        most = MOST_POINTS if name == "num_points" else LARGEST_SETTING
-        entries = value if isinstance(value, list) else [value]
-        if len(entries) > _MOST_ENTRIES:
-            raise ValueError(f"{name} has {len(entries):,} entries, at most {_MOST_ENTRIES:,}")
-        for entry in entries:
-            if isinstance(entry, int) and abs(entry) > most:
-                raise ValueError(f"{name} must be at most {most:,}, got {str(entry)[:30]}")
+def load_embedding(folder: Path) -> dict[str, Tensor] | None:
+    """The statistics of an embedding that lie beside weights, if there are any.
 
-
-def check_stored(path: Path, build: Callable[[], nn.Module]) -> None:
-    """Compare the header of a safetensors file with a network, neither of which takes memory.
-
-    Args:
-        path: of the weights.
-        build: makes the network; called on the meta device.
+    They are the buffers of :class:`~ea_pointcloud.nn.UnitEmbedding`.
 
     Raises:
-        ValueError: for the first tensor that is missing, unknown, or of another shape or kind.
+        ValueError: if they do not belong together.
     """
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
-    with safe_open(path, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        stored = {name: (each.get_dtype(), each.get_shape()) for name, each in slices.items()}
-    with torch.device("meta"), at_most(_ALWAYS + _PER_TENSOR * len(stored)):
-        expected = build().state_dict()
-    for what, names in (("lacks", set(expected) - set(stored)), ("has an unknown",
-                        set(stored) - set(expected))):  # fmt: skip
-        if names:
-            raise ValueError(f"it {what} {min(names)[:100]!r}, {len(names)} tensors in all")
-    for name, value in expected.items():
-        kind, shape = stored[name]
-        if list(value.shape) != list(shape):
-            raise ValueError(f"{name} must have shape {list(value.shape)}, got {shape}")
-        if kind not in (_FLOATING if value.is_floating_point() else _WHOLE.get(value.dtype, "")):
-            raise ValueError(f"{name} must hold {value.dtype} or a narrower form, got {kind}")
-
-
-def check_values(state: dict[str, Tensor]) -> None:
-    """Raise ValueError for the first tensor with a value that no training leaves."""
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"{name} has values that are NaN or infinite")
-        if name.endswith("running_var") and bool((value < 0).any()):
-            raise ValueError(f"{name} has a negative variance")
-
-
-@contextmanager
-def at_most(count: int) -> Iterator[None]:
-    """Stop a network that registers more than ``count`` layers and tensors while it is built."""
-    left, thread = [count], threading.get_ident()
-
-    def registered(*_: object) -> None:
-        if threading.get_ident() != thread:  # the hooks are those of the whole process
-            return
-        left[0] -= 1
-        if left[0] < 0:
-            raise ValueError("its configuration is that of a far larger network")
-
-    handles = [
-        registration.register_module_parameter_registration_hook(registered),
-        registration.register_module_buffer_registration_hook(registered),
-        registration.register_module_module_registration_hook(registered),
-    ]
+    if not (folder / EMBEDDING_FILE).is_file():
+        return None
     try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        found = {name: value.float() for name, value in load_file(folder / EMBEDDING_FILE).items()}
+        check_values(found)
+        rank, channels = found["directions"].shape
+        shapes = {"mean": (channels,), "scale": (channels,), "gain": (rank,)}
+        if {name: tuple(value.shape) for name, value in found.items()} != {
+            **shapes, "directions": (rank, channels)
+        }:  # fmt: skip
+            raise ValueError(f"it must hold directions (R, C) and {shapes}")
+    except Exception as error:
+        raise ValueError(
+            f"{folder / EMBEDDING_FILE} is damaged ({error}); copy the folder again"
+        ) from error
+    return found

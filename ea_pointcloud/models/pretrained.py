@@ -2,8 +2,9 @@
 
 A folder of weights holds ``model.safetensors`` and ``config.json`` (architecture, configuration,
 class names, and the form of the input), and ``calibration.safetensors`` where a classifier was
-calibrated; those that come with the package (``weights/``) also a card. Nothing in it is
-pickled, so loading runs no code.
+calibrated; perhaps ``embedding.safetensors``, in which few-shot classifiers compare clouds; those
+that come with the package (``weights/``) also a card. Nothing in it is pickled, so loading runs no
+code.
 """
 
 import json
@@ -25,17 +26,17 @@ from ea_pointcloud._files import read_json_object, write_whole
 from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.models.metadata import (
     CALIBRATION_FILE,
+    EMBEDDING_FILE,
     Calibration,
     DataSpec,
-    check_settings,
-    check_stored,
-    check_values,
     load_calibration,
+    load_embedding,
 )
+from ea_pointcloud.models.stored import check_settings, check_stored, check_values
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-_FILES = [WEIGHTS_FILE, CONFIG_FILE, CALIBRATION_FILE]
+_FILES = [WEIGHTS_FILE, CONFIG_FILE, CALIBRATION_FILE, EMBEDDING_FILE]
 FORMAT_VERSION = 1
 DEFAULT_CLASSIFIER = "eagraph-tiny-modelnet40"
 DEFAULT_SEGMENTER = "eagraph-tiny-psb"
@@ -45,14 +46,16 @@ SHIPPED_FOLDER = Path(str(resources.files("ea_pointcloud"))) / "weights"
 class PretrainedModel(nn.Module):
     """A network that saves itself with its configuration and comes back from one folder.
 
-    Subclasses set ``config_class`` and take ``(config, data_spec)``. ``calibration`` belongs to the
-    weights as they are: whoever changes them sets it again.
+    Subclasses set ``config_class`` and take ``(config, data_spec)``. ``calibration`` and
+    ``embedding``, see :func:`~ea_pointcloud.models.metadata.load_embedding`, belong to the weights
+    as they are: whoever changes them sets both again.
     """
 
     config_class: ClassVar[Any]
     config: Any
     data_spec: DataSpec
     calibration: Calibration | None = None
+    embedding: dict[str, Tensor] | None = None
     feature_mean: Tensor | None  # (F,) where features are scaled
     feature_std: Tensor | None
 
@@ -117,6 +120,7 @@ class PretrainedModel(nn.Module):
             save_file(tensors, staging / WEIGHTS_FILE)
             if self.calibration is not None:
                 self.calibration.save_tensors(staging)
+            self.save_embedding(staging)
             write_whole(staging / CONFIG_FILE, json.dumps(self._description(), indent=2) + "\n")
             if not folder.exists():
                 staging.replace(folder)
@@ -132,6 +136,15 @@ class PretrainedModel(nn.Module):
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def save_embedding(self, folder: Path) -> None:
+        """Write ``embedding`` to a folder of these weights, if there is one."""
+        from safetensors.torch import save_file
+
+        if self.embedding is not None:
+            # The directions are most of it, and rounding turns them by 1e-4.
+            stored = {**self.embedding, "directions": self.embedding["directions"].half()}
+            save_file(stored, folder / EMBEDDING_FILE)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None) -> Self:
@@ -184,6 +197,7 @@ class PretrainedModel(nn.Module):
             model.calibration = load_calibration(
                 folder, description["calibration"], model.embedding_channels
             )
+        model.embedding = load_embedding(folder)
         return model.eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

@@ -13,6 +13,7 @@ from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm, PointBatchNorm
 from ea_pointcloud.nn.replace import Replacement, Swap, replace_attention
 from ea_pointcloud.nn.transform_net import TransformNet
+from ea_pointcloud.nn.unit_embedding import UnitEmbedding
 
 __all__ = [
     "AttentionBlock",
@@ -34,6 +35,7 @@ __all__ = [
     "SelfAttention",
     "Swap",
     "TransformNet",
+    "UnitEmbedding",
     "evaluating",
     "initialise_memories",
     "replace_attention",

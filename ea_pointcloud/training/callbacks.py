@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.models import PretrainedModel
-from ea_pointcloud.models.metadata import check_values
+from ea_pointcloud.models.stored import check_values
 
 
 class EpochTable(Callback):

@@ -5,7 +5,7 @@ import torch
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
 from ea_pointcloud.models.factory import ARCHITECTURES
-from ea_pointcloud.models.metadata import at_most, check_settings
+from ea_pointcloud.models.stored import at_most, check_settings
 from ea_pointcloud.training.recipe_keys import TASKS, Recipe
 
 _LAYERS_AND_TENSORS = 20_000  # of a network; those of the package have under 400

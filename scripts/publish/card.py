@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from ea_pointcloud.datasets.catalog import CATALOG, entry_of_folder
+from ea_pointcloud.models.metadata import EMBEDDING_FILE
 from ea_pointcloud.models.pretrained import CONFIG_FILE
 from ea_pointcloud.report.tables import mean_and_std
 
@@ -73,6 +74,7 @@ def card_text(folder: str | Path) -> str:
         report=measured[0]["reports"][0],
         table=_table(measured),
         data=_data(recipe["data"]["name"]),
+        embedded=(Path(folder) / EMBEDDING_FILE).is_file(),
         trained_on_val=recipe["data"]["train_split"] == "trainval",
     )
 
