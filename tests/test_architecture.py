@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "viz": "_checks _files ops io",
     "nn": "_checks ops",
     "models": "_checks _device _files ops descriptors nn",
-    "inference": "_checks _device ops io descriptors datasets nn models",
+    "inference": "_checks _device ops io descriptors augment datasets nn models",
     "explain": "_checks ops io descriptors nn models inference",
     "robustness": "_checks _device ops io datasets models inference",
     "training": (
