@@ -32,7 +32,7 @@ def progress_bar(*columns: "ProgressColumn", shown: bool = True, **options: Any)
 @contextmanager
 def show_progress() -> Iterator[None]:
     """Inside, show the progress that the library reports."""
-    from ea_pointcloud.io.progress import listening
+    from ea_pointcloud.io.pool import listening
 
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several processes that train together
         yield

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.ops.frames import AXES, to_y_up
 from ea_pointcloud.viz._open3d import import_open3d
 from ea_pointcloud.viz.colors import (
     RIGHT,
