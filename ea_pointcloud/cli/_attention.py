@@ -94,8 +94,7 @@ def draw_attention(
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
     from ea_pointcloud.viz import show
-    from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
-    from ea_pointcloud.viz.interactive import write_page
+    from ea_pointcloud.viz.attention import scalar_grid, scalar_page
 
     points, values, columns = attention_values(view, clouds, axes)
     options: dict[str, Any] = {
@@ -105,8 +104,7 @@ def draw_attention(
         **drawing,
     }
     if html is not None:
-        made = scalar_figure(points[0], values[0], columns, title=titles[0], **options)
-        write_page(made, html)
+        scalar_page(points[0], values[0], columns, html, title=titles[0], **options)
         say(f"wrote {html}")
     if render is not None:
         scalar_grid(points, values, columns, titles, render, **(options | pixels))
