@@ -263,6 +263,17 @@ def test_command_line_imports_nothing_heavy() -> None:
     assert run_python(code) == "[]"
 
 
+def test_a_prediction_imports_no_compiler_of_networks() -> None:
+    heavy = "{'torch._dynamo', 'torch._inductor', 'sympy', 'lightning', 'torchmetrics', 'pandas'}"
+    code = (
+        "import sys, numpy\n"
+        "from ea_pointcloud import Predictor\n"
+        "Predictor.from_pretrained().classify([numpy.eye(3)])\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    assert run_python(code) == "[]"
+
+
 def test_processes_behind_the_guard_and_pool_start_light() -> None:
     code = "import sys, ea_pointcloud.io.pool as _; print('numpy' in sys.modules)"
     assert run_python(code) == "False"

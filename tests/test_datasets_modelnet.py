@@ -10,8 +10,10 @@ from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet, open_dataset
 from ea_pointcloud.datasets._modelnet_files import SCANOBJECTNN_CLASSES, SCANOBJECTNN_VARIANTS
 from ea_pointcloud.datasets._splits import stratified_mask
+from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.training.data import open_split
 from ea_pointcloud.training.recipe import load_recipe
+from tests.test_cli import call
 
 
 def test_reads_the_published_layout(modelnet_folder: Path) -> None:
@@ -123,7 +125,7 @@ def test_errors_name_the_file_and_the_remedy(modelnet_folder: Path, tmp_path: Pa
     with pytest.raises(ValueError, match=r"test_files.txt lists no file; write the name of"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "test_files.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="add the list, or download a published set again"):
+    with pytest.raises(FileNotFoundError, match="data download modelnet40_ply_hdf5_2048"):
         ModelNet(modelnet_folder, split="test")
     (modelnet_folder / "shape_names.txt").write_text("")
     with pytest.raises(ValueError, match=r"shape_names.txt names no class"):
@@ -184,3 +186,33 @@ def test_scanobjectnn_by_its_folder_and_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "ScanObjectNN" / "main_split" / "test_objectdataset.h5").unlink()
     with pytest.raises(FileNotFoundError, match=r"no main_split/test_objectdataset.h5 in .*Scan"):
         ModelNet(tmp_path, name="scanobjectnn_obj_bg", split="test")
+
+
+def test_own_data_is_not_sent_to_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "mine_hdf5_2048"
+    xyz, label = (
+        np.random.default_rng(0).normal(size=(4, 8, 3)).astype("f4"),
+        np.array([1, 2, 3, 3]),
+    )
+    write_modelnet(own, ("a", "b", "c"), train=[(xyz, label - 1)], test=[(xyz, label - 1)])
+    (h5,) = own.glob("*test*.h5")
+    with h5py.File(h5, "a") as file:
+        file["label"][...] = label[:, None]
+    with pytest.raises(ValueError, match=r"names from 0, these from 1: subtract 1 from each$"):
+        ModelNet(own, split="test")
+    with h5py.File(h5, "a") as file:
+        file["label"][...] = 0
+        file["data"][0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"not finite; take such points out and write it again$"):
+        ModelNet(own, split="test")
+    (own / "test_files.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"name the HDF5 files of the test split there"):
+        ModelNet(own, split="test")
+    # What is listed as prepared can be verified by its name.
+    made = own.rename(tmp_path / "modelnet10_ply_hdf5_2048")
+    (made / "manifest.json").unlink()
+    (made / "test_files.txt").write_text(f"{h5.name}\n")
+    assert call(monkeypatch, "data", "verify", "modelnet10", "--root", tmp_path) == 1
+    assert "classes" in capsys.readouterr().out

@@ -359,7 +359,7 @@ def test_errors_of_hdf5_files(tmp_path: Path, splits: dict[str, list[Shape]]) ->
     with pytest.raises(ValueError, match=r"test_hdf5_file_list.txt lists no shape"):
         ShapeNetPart(folder, split="test")
     (folder / "test_hdf5_file_list.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="add the list, or download a published set again"):
+    with pytest.raises(FileNotFoundError, match="pointcloud data download shapenetpart"):
         ShapeNetPart(folder, split="test")
     (folder / "all_object_categories.txt").write_text("Airplane\n")
     with pytest.raises(ValueError, match="must hold a name and an id on each line"):

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -759,3 +760,19 @@ def test_a_pointnet_is_copied_after_a_step() -> None:
     copied = copy.deepcopy(model)
     assert copied.auxiliary_loss() is None
     assert model.auxiliary_loss() is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in list_models() if name.endswith("_tiny") or re.match("eamlp.*_small", name)],
+)
+@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+def test_dynamic_quantization_leaves_nearly_the_same_network(name: str) -> None:
+    torch.manual_seed(0)
+    model, xyz = create_model(name).eval(), torch.rand(2, 160, 3)
+    options = {"category": torch.tensor([0, 1])} if "segmenter" in name else {}
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8)
+    with torch.no_grad():
+        exact, found = model(xyz, **options), quantized(xyz, **options)
+    assert not torch.equal(exact, found)
+    assert float((exact - found).norm() / exact.norm()) < 0.1

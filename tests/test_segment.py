@@ -159,10 +159,10 @@ def test_a_classifier_may_name_the_category(form: Form, xyz: np.ndarray) -> None
         given = Predictor(model, "cpu").segment(xyz, category="Table")
         assert (result.category, result.category_from) == ("Table", "classifier")
         assert (result.labels == given.labels).all()
-    with pytest.raises(
-        ValueError, match="the class found by the classifier must be one of Mug, Table, Cap, got 'v"
-    ):
-        Predictor(form(), "cpu").segment(xyz, classifier=classifier("vase", "mug", says=0))
+    predictor, stranger = Predictor(form(), "cpu"), classifier("vase", "mug", says=0)
+    own, result = predictor.segment(xyz), predictor.segment(xyz, classifier=stranger)
+    assert (result.category, result.category_from) == (own.category, "network")
+    assert result.warning == "looks like vase (99%), of which there are no parts"
 
 
 def test_grouped_networks_carry_probabilities_to_all_points(xyz: np.ndarray) -> None:
@@ -372,10 +372,12 @@ def test_bad_files_are_reported_and_the_others_done(
     assert "no such file" in rows[4]["error"]
     for row, count, name in ((rows[0], 300, "a.ply"), (rows[2], 200, "b.ply")):
         assert list(row) == [
-            *("file", "category", "category_from", "points", "parts"),
+            *("file", "category", "category_from", "categories", "category_margin"),
+            *("points", "parts"),
             *("up", "up_margin", "ood_score", "warning", "output", "weights"),
         ]
         assert (row["category"], row["category_from"], row["points"]) == ("Table", "given", count)
+        assert (row["categories"], row["category_margin"]) == ([], None)
         assert row["output"] == str(out / name)
         counts = [part["points"] for part in row["parts"]]
         assert sum(counts) == count
@@ -550,10 +552,13 @@ def test_mistakes_are_told_before_the_work(
         assert output.out == ""
     assert call(monkeypatch, "classify", a, "--model", weights) == 1
     assert "of EASegmenter, which labels points; use segment" in capsys.readouterr().err
-    # What only the classifier finds out stays on the line of its file.
+    # A class that is no category leaves the choice to the network.
     options = (*model, "--classifier", tmp_path / "classes", "--json")
-    assert call(monkeypatch, "segment", a, *options) == 1
-    assert "must be one of Mug, Table, Cap, got 'lamp'" in capsys.readouterr().out
+    assert call(monkeypatch, "segment", a, *options) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["category_from"] == "network"
+    assert [each["category"] for each in row["categories"]] != []
+    assert row["warning"] == "looks like lamp (99%), of which there are no parts"
 
 
 def test_out_of_distribution_objects_and_one_pass_of_the_backbone(
@@ -581,3 +586,34 @@ def test_out_of_distribution_objects_and_one_pass_of_the_backbone(
     known = Predictor(model, "cpu").segment(xyz)
     assert (known.ood_score, known.warning) == (0, None)
     assert (far.labels == plain.labels).all()
+
+
+def test_next_categories_and_the_margin(xyz: np.ndarray) -> None:
+    model = grouped()
+    result = Predictor(model, "cpu").segment(xyz[:60])
+    with torch.no_grad():
+        told = [
+            model(posed(xyz[:60]), category=torch.tensor([place]))[0].double().softmax(-1)
+            for place in range(len(PARTS))
+        ]
+    own = [float(probs[:, list(ids)].sum(1).mean()) for probs, ids in zip(told, PARTS, strict=True)]
+    order = sorted(range(len(own)), key=lambda place: -own[place])
+    assert [each.label for each in result.categories] == [CATEGORIES[place] for place in order]
+    assert [each.prob for each in result.categories] == pytest.approx([own[i] for i in order])
+    first, following = (1 - own[place] for place in order[:2])
+    assert result.category_margin == pytest.approx(1 - first / following, rel=1e-4)
+    given = Predictor(model, "cpu").segment(xyz, category="mug")
+    assert (given.categories, given.category_margin) == ((), None)
+
+
+def test_a_classifier_decides_where_it_is_sure(xyz: np.ndarray) -> None:
+    predictor, sure = Predictor(grouped(), "cpu"), classifier("mug", "Table", says=1)
+    own = predictor.segment(xyz)
+    named = predictor.segment(xyz, classifier=sure, min_class_prob=0.99)
+    assert (named.category, named.category_from) == ("Table", "classifier")
+    assert [each.label for each in named.categories] == ["Table", "mug"]
+    unsure = predictor.segment(xyz, classifier=sure, min_class_prob=0.999)  # it has 0.993
+    assert (unsure.category, unsure.category_from) == (own.category, "network")
+    assert unsure.categories == own.categories
+    with pytest.raises(ValueError, match="min_class_prob must be at least 0 and below 1, got 2"):
+        predictor.segment(xyz, classifier=sure, min_class_prob=2)

@@ -411,7 +411,7 @@ def test_data_may_move_between_training_and_evaluation(
     device = torch.device("cpu")
     here = evaluate_run(run, "test", device).reports[0].overall_accuracy
     moved = modelnet_folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"no shape_names.txt in"):
+    with pytest.raises(FileNotFoundError, match=r"no shape_names.txt in .* \(--data-root of eval"):
         evaluate_run(run, "test", device)
     there = evaluate_run(run, "test", device, data_root=moved).reports[0].overall_accuracy
     assert here == there

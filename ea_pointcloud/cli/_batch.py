@@ -2,10 +2,9 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import typer
 
 from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option
-from ea_pointcloud.cli._progress import progress_bar
+from ea_pointcloud.cli._progress import FileBar, Tally
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Found, Job, Outcome, Outcomes
@@ -26,89 +25,6 @@ ENGINES = ("local", "ray")
 PRELOAD = ("ea_pointcloud.inference.batch", "ea_pointcloud.ops._cpu")
 _LISTED = 12  # classes of the pretrained weights that are named
 PICTURES = 100  # clouds in a picture; more would be too small to see and too many to hold
-
-
-@dataclass
-class Tally:
-    """How many files there are, are done, and failed."""
-
-    total: int
-    verb: str  # "classified"
-    earlier: int = 0  # done by an earlier run, and of these
-    earlier_errors: int = 0
-    done: int = 0
-    errors: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def rate(self) -> float:
-        """Files a second of this run."""
-        return self.done / max(time.perf_counter() - self.started, 1e-9)
-
-    @property
-    def failed(self) -> int:
-        """Files without a result, of this run or an earlier one."""
-        return self.errors + self.earlier_errors
-
-    def __str__(self) -> str:
-        """One line for standard error."""
-        good = self.earlier + self.done - self.failed
-        parts = [f"{good:,} of {self.total:,} files {self.verb}"]
-        if self.failed:
-            parts.append(f"{self.failed:,} failed")
-        if self.earlier:
-            parts.append(f"{self.earlier:,} by an earlier run")
-        if self.done:
-            parts.append(f"{self.rate:.1f} files/s")
-        return ", ".join(parts)
-
-    def finish(self) -> None:
-        """Print the summary on standard error; exit status 1 if a file failed, now or earlier."""
-        typer.echo(str(self), err=True)
-        if self.failed:
-            raise typer.Exit(1)
-
-
-class FileBar:
-    """Progress on standard error: files, those that failed, files a second, time left."""
-
-    def __init__(self, tally: Tally, *, shown: bool) -> None:
-        from rich.progress import MofNCompleteColumn, TextColumn
-
-        # Standard output may be a file while the bar is on a terminal.
-        self._progress = progress_bar(
-            MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), shown=shown, transient=True,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        self._tally = tally
-        counts: dict[str, Any] = {"total": tally.total, "completed": tally.earlier}
-        self._task = self._progress.add_task("files", **counts, rate="")
-
-    def __enter__(self) -> "FileBar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def step(self, *, failed: bool) -> None:
-        """One more file is done."""
-        tally = self._tally
-        tally.done += 1
-        tally.errors += failed
-        self._progress.update(
-            self._task,
-            advance=1,
-            description=f"files ({tally.errors} failed)" if tally.errors else "files",
-            rate=f"{tally.rate:.1f} files/s",
-        )
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Inside, the terminal is free for something else."""
-        self._progress.stop()
-        yield
-        self._progress.start()
 
 
 class Store(Protocol):

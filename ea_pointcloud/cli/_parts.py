@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from ea_pointcloud.cli._resume import OutputFolder
     from ea_pointcloud.inference import Outcome, Segmentation, Segmented
 
-HEADINGS = ("file", "category", "from", "points", "parts", "mean confidence", "up", "warning")
+HEADINGS = (
+    "file",
+    "category",
+    "next",
+    "from",
+    "points",
+    "parts",
+    "mean confidence",
+    "up",
+    "warning",
+)
 RIGHT = ("points", "mean confidence")
 
 
@@ -94,6 +104,10 @@ def json_row(weights: str, outcome: "Outcome[Row]") -> dict[str, Any]:
         "file": outcome.file,
         "category": row.result.category,
         "category_from": row.result.category_from,
+        "categories": [
+            {"category": each.label, "prob": each.prob} for each in row.result.categories
+        ],
+        "category_margin": row.result.category_margin,
         "points": len(row.result.labels),
         "parts": [
             {
@@ -119,7 +133,7 @@ def cells(outcome: "Outcome[Row]") -> list[Any]:
 
     file, row = readable(outcome.file), outcome.result
     if row is None:
-        return [file, Text("error", style="red"), "", "", outcome.error, "", "", ""]
+        return [file, Text("error", style="red"), "", "", "", outcome.error, "", "", ""]
     result, points = row.result, len(row.result.labels)
     fractions = Text(", ").join(
         Text(f"{_short(part.name, result)} {part.points / points:.1%}", _style(part))
@@ -127,7 +141,8 @@ def cells(outcome: "Outcome[Row]") -> list[Any]:
     )
     return [
         file,
-        result.category or "-",
+        shown_up(result.category or "-", result.category_margin),
+        ", ".join(each.label for each in result.categories[1:]),
         result.category_from,
         f"{points:,}",
         fractions,

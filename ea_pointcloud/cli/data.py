@@ -88,7 +88,7 @@ def verify(
         verify_prepared,
     )
 
-    folder, entry = data_prepare.locate(name, root)
+    folder, entry = data_prepare.locate(name, root, prepared=True)
     if (folder / MANIFEST).is_file():
         findings = verify_prepared(folder)
     elif entry is not None:

@@ -116,8 +116,13 @@ def _report(folder: Path, output: Path, manifest: dict, entry: "CatalogEntry | N
             )
 
 
-def locate(name: str, root: Path | None) -> "tuple[Path, CatalogEntry | None]":
-    """The folder that a name or path means, and the known set it is, if it is one."""
+def locate(
+    name: str, root: Path | None, *, prepared: bool = False
+) -> "tuple[Path, CatalogEntry | None]":
+    """The folder that a name or path means, and the known set it is, if it is one.
+
+    ``prepared`` takes what was made of a set where that itself is not there.
+    """
     from ea_pointcloud.datasets._files import data_root
     from ea_pointcloud.datasets.catalog import CATALOG, find_entry
 
@@ -128,6 +133,8 @@ def locate(name: str, root: Path | None) -> "tuple[Path, CatalogEntry | None]":
             return folder, next(known, None)
     entry = find_entry(name)
     folder = base / entry.folder
+    if prepared and entry.prepared and not folder.is_dir() and (base / entry.prepared).is_dir():
+        return base / entry.prepared, None
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no {folder}; run 'ea-pointcloud data download {entry.name}', or give --root"

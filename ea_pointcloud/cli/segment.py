@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "segment"
 FORMATS = ("ply", "npz", "csv")
+SURE = 0.95  # the probability from which the pretrained classifier finds the category
 EXAMPLES = opt.examples(
     "ea-pointcloud segment chair.ply --category Chair --output parts",
     "ea-pointcloud segment *.off --model runs/a --up z --render parts.png",
@@ -29,7 +30,11 @@ Category = Annotated[
 ]
 Classifier = Annotated[
     str | None,
-    typer.Option(metavar="WEIGHTS", help="A classifier that finds the category of each object."),
+    typer.Option(
+        metavar="WEIGHTS",
+        help="A classifier that finds the category of each object, where its class is one; beside "
+        "the pretrained weights if omitted the pretrained one where it is sure, 'none' for none.",
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -69,14 +74,18 @@ def run(
     opt.check_option("--up", up, opt.UPS)
     opt.check_option("--format", file_format, FORMATS)
     opt.check_output("--render", render, (".png",), force=force)
-    if category is not None and classifier is not None:
+    if category is not None and classifier not in (None, "none"):
         raise ValueError("--category and --classifier both name the category; give one of them")
     batch = Batch(paths, recursive, output, engine, workers, device)
 
     from ea_pointcloud.inference import segmentation
-    from ea_pointcloud.models.pretrained import DEFAULT_SEGMENTER
+    from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER, DEFAULT_SEGMENTER
 
     weights, predictor = batch.load(model, DEFAULT_SEGMENTER)
+    least = 0.0
+    if classifier is None and category is None and model is None:
+        classifier, least = DEFAULT_CLASSIFIER, SURE
+    classifier = None if classifier == "none" else classifier
     namer = None if classifier is None else batch.load(classifier, "")[1]
     predictor.check_segment(category=category, classifier=namer)
     up = batch.up_axis(up, model)
@@ -100,7 +109,8 @@ def run(
             pictured[outcome.file] = outcome.result
         return take(outcome, folder)
 
-    job = partial(segmentation, category=category, classifier=namer, **options)
+    named = {"category": category, "classifier": namer, "min_class_prob": least}
+    job = partial(segmentation, **named, **options)
     show = Show("segmented", keep, partial(json_row, weights), cells, HEADINGS, RIGHT)
     tally = batch.run(job, predictor, show, up=up, store=folder, as_json=as_json)
     if folder is not None and tally.done > tally.errors:

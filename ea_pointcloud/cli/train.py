@@ -18,6 +18,7 @@ EXAMPLES = opt.examples(
     "ea-pointcloud train --resume runs/a",
     "ea-pointcloud train folder data.root=shapes data.up=z model.init=runs/a",
     "ea-pointcloud train folder data.root=scans data.features=[r] --columns x,y,z,r",
+    "ea-pointcloud train parts data.root=tools --columns x,y,z,label",
     "ea-pointcloud train modelnet40 data.root=/data trainer.devices=4 --auto-resume",
 )
 
@@ -44,9 +45,10 @@ def run(
         str | None,
         typer.Argument(
             metavar="RECIPE",
-            help="procedural, modelnet10, modelnet40, folder (classes of your own), psb_part or "
-            "shapenetpart, their forms for other networks, such as psb_part_eagraph "
-            "('ea-pointcloud info' lists all), or the path of a .yaml file of your own.",
+            help="procedural, modelnet10, modelnet40, folder (classes of your own), parts "
+            "(labelled points of your own), psb_part or shapenetpart, their forms for other "
+            "networks, such as psb_part_eagraph ('ea-pointcloud info' lists all), or the path of a "
+            ".yaml file of your own.",
         ),
     ] = None,
     overrides: Annotated[

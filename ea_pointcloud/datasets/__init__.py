@@ -7,6 +7,7 @@ from ea_pointcloud.datasets.folder import FolderDataset
 from ea_pointcloud.datasets.modelnet import ModelNet
 from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.datasets.out_of_core_loader import OutOfCoreLoader
+from ea_pointcloud.datasets.part_folder import PartFolderDataset
 from ea_pointcloud.datasets.procedural import ProceduralShapes
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
 from ea_pointcloud.datasets.writing import write_modelnet
@@ -16,6 +17,7 @@ __all__ = [
     "ModelNet",
     "OutOfCoreLoader",
     "OutOfCoreModelNet",
+    "PartFolderDataset",
     "ProceduralShapes",
     "ShapeNetPart",
     "collate",

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ea_pointcloud.datasets.catalog import CATALOG
+from ea_pointcloud.datasets.catalog import CATALOG, entry_of_folder
 from ea_pointcloud.descriptors.channels import channel_width
 from ea_pointcloud.io.values import unit_colors
 
 ROOT_VARIABLE = "EA_POINTCLOUD_DATA"
 NAMES_FILE = "shape_names.txt"  # of ModelNet's HDF5 layout
 MANIFEST = "manifest.json"  # of a folder that this package wrote
-REMEDY = "repair it, or download a published set again"
 _SHOWN = 5  # files that an error or a warning lists
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,8 @@ def find_layout(root: str | Path | None, layouts: Sequence[tuple[str, str]]) -> 
     folders = ", ".join(str(base / folder) for folder, _ in layouts)
     raise FileNotFoundError(
         f"no {markers} in {folders} or {base}; {_how_to_get([folder for folder, _ in layouts])}set "
-        f"data.root or ${ROOT_VARIABLE} to the folder above it (see data/README.md)"
+        f"data.root (--data-root of evaluate and explain) or ${ROOT_VARIABLE} to the folder above "
+        "it (see data/README.md)"
     )
 
 
@@ -71,6 +71,21 @@ def _how_to_get(folders: Sequence[str]) -> str:
         if entry.prepared in folders:
             return f"run '{command}' and 'ea-pointcloud data prepare {entry.name}', or "
     return "put the data set there, or "
+
+
+def remedy(path: Path, own: str = "correct that file") -> str:
+    """What to do about a wrong file: one of a published set can be downloaded or made again.
+
+    Args:
+        path: the file.
+        own: what to do about one of anything else.
+    """
+    for folder in path.absolute().parents:
+        entry = entry_of_folder(folder.name)
+        if entry is not None:
+            step = "download" if folder.name == entry.folder else "prepare"
+            return f"repair it, or get the set again (ea-pointcloud data {step} {entry.name})"
+    return own
 
 
 def read_lines(path: Path) -> list[str]:
@@ -87,7 +102,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); {REMEDY}") from error
+        raise ValueError(f"{path} is not JSON ({error}); {remedy(path)}") from error
 
 
 def plain_name(name: str, source: Path) -> str:
@@ -99,7 +114,7 @@ def plain_name(name: str, source: Path) -> str:
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(
-            f"{source} lists {name[:80]!r}, which is not a path inside its folder; {REMEDY}"
+            f"{source} lists {name[:80]!r}, which is not a path inside its folder; {remedy(source)}"
         )
     return name
 
@@ -108,8 +123,28 @@ def check_listed(path: Path) -> None:
     """Raise unless a file that a list names is there."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {path}, which its list names; add it, or download a published set again"
+            f"no {path}, which its list names; {remedy(path, 'add it, or take it off the list')}"
         )
+
+
+def no_list(path: Path, split: str, of: str) -> FileNotFoundError:
+    """The error of a list of files that is missing."""
+    own = f"name {of} of the {split} split there, one on each line"
+    own += ", or measure on --split val" if split == "test" else ""
+    return FileNotFoundError(f"no {path}; {remedy(path, own)}")
+
+
+def not_finite(path: Path, what: str = "coordinates") -> ValueError:
+    """The error of numbers that are NaN or infinite."""
+    own = "take such points out and write it again"
+    return ValueError(f"{path} holds {what} that are not finite; {remedy(path, own)}")
+
+
+def counted_from(labels: np.ndarray, what: str, count: int) -> str:
+    """What is wrong with labels of which some are not in 0..count - 1."""
+    from_one = labels.min() == 1 and labels.max() == count
+    hint = ", these from 1: subtract 1 from each" if from_one else ""
+    return f"labels count {what} from 0{hint}"
 
 
 def read_rows(path: Path, widths: tuple[int, ...]) -> np.ndarray:
@@ -119,15 +154,15 @@ def read_rows(path: Path, widths: tuple[int, ...]) -> np.ndarray:
         text = path.read_text(encoding="ascii")
         values = np.array(text.split(), dtype=np.float32)
     except ValueError as error:
-        raise ValueError(f"{path} must hold numbers ({error}); {REMEDY}") from error
+        raise ValueError(f"{path} must hold numbers ({error}); {remedy(path)}") from error
     width = len(text.partition("\n")[0].split())
     if width not in widths or values.size % width:
         raise ValueError(
             f"{path} must hold rows of {' or '.join(map(str, widths))} numbers, got {width} in the "
-            f"first row and {values.size} in all; {REMEDY}"
+            f"first row and {values.size} in all; {remedy(path)}"
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"{path} holds numbers that are not finite; {REMEDY}")
+        raise not_finite(path, "numbers")
     return values.reshape(-1, width)
 
 
@@ -138,7 +173,7 @@ def last_column(path: Path, rows: np.ndarray) -> np.ndarray:
     if (whole != column).any():
         raise ValueError(
             f"{path} must have whole numbers as part labels in its last column, "
-            f"got {column[whole != column][0]}; {REMEDY}"
+            f"got {column[whole != column][0]}; {remedy(path)}"
         )
     return whole
 
@@ -167,9 +202,10 @@ def open_h5(path: Path, *keys: str) -> Iterator[list[Any]]:
     except (OSError, KeyError) as error:
         quoted = [repr(key) for key in keys]
         wanted = " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
-        raise ValueError(f"{path} cannot be read as HDF5 with {wanted} ({error}); {REMEDY}") from (
-            error
-        )
+        raise ValueError(
+            f"{path} cannot be read as HDF5 with {wanted} ({error}); "
+            f"{remedy(path, 'write it again')}"
+        ) from error
 
 
 def read_h5(path: Path, *keys: str) -> list[np.ndarray]:
@@ -223,7 +259,7 @@ def read_h5_channels(
         if name == "colors" and values.size:
             values = unit_colors(path, values)
         if not np.isfinite(values).all():
-            raise ValueError(f"{path} holds {name} that are not finite; {REMEDY}")
+            raise not_finite(path, name)
         found.append(values.astype(np.float32).reshape(*values.shape[:2], width))
     return np.concatenate(found, axis=-1)
 

@@ -109,8 +109,11 @@ def _read_one(root: Path, reading: Reading, path: Any) -> tuple[str, np.ndarray 
     if reading.labels:
         if cloud.labels is None:
             return path, NO_LABELS
-        if np.abs(cloud.labels).max() > _LARGEST_LABEL:
-            return path, f"has labels beyond {_LARGEST_LABEL:,}; number the parts from 0"
+        if cloud.labels.max() > _LARGEST_LABEL or cloud.labels.min() < -1:
+            return path, (
+                f"has labels from {cloud.labels.min()} to {cloud.labels.max()}; number the parts "
+                "from 0, and give -1 to points that belong to none"
+            )
         parts.append(cloud.labels[:, None].astype(np.float32))
     order = _sampling.random_order(len(cloud), seed)[: reading.num_points].numpy()
     return path, np.concatenate(parts, axis=1)[order]

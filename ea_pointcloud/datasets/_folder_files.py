@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ea_pointcloud.io import READABLE
 
+ONE_CATEGORY = "object"  # the name of the only one
 TEST_FRACTION = 0.2  # of each class, where the folder itself has no test split
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -38,20 +39,54 @@ class FolderListing:
     splits: dict[str, list[tuple[str, str]]]
 
 
-def list_folder(root: Path, val_fraction: float) -> FolderListing:
+def list_labelled_folder(root: Path, val_fraction: float) -> tuple[FolderListing, bool]:
+    """Categories and splits of clouds with labelled points, and whether there are categories.
+
+    As :func:`list_folder`, where one category is enough; or without category folders,
+    ``SPLIT/file`` or ``file``. Then ``"object"`` is the only one.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the folder cannot be understood.
+    """
+    folders = _subfolders(root) if root.is_dir() else []
+    splits = {folder: _SPLIT_FOLDERS.get(folder.name.lower(), "") for folder in folders}
+    if not root.is_dir() or (folders and not all(splits.values())):
+        return list_folder(root, val_fraction, least=1), True
+    if any(map(_subfolders, folders)):
+        return list_folder(root, val_fraction, least=1), True
+    files = [
+        File(ONE_CATEGORY, split, path.relative_to(root).as_posix(), path.stem)
+        for folder, split in (splits or {root: ""}).items()
+        for path in _direct_clouds(folder)
+    ]
+    if not files:
+        raise ValueError(
+            f"{root} holds no readable cloud; put them into {root}/train/ and {root}/test/, or "
+            f"into {root}/train/CATEGORY/ and so on"
+        )
+    _check_classes(root, files, least=1)
+    return divide(files, val_fraction), False
+
+
+def list_folder(root: Path, val_fraction: float, least: int = 2) -> FolderListing:
     """Find classes and splits: ``SPLIT/CLASS/file``, ``CLASS/SPLIT/file`` or ``CLASS/file``.
 
     Files may lie deeper inside a class. Hidden files, suffixes that no cloud has, and texts such as
     ``README.txt`` do not count. Where there is no val split it is set apart from train, where there
     is no split at all a test split before it; which files depends on their names within the class
-    alone, and files that differ in their suffix only stay together.
+    alone, and files that differ in their suffix only stay together. There must be ``least``
+    classes.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         ValueError: if the folder cannot be understood; names what is in the way.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}; give the folder that holds the class folders")
+        raise FileNotFoundError(
+            f"no folder {root}; give the folder that holds the class folders (data.root, or "
+            "--data-root of evaluate and explain)"
+        )
     _check_outside(root)
     folders = _subfolders(root)
     if not folders:
@@ -71,7 +106,7 @@ def list_folder(root: Path, val_fraction: float) -> FolderListing:
             )
         files = [file for folder in folders for file in _list_class(root, folder)]
         _check_all_or_none(root, files)
-    _check_classes(root, files)
+    _check_classes(root, files, least)
     return divide(files, val_fraction)
 
 
@@ -143,8 +178,8 @@ def _check_all_or_none(root: Path, files: list[File]) -> None:
         )
 
 
-def _check_classes(root: Path, files: list[File]) -> None:
-    """Raise unless there are two classes or more and train has a shape of each."""
+def _check_classes(root: Path, files: list[File], least: int) -> None:
+    """Raise unless there are enough classes and train has a shape of each."""
     splits: dict[str, set[str]] = {}
     for file in files:
         splits.setdefault(file.class_name, set()).add(file.split)
@@ -157,7 +192,7 @@ def _check_classes(root: Path, files: list[File]) -> None:
                 f"{root}: class {name!r} is in {' and '.join(sorted(own))} but not in train; "
                 "add shapes of it to train, or remove it"
             )
-    if len(splits) < 2:
+    if len(splits) < least:
         raise ValueError(
             f"{root} holds a single class, {files[0].class_name}; a classifier needs at least 2 "
             "class folders"

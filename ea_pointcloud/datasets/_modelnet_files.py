@@ -12,9 +12,11 @@ from torch import Tensor
 from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere
 from ea_pointcloud.datasets._files import (
     NAMES_FILE,
-    REMEDY,
+    counted_from,
     find_layout,
     find_modelnet,
+    no_list,
+    not_finite,
     open_h5,
     read_h5_channels,
 )
@@ -123,7 +125,7 @@ class ModelNetFiles:
             shape = tuple(data.shape)
             xyz = torch.from_numpy(np.asarray(data[rows, :read_points])).float()
         if not bool(xyz.isfinite().all()):
-            raise ValueError(f"{path} holds coordinates that are not finite; {REMEDY}")
+            raise not_finite(path)
         if not self.in_unit_sphere and len(xyz):
             xyz = normalize_unit_sphere(xyz)[:, :num_points]
         if self.features:
@@ -154,7 +156,7 @@ def check_content(path: Path, shape: Sequence[int], label: np.ndarray, num_class
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"{path} has labels from {int(labels.min())} to {int(labels.max())}, but {NAMES_FILE} "
-            f"names {num_classes} classes; labels count the names from 0"
+            f"names {num_classes} classes; {counted_from(labels.numpy(), 'the names', num_classes)}"
         )
     return labels
 
@@ -170,7 +172,7 @@ def _listed_files(folder: Path, part: str) -> list[Path]:
     """The HDF5 files of ``"train"`` (val included) or ``"test"``, in the order of their list."""
     listing = folder / f"{part}_files.txt"
     if not listing.is_file():
-        raise FileNotFoundError(f"no {listing}; add the list, or download a published set again")
+        raise no_list(listing, part, "the HDF5 files")
     # The published lists name paths on their author's disk; only the file names matter.
     files = [folder / Path(line).name for line in listing.read_text(encoding="utf-8").split()]
     if not files:

@@ -15,12 +15,13 @@ from ea_pointcloud.datasets.catalog import CATALOG, CatalogEntry, entry_of_folde
 from ea_pointcloud.datasets.folder import FolderDataset
 from ea_pointcloud.datasets.layouts import LAYOUTS, recognize
 from ea_pointcloud.datasets.modelnet import ModelNet
+from ea_pointcloud.datasets.part_folder import PartFolderDataset
 from ea_pointcloud.datasets.procedural import ProceduralShapes
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart
 from ea_pointcloud.datasets.verify import count_deviations
 from ea_pointcloud.descriptors.channels import parse_features
 
-AnyShapes = ModelNet | ShapeNetPart | FolderDataset | ProceduralShapes
+AnyShapes = ModelNet | ShapeNetPart | PartFolderDataset | FolderDataset | ProceduralShapes
 PROCEDURAL = "procedural"
 _SUFFIXES = ("_ply_hdf5_2048", "_hdf5_2048", "_hdf5_data", "_txt_normal")
 
@@ -34,6 +35,7 @@ def open_dataset(
     num_points: int = 0,
     sampling: str = "first",
     features: str | Sequence[str] = "none",
+    parts: bool = False,
     data_root: str | Path | None = None,
 ) -> AnyShapes:
     """Open a data set, whatever its layout, which is logged and seen in its ``repr``.
@@ -54,6 +56,7 @@ def open_dataset(
         sampling: which: ``"first"``, ``"random"`` or ``"fps"``; procedural shapes have theirs.
         features: channels of the points, such as ``["normals"]``; of part-labelled sets also
             descriptors, see :class:`ShapeNetPart`.
+        parts: whether a folder of own files has labels of points, :class:`PartFolderDataset`.
         data_root: where names are looked for; default ``$EA_POINTCLOUD_DATA``, then ``./data``.
 
     Raises:
@@ -70,6 +73,8 @@ def open_dataset(
     folder = _find(root_or_name, data_root)
     entry = entry_of_folder(folder.resolve().name)
     layout = recognize(folder) or "meshes"
+    if parts and layout == "meshes":
+        return PartFolderDataset(folder, **options)
     dataset = _open(folder, layout, entry, options)
     logger.info("%s: opened as %s, %s", folder, LAYOUTS[layout].title, STORED_AS[dataset.mirroring])
     if entry is not None:

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from ea_pointcloud.datasets._files import (
-    REMEDY,
+    counted_from,
     find_layout,
     last_column,
+    no_list,
+    not_finite,
     plain_name,
     read_h5,
     read_h5_channels,
     read_json,
     read_lines,
     read_rows,
+    remedy,
 )
 
 H5_MARKER = "all_object_categories.txt"
@@ -152,9 +155,7 @@ class PartFolder:
         """
         listing = self._list_file(split)
         if not listing.is_file():
-            raise FileNotFoundError(
-                f"no {listing}; add the list, or download a published set again"
-            )
+            raise no_list(listing, split, "the files")
         names = read_lines(listing) if self.marker == H5_MARKER else read_json(listing)
         if not names:
             raise ValueError(f"{listing} lists no shape; name the files of the split in it")
@@ -223,7 +224,7 @@ class PartFolder:
         if len(xyz) != len(number):
             raise ValueError(
                 f"{points} has {len(xyz)} points, but {labels} has {len(number)} labels; they must "
-                f"have as many; {REMEDY}"
+                f"have as many; {remedy(labels)}"
             )
         known = number[number != UNLABELLED]
         if len(known) and (known.min() < 1 or known.max() > len(own)):
@@ -246,12 +247,13 @@ class PartFolder:
                 f"got {data.shape}, {label.shape} and {part.shape}"
             )
         if not np.isfinite(data).all():
-            raise ValueError(f"{path} holds coordinates that are not finite; {REMEDY}")
+            raise not_finite(path)
         category = label.ravel().astype(np.int64)
         if len(category) and not 0 <= category.min() <= category.max() < len(self.names):
             raise ValueError(
                 f"{path} has labels from {category.min()} to {category.max()}, but {H5_MARKER} "
-                f"lists {len(self.names)} categories; labels count the categories from 0"
+                f"lists {len(self.names)} categories; "
+                f"{counted_from(category, 'the categories', len(self.names))}"
             )
         xyz, parts = data.astype(np.float32), part.astype(np.int64)
         features = np.empty((*data.shape[:2], 0), np.float32)
@@ -283,8 +285,11 @@ def _check_parts(cloud: LabelledCloud, parts: PartTable, names: Sequence[str]) -
     known = {*parts[cloud.category], UNLABELLED}
     unknown = sorted(set(np.unique(cloud.part).tolist()) - known)
     if unknown:
+        own = parts[cloud.category]
+        from_one = {part - 1 for part in np.unique(cloud.part).tolist()} <= set(own)
+        hint = ", which look counted from 1: subtract 1 from each" if from_one else ""
         raise ValueError(
             f"{cloud.source} has part ids {unknown}, but {names[cloud.category]!r} has the parts "
-            f"{list(parts[cloud.category])}; correct its labels, or the table of parts; points "
-            f"without a part have {UNLABELLED}"
+            f"{list(own)}; correct its labels{hint}, or the table of parts; points without a part "
+            f"have {UNLABELLED}"
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ea_pointcloud._files import read_json_object
-from ea_pointcloud.datasets._files import MANIFEST, REMEDY, plain_name
+from ea_pointcloud.datasets._files import MANIFEST, plain_name, remedy
 from ea_pointcloud.datasets.catalog import CatalogEntry, entry_of_folder
 from ea_pointcloud.datasets.layouts import LAYOUTS, Contents, Layout, recognize
 
@@ -52,13 +52,13 @@ def verify_prepared(folder: Path) -> list[Finding]:
         ValueError: if a file cannot be read.
     """
     path = folder / MANIFEST
-    manifest = read_json_object(path, REMEDY)
+    manifest = read_json_object(path, remedy(path))
     try:
         expected = {"classes": len(manifest["classes"])}
         expected |= {split: sum(counts.values()) for split, counts in manifest["counts"].items()}
         sums = {plain_name(name, path): str(value) for name, value in manifest["sha256"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no manifest ({error!r:.80}); {REMEDY}") from error
+        raise ValueError(f"{path} is no manifest ({error!r:.80}); {remedy(path)}") from error
     return _compare_all(folder, "sha256", sums, expected, LAYOUTS["modelnet_h5"])
 
 

@@ -281,6 +281,7 @@ def segmentation(
     up: str | None = "y",
     category: str | None = None,
     classifier: Predictor | None = None,
+    min_class_prob: float = 0.0,
     tta_rotations: int = 1,
     remove_outliers: bool = False,
     drop_invalid: bool | None = None,
@@ -296,6 +297,7 @@ def segmentation(
     """
     predictor.check_segment(category=category, classifier=classifier)
     options: dict[str, Any] = {"category": category, "classifier": classifier}
+    options["min_class_prob"] = min_class_prob
     options |= {"tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
     # Clouds come at full resolution, perhaps a million points each.
     load = partial(_read, {"drop_invalid": drop_invalid, "columns": columns}, up)

@@ -12,11 +12,19 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import Unpack
 
-from ea_pointcloud._checks import check_choice, check_count
+from ea_pointcloud._checks import check_choice, check_count, check_fraction
 from ea_pointcloud._device import resolve_device
 from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
+from ea_pointcloud.inference.category import (
+    NEXT,
+    candidates_of,
+    category_index,
+    class_as_category,
+    margin_of,
+    other_class,
+)
 from ea_pointcloud.inference.classify import (
     Classification,
     classify_inputs,
@@ -24,7 +32,7 @@ from ea_pointcloud.inference.classify import (
     pose_clouds,
 )
 from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
-from ea_pointcloud.inference.segment import Segmentation, category_index, segment_points
+from ea_pointcloud.inference.segment import Segmentation, segment_points
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
@@ -49,6 +57,7 @@ class _SegmentOptions(TypedDict, total=False):
     up: str
     category: str | None
     classifier: "Predictor | None"
+    min_class_prob: float
     tta_rotations: int
     remove_outliers: bool
 
@@ -300,6 +309,7 @@ class Predictor:
         up: str = "y",
         category: str | None = None,
         classifier: "Predictor | None" = None,
+        min_class_prob: float = 0.0,
         tta_rotations: int = 1,
         remove_outliers: bool = False,
     ) -> Segmentation | list[Segmentation]:
@@ -317,7 +327,9 @@ class Predictor:
                 that the classifier finds or, without one, under which the parts are the most
                 certain.
             category: of all these clouds, one of the model's, in upper or lower case.
-            classifier: finds the category of each cloud; its classes are categories of the model.
+            classifier: finds the category of each cloud, where its class is one of the model's.
+            min_class_prob: of a class that counts, in 0..1; above 0 none counts of a cloud that is
+                out of the classifier's distribution.
             tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
             remove_outliers: leave out statistical outliers; they get the label of the nearest
                 point that is left, at confidence 0.
@@ -327,10 +339,12 @@ class Predictor:
         """
         check_choice("up", up, (*AXES, AUTO))
         check_count("tta_rotations", tta_rotations)
+        check_fraction("min_class_prob", min_class_prob)
         self.check_segment(category=category, classifier=classifier)
         options = {"up": up, "tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
         results = [
-            self._segment_one(cloud, category, classifier, **options) for cloud in _listed(clouds)
+            self._segment_one(cloud, category, classifier, min_class_prob, **options)
+            for cloud in _listed(clouds)
         ]
         return results if isinstance(clouds, (list, tuple)) else results[0]
 
@@ -378,22 +392,30 @@ class Predictor:
         cloud: CloudLike,
         category: str | None,
         classifier: "Predictor | None",
+        min_class_prob: float,
         up: str,
         **options: Any,
     ) -> Segmentation:
         model, spec = self._segmenter(), self.model.data_spec
         if isinstance(cloud, (str, Path)):
             cloud = read_cloud(cloud)
-        index, source, named = None, "network", None
+        index, source, named, other = None, "network", None, None
         if category is not None:
             index, source = category_index(spec, category, "category"), "given"
         elif classifier is not None:
-            named, source = classifier.classify(cloud, up=up, topk=1, **options), "classifier"
-            index = category_index(spec, named.label, "the class found by the classifier")
+            named = classifier.classify(cloud, up=up, topk=NEXT, **options)
+            index = class_as_category(spec, named, min_class_prob)
             up = named.up
+        if named is not None and index is not None:
+            source = "classifier"
         with self._autocast():
             result = segment_points(model, cloud, up=up, category=index, **options)
         found = result.found
+        own, warning = candidates_of(found.scores, spec.category_names), result.warning
+        if named is not None and source == "classifier":
+            own, warning = named.top, named.warning
+        elif named is not None and not (min_class_prob and named.warning):
+            other = other_class(spec, named, result.ood_score)
         return Segmentation(
             labels=found.labels.cpu().numpy(),
             confidence=found.confidence.cpu().numpy(),
@@ -402,8 +424,10 @@ class Predictor:
             names=spec.class_names,
             up=result.up,
             up_margin=result.margin if named is None else named.up_margin,
-            warning=result.warning if named is None else named.warning,
+            warning="; ".join(filter(None, (warning, other))) or None,
             ood_score=result.ood_score,
+            categories=own,
+            category_margin=margin_of(own),
         )
 
 

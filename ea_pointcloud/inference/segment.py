@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
 from ea_pointcloud.descriptors.channels import rotate_features
-from ea_pointcloud.inference.classify import OOD_WARNING, fits_better, up_hint
+from ea_pointcloud.inference.category import best_category, category_scores, point_logits
+from ea_pointcloud.inference.classify import OOD_WARNING, Candidate, fits_better, up_hint
 from ea_pointcloud.inference.postprocess import postprocess
 from ea_pointcloud.inference.preprocess import (
     AUTO,
@@ -24,7 +25,7 @@ from ea_pointcloud.inference.preprocess import (
     turns_about_y,
 )
 from ea_pointcloud.io import Cloud
-from ea_pointcloud.models import DataSpec, Segmenter
+from ea_pointcloud.models import Segmenter
 from ea_pointcloud.models.base_segmenter import Embedding
 from ea_pointcloud.ops import gather_points, interpolate_features, knn
 
@@ -52,6 +53,9 @@ class Segmentation:
             classifier that found the category has one.
         ood_score: the fraction of the validation clouds that are nearer to the training clouds;
             None where the weights have no such calibration.
+        categories: the most probable ones, the best first, with the probability of their own parts,
+            or that of a classifier; empty where the category was given.
+        category_margin: by how much the first of them is more probable than the next.
     """
 
     labels: NDArray[np.int64]
@@ -63,6 +67,8 @@ class Segmentation:
     up_margin: float | None
     warning: str | None
     ood_score: float | None = None
+    categories: tuple[Candidate, ...] = ()
+    category_margin: float | None = None
 
 
 class _View(NamedTuple):
@@ -97,25 +103,7 @@ class PointLabels(NamedTuple):
     labels: Tensor  # (N,) int64, part ids
     confidence: Tensor  # (N,) float32, probability among the parts of the category
     category: int | None  # None where the network has none
-
-
-def category_index(spec: DataSpec, category: str, what: str) -> int:
-    """The index of a category, written in whatever case, among those of the weights.
-
-    Raises:
-        ValueError: if it is unknown or has no parts; ``what`` is its name in the message.
-    """
-    if not spec.category_names:
-        raise ValueError(f"{what} is {category!r}, but these weights have no categories")
-    known = {name.casefold(): index for index, name in enumerate(spec.category_names)}
-    index = known.get(category.casefold())
-    if index is None:
-        raise ValueError(
-            f"{what} must be one of {', '.join(spec.category_names)}, got {category!r}"
-        )
-    if not spec.parts[index]:
-        raise ValueError(f"{what} is {category!r}, of which these weights have no parts")
-    return index
+    scores: Tensor | None = None  # (categories,) of all, None where the category was given
 
 
 @torch.inference_mode()
@@ -158,9 +146,13 @@ def segment_points(
     whole = _view(model, standing, turned) if model.has_neighborhoods else None
     view = whole or _view(model, *_seen(model, standing, turned))
     ood_score, warning = _compared(model, view, posed, features, up, given=margin is None)
+    scores = None
     if category is None and model.config.num_categories:
-        category = most_probable_category(model, view.embedding)
+        scores = category_scores(model, view.embedding)
+        category = int(scores.argmax())
     found = label_points(model, standing, turned, category, tta_rotations=tta_rotations, view=whole)
+    if scores is not None:
+        found = found._replace(scores=scores)
     if not bool(found.confidence.isfinite().all()):
         raise ValueError(
             "the output of the network is not finite; the weights are damaged or were never trained"
@@ -203,7 +195,7 @@ def _compared(
         if near < best and fits_better(detector, near, distance):
             found = ""
             if model.config.num_categories:
-                index = most_probable_category(model, other)
+                index = best_category(model, other)
                 found = model.data_spec.category_names[index]
             best, hint = near, up_hint(axis, found)
     return score, "; ".join(filter(None, (OOD_WARNING, hint)))
@@ -220,8 +212,8 @@ def _most_certain_axis(
         turned = _stood_up(model, features, axis)
         embedding, index = _view(model, to_y_up(posed, axis), turned).embedding, category
         if index is None and model.config.num_categories:
-            index = most_probable_category(model, embedding)
-        probs = _point_logits(model, embedding, index).softmax(-1)
+            index = best_category(model, embedding)
+        probs = point_logits(model, embedding, index).softmax(-1)
         lacking.append(1 - probs.amax(-1).mean())
     best, margin = preference(torch.stack(lacking))
     return AXES[best], margin
@@ -251,7 +243,7 @@ def _with_outliers(found: PointLabels, xyz: Tensor, kept: Tensor) -> PointLabels
     labels[~kept] = found.labels[nearest[0, :, 0]]
     confidence = found.confidence.new_zeros(len(xyz))
     confidence[kept] = found.confidence
-    return PointLabels(labels, confidence, found.category)
+    return found._replace(labels=labels, confidence=confidence)
 
 
 @torch.inference_mode()
@@ -288,21 +280,23 @@ def label_points(
     """
     spec = model.data_spec
     seen, known, embedding = view or _view(model, xyz, features)
-    logits = _point_logits(model, embedding, category)
+    logits = point_logits(model, embedding, category)
     if tta_rotations > 1:  # of the points chosen once; normals turn with them
         logits = logits.log_softmax(-1)
         for turn in turns_about_y(tta_rotations, xyz.device)[1:]:
             turned = None
             if features is not None and known is not None:
                 turned = rotate_features(known, spec.features, lambda each: each @ turn)  # noqa: B023
-            other = _point_logits(model, _view(model, seen @ turn, turned).embedding, category)
+            other = point_logits(model, _view(model, seen @ turn, turned).embedding, category)
             logits = logits.logaddexp(other.log_softmax(-1))
 
+    scores = None
     if category is None and spec.parts:
         total = torch.zeros(len(spec.class_names), dtype=torch.float64, device=xyz.device)
         for probs in _carried(logits.softmax(-1), seen, xyz):
             total += probs.sum(0, dtype=torch.float64)
-        category = int(torch.stack([total[list(ids)].sum() for ids in spec.parts]).argmax())
+        scores = torch.stack([total[list(ids)].sum() for ids in spec.parts]) / xyz.shape[1]
+        category = int(scores.argmax())
     own = range(len(spec.class_names)) if category is None else spec.parts[category]
     ids = torch.tensor(own, device=xyz.device)
     probs = logits[:, ids].softmax(-1)
@@ -311,22 +305,7 @@ def label_points(
         probs = postprocess(probs[None], seen, least)[0]
     best = [probs.max(-1) for probs in _carried(probs, seen, xyz)]
     labels = ids[torch.cat([index for _, index in best])]
-    return PointLabels(labels, torch.cat([value for value, _ in best]), category)
-
-
-@torch.inference_mode()
-def most_probable_category(model: Segmenter, embedding: Embedding) -> int:
-    """The category of a cloud, of a network conditioned on the category, whose head tries each.
-
-    Conditioned on a wrong category, a network still gives some points parts of the right one. So
-    the category is chosen whose own parts are the most probable: correct for 32 of the 38 val
-    shapes of the labelled Princeton benchmark, in 19 categories. The confidence of points finds 19.
-    """
-    own = []
-    for index, ids in enumerate(model.data_spec.parts):
-        probs = _point_logits(model, embedding, index).softmax(-1)
-        own.append(probs[:, list(ids)].sum(-1).mean())
-    return int(torch.stack(own).argmax())
+    return PointLabels(labels, torch.cat([value for value, _ in best]), category, scores)
 
 
 def _view(model: Segmenter, xyz: Tensor, features: Tensor | None) -> _View:
@@ -339,15 +318,6 @@ def _view(model: Segmenter, xyz: Tensor, features: Tensor | None) -> _View:
 def _mean(embedding: Embedding) -> Tensor:
     """(B, C) mean of the points' features on the CPU; the maximum separates less."""
     return embedding.pooled.chunk(2, dim=-1)[1].float().cpu()
-
-
-def _point_logits(model: Segmenter, embedding: Embedding, category: int | None) -> Tensor:
-    """(N, P) calibrated logits of the points of one cloud."""
-    condition = None
-    if model.config.num_categories and category is not None:
-        condition = torch.tensor([category], device=embedding.pooled.device)
-    logits = model.label(embedding, condition)[0].float()
-    return logits / (1.0 if model.calibration is None else model.calibration.temperature)
 
 
 def _carried(values: Tensor, seen: Tensor, xyz: Tensor) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from ea_pointcloud.models.base import NetworkConfig, stem_input
 from ea_pointcloud.models.metadata import DataSpec
 from ea_pointcloud.models.pretrained import PretrainedModel
 from ea_pointcloud.nn import LinearNorm, PointBatchNorm
+from ea_pointcloud.nn.norm import weight_of
 from ea_pointcloud.ops.sampling import Pyramid
 
 
@@ -217,7 +218,7 @@ class Segmenter(PretrainedModel):
         """What :meth:`label` needs, the same for every category; arguments as :meth:`forward`."""
         features = self.scale_features(features)
         points = stem_input(xyz, features, mask, self.config.feature_channels)
-        points = points.to(self.out.weight.dtype)
+        points = points.to(weight_of(self.out).dtype)
         check_no_empty_cloud(mask)
         if chunk is not None:
             check_count("chunk", chunk)
@@ -272,11 +273,13 @@ class Segmenter(PretrainedModel):
                 f"category must be between 0 and num_categories-1={count - 1}, "
                 f"got {category.tolist()}"
             )
-        return [self.category(F.one_hot(category.long(), count).to(self.out.weight.dtype))]
+        return [self.category(F.one_hot(category.long(), count).to(weight_of(self.out).dtype))]
 
     def _label(self, points: Tensor, cloud: Tensor, mask: Tensor | None) -> Tensor:
         """Logits (B, n, P) of features of points (B, n, C) and of the whole cloud (B, D)."""
-        to_point, to_cloud = self.head_in.weight.split([points.shape[-1], cloud.shape[-1]], dim=1)
+        to_point, to_cloud = weight_of(self.head_in).split(
+            [points.shape[-1], cloud.shape[-1]], dim=1
+        )
         hidden = F.linear(points, to_point) + F.linear(cloud, to_cloud)[:, None]
         hidden = self.dropout(F.relu(self.head_norm(hidden, mask)))
         for layer in self.head:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
 LARGEST_SETTING = 2**16  # of a configuration: widths, depths, centres, classes
 MOST_POINTS = 10**6  # of the clouds that a network was trained on
@@ -46,7 +47,7 @@ def check_stored(path: Path, build: Callable[[], nn.Module]) -> None:
     with safe_open(path, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         stored = {name: (each.get_dtype(), each.get_shape()) for name, each in slices.items()}
-    with torch.device("meta"), at_most(_ALWAYS + _PER_TENSOR * len(stored)):
+    with torch.device("meta"), _Uninitialised(), at_most(_ALWAYS + _PER_TENSOR * len(stored)):
         expected = build().state_dict()
     for what, names in (("lacks", set(expected) - set(stored)), ("has an unknown",
                         set(stored) - set(expected))):  # fmt: skip
@@ -67,6 +68,18 @@ def check_values(state: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} has values that are NaN or infinite")
         if name.endswith("running_var") and bool((value < 0).any()):
             raise ValueError(f"{name} has a negative variance")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves ``torch.nn.init`` out: on the meta device it imports compilers for over a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 @contextmanager

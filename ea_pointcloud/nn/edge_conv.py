@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count
-from ea_pointcloud.nn.norm import PointBatchNorm
+from ea_pointcloud.nn.norm import PointBatchNorm, bias_of, weight_of
 from ea_pointcloud.ops import (
     PyramidLevel,
     feature_neighbors,
@@ -144,11 +144,11 @@ def linear_of_pairs(
         (B, S, K, C').
     """
     to_neighbor, to_center = parts_of_pairs(layer)
-    own = F.linear(centers, to_center, layer.bias)
+    own = F.linear(centers, to_center, bias_of(layer))
     return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
 
 
 def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
-    to_neighbor, to_center = layer.weight.chunk(2, dim=1)
+    to_neighbor, to_center = weight_of(layer).chunk(2, dim=1)
     return to_neighbor, to_center - to_neighbor

@@ -175,3 +175,15 @@ def initialise_linear(linear: nn.Linear) -> None:
     if linear.bias is not None:
         with torch.no_grad():
             linear.bias.zero_()
+
+
+def weight_of(layer: nn.Linear) -> Tensor:
+    """The weight of a layer, also of one that torch's ``quantize_dynamic`` has packed."""
+    weight: Any = layer.weight
+    return weight if isinstance(weight, Tensor) else weight().dequantize()
+
+
+def bias_of(layer: nn.Linear) -> Tensor | None:
+    """The bias of a layer, likewise."""
+    bias: Any = layer.bias
+    return bias() if callable(bias) else bias

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud.nn.norm import LinearNorm
+from ea_pointcloud.nn.norm import LinearNorm, weight_of
 
 
 class TransformNet(nn.Module):
@@ -59,4 +59,4 @@ class TransformNet(nn.Module):
         hidden = self.head(F.relu(features.max(1).values))
         # Near the identity half precision would leave three digits of the difference.
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.out(hidden.to(self.out.weight.dtype)).view(-1, channels, channels)
+            return self.out(hidden.to(weight_of(self.out).dtype)).view(-1, channels, channels)

@@ -14,7 +14,7 @@ from ea_pointcloud.training.recipe_keys import Recipe
 
 LEGACY = "test (legacy, as most papers)"
 _CONFUSED = 4  # other classes listed in a row
-_NAMELESS = ("procedural", "folder")  # their data.name is not used
+_NAMELESS = ("procedural", "folder", "parts")  # their data.name is not used
 
 
 @dataclass(frozen=True)

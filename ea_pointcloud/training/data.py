@@ -3,13 +3,20 @@
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ea_pointcloud._device import available_memory, generator_for
 from ea_pointcloud.augment.transforms import normalize_unit_sphere
-from ea_pointcloud.datasets import FolderDataset, ModelNet, ProceduralShapes, ShapeNetPart
+from ea_pointcloud.datasets import (
+    FolderDataset,
+    ModelNet,
+    PartFolderDataset,
+    ProceduralShapes,
+    ShapeNetPart,
+)
 from ea_pointcloud.datasets._files import data_root, find_modelnet
 from ea_pointcloud.datasets.layouts import recognize
 from ea_pointcloud.datasets.offline_augmentation import augment_offline
@@ -21,11 +28,13 @@ from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import gather_points
-from ea_pointcloud.training.recipe_data import DataRecipe
+from ea_pointcloud.training.recipe_data import OWN_FILES, DataRecipe
 from ea_pointcloud.training.recipe_keys import Recipe
 
-Shapes = ModelNet | ProceduralShapes | ShapeNetPart | FolderDataset | OutOfCoreModelNet | PyGShapes
+PartShapes = ShapeNetPart | PartFolderDataset
+Shapes = ModelNet | ProceduralShapes | PartShapes | FolderDataset | OutOfCoreModelNet | PyGShapes
 PROCEDURAL_SPLITS = ("train", "val", "test")  # the order of ``data.shapes``
+_OF_OWN_FILES = ("up", "stored_points", "skip_bad", "drop_invalid", "features", "columns")
 _OFFLINE = 7  # tells their draws from all others of the seed
 _HELD = 3  # times the size of its files: one split is read, and joined, beside another
 _MEASURED = 1000  # about as many clouds show the scale of a channel
@@ -49,63 +58,37 @@ def open_split(data: DataRecipe, split: str, *, all_points: bool = False) -> Sha
     if data.dataset == "procedural":
         num_shapes = data.shapes[PROCEDURAL_SPLITS.index(split)]
         return ProceduralShapes(split, num_shapes=num_shapes, num_points=data.num_points)
-    num_points = 0 if all_points else data.num_points
-    if data.dataset == "folder":
+    usual: dict[str, Any] = {
+        "split": split,
+        "num_points": 0 if all_points else data.num_points,
+        "sampling": data.sampling,
+        "val_fraction": data.val_fraction,
+    }
+    if data.dataset in OWN_FILES:
         assert data.root is not None
-        return FolderDataset(
-            data.root,
-            split=split,
-            num_points=num_points,
-            sampling=data.sampling,
-            val_fraction=data.val_fraction,
-            up=data.up,
-            stored_points=data.stored_points,
-            skip_bad=data.skip_bad,
-            drop_invalid=data.drop_invalid,
-            mirrored=data.mirrored,
-            features=data.features,
-            columns=data.columns,
-        )
+        reading = {name: getattr(data, name) for name in _OF_OWN_FILES}
+        if data.dataset == "parts":
+            return PartFolderDataset(data.root, **usual, **reading)
+        return FolderDataset(data.root, **usual, **reading, mirrored=data.mirrored)
     if data.dataset == "shapenetpart":
-        return ShapeNetPart(
-            data.root,
-            name=data.name,
-            split=split,
-            num_points=num_points,
-            sampling=data.sampling,
-            val_fraction=data.val_fraction,
-            features=data.features,
-        )
+        return ShapeNetPart(data.root, name=data.name, features=data.features, **usual)
     if data.dataset == "pyg":
         assert data.root is not None
         return open_pyg(
             data.root,
-            split=split,
-            num_points=num_points,
-            sampling=data.sampling,
-            val_fraction=data.val_fraction,
             up=data.up,
             stored_points=data.stored_points,
             mirrored=data.mirrored is True,
+            **usual,
         )
     text = _text_folder(data)
     if text is not None:
         stored = max(data.stored_points, data.num_points)
         data = replace(data, dataset="folder", root=str(text), stored_points=stored)
         return open_split(data, split, all_points=all_points)
-    out_of_core = _out_of_core(data, split, num_points)
-    if not stays_in_memory(data, out_of_core):
-        return out_of_core
-    return ModelNet(
-        data.root,
-        name=data.name,
-        split=split,
-        num_points=num_points,
-        sampling=data.sampling,
-        val_fraction=data.val_fraction,
-        mirrored=data.mirrored,
-        features=data.features,
-    )
+    usual |= {"name": data.name, "mirrored": data.mirrored, "features": data.features}
+    outline = OutOfCoreModelNet(data.root, buffer_mb=data.buffer_mb, **usual)
+    return ModelNet(data.root, **usual) if stays_in_memory(data, outline) else outline
 
 
 def _text_folder(data: DataRecipe) -> Path | None:
@@ -118,20 +101,6 @@ def _text_folder(data: DataRecipe) -> Path | None:
             except FileNotFoundError:
                 return folder
     return None
-
-
-def _out_of_core(data: DataRecipe, split: str, num_points: int) -> OutOfCoreModelNet:
-    return OutOfCoreModelNet(
-        data.root,
-        name=data.name,
-        split=split,
-        num_points=num_points,
-        sampling=data.sampling,
-        val_fraction=data.val_fraction,
-        buffer_mb=data.buffer_mb,
-        mirrored=data.mirrored,
-        features=data.features,
-    )
 
 
 def stays_in_memory(
@@ -152,7 +121,9 @@ def stays_in_memory(
     if data.dataset != "modelnet" or _text_folder(data) is not None:
         return True
     if outline is None or outline.split == "test":
-        outline = _out_of_core(data, "trainval", 0)
+        outline = OutOfCoreModelNet(
+            data.root, name=data.name, split="trainval", features=data.features
+        )
     room = available_memory(torch.device("cpu"))
     return room is None or copies * _HELD * outline.file_bytes <= room
 
@@ -246,7 +217,7 @@ def data_spec(recipe: Recipe, dataset: Shapes) -> DataSpec:
         names, categories, parts = dataset.part_names, dataset.category_names, dataset.parts
         fractions = min_part_fractions(dataset.part_label, dataset.category, parts, len(names))
     else:
-        assert not isinstance(dataset, ShapeNetPart)
+        assert not isinstance(dataset, PartShapes)
         names = dataset.class_names
     mean, std = _feature_scale(dataset, recipe.data.features)
     return DataSpec(
@@ -286,5 +257,5 @@ def _feature_scale(
 
 def class_count(dataset: Shapes) -> Tensor:
     """(classes,) how many clouds of each class there are."""
-    assert not isinstance(dataset, ShapeNetPart)
+    assert not isinstance(dataset, PartShapes)
     return torch.bincount(dataset.label.cpu(), minlength=len(dataset.class_names))

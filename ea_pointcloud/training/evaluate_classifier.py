@@ -9,10 +9,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ea_pointcloud._device import generator_for
 from ea_pointcloud.augment.transforms import random_scale
-from ea_pointcloud.datasets import ShapeNetPart
 from ea_pointcloud.metrics import class_accuracy, classification_metrics
 from ea_pointcloud.models import Classifier
-from ea_pointcloud.training.data import Shapes
+from ea_pointcloud.training.data import PartShapes, Shapes
 from ea_pointcloud.training.evaluation import (
     Hook,
     Reliability,
@@ -84,7 +83,7 @@ def evaluate_classifier(
         ValueError: if the data has a class that the model lacks.
     """
     names = model.data_spec.class_names
-    assert not isinstance(dataset, ShapeNetPart)
+    assert not isinstance(dataset, PartShapes)
     data_classes = dataset.class_names
     dataset = match_labels(dataset, model.data_spec)
     absent = [index for index, name in enumerate(names) if name not in data_classes]

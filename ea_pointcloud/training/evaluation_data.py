@@ -10,7 +10,7 @@ from ea_pointcloud._checks import check_at_least
 from ea_pointcloud.datasets import ShapeNetPart, open_dataset
 from ea_pointcloud.datasets.subset import limit_shapes
 from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
-from ea_pointcloud.models import Classifier, PretrainedModel
+from ea_pointcloud.models import Classifier, PretrainedModel, Segmenter
 from ea_pointcloud.models.pretrained import CONFIG_FILE, resolve_weights
 from ea_pointcloud.training.data import Shapes, open_held_out
 from ea_pointcloud.training.recipe_keys import Recipe
@@ -70,7 +70,13 @@ def finished_recipe(run: str | Path, data_root: str | Path | None) -> Recipe:
                 f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
                 f"continue it with --resume {run}"
             )
+    root = recipe.data.root
     if data_root is None:
+        if root is not None and recipe.data.dataset != "procedural" and not Path(root).exists():
+            raise FileNotFoundError(
+                f"{run} was trained on data in {root}, where there is nothing any more; say where "
+                "it is now with --data-root DIR (data_root= in Python)"
+            )
         return recipe
     return replace(recipe, data=replace(recipe.data, root=str(data_root)))
 
@@ -131,7 +137,7 @@ def open_for_weights(
         "num_points": usual if options.num_points is None else options.num_points,
         "sampling": "fps",
     }
-    given["features"] = file_channels(spec.features)
+    given |= {"features": file_channels(spec.features), "parts": isinstance(model, Segmenter)}
     if data is not None:
         dataset, name = open_dataset(data, data_root=data_root, **given), data
     else:

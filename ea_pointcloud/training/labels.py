@@ -5,10 +5,10 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from ea_pointcloud.datasets import FolderDataset, ModelNet, ShapeNetPart
+from ea_pointcloud.datasets import FolderDataset, ModelNet
 from ea_pointcloud.datasets.out_of_core import OutOfCoreModelNet
 from ea_pointcloud.models import DataSpec
-from ea_pointcloud.training.data import Shapes
+from ea_pointcloud.training.data import PartShapes, Shapes
 
 
 def match_labels(dataset: Shapes, spec: DataSpec) -> Shapes:
@@ -28,7 +28,7 @@ def match_labels(dataset: Shapes, spec: DataSpec) -> Shapes:
         ValueError: if the data has a name that the model does not know.
     """
     if not spec.category_names:
-        assert not isinstance(dataset, ShapeNetPart)
+        assert not isinstance(dataset, PartShapes)
         label_map = _label_map("classes", dataset.class_names, spec.class_names)
         if dataset.class_names == spec.class_names:
             return dataset

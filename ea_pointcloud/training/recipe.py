@@ -19,6 +19,7 @@ from ea_pointcloud._files import write_whole
 from ea_pointcloud.models.factory import ARCHITECTURES
 from ea_pointcloud.models.pretrained import read_description, resolve_weights
 from ea_pointcloud.training.recipe_checks import check_recipe
+from ea_pointcloud.training.recipe_data import OWN_FILES
 from ea_pointcloud.training.recipe_keys import TASKS, Recipe
 
 _LONGEST = 100_000  # characters; the packaged ones have up to 3,000
@@ -123,7 +124,7 @@ def recipe_name(name_or_path: str | Path, overrides: list[str] | None = None) ->
 def own_up(path: Path) -> str | None:
     """The axis that is up in the files of the recipe at ``path``, if these are a user's own."""
     config = _parsed(*_recipe_text(path))
-    own = OmegaConf.select(config, "data.dataset") == "folder"
+    own = OmegaConf.select(config, "data.dataset") in OWN_FILES
     return OmegaConf.select(config, "data.up") if own else None
 
 
@@ -135,7 +136,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 def run_name(recipe: Recipe, variant: str = "") -> str:
     """What a run folder is called where nobody says; ``variant`` tells runs of a recipe apart."""
     name = recipe.name
-    if recipe.data.dataset == "folder":
+    if recipe.data.dataset in OWN_FILES:
         name = Path(recipe.data.root or "").expanduser().resolve().name
     return "-".join(word for word in (name, variant, f"seed{recipe.trainer.seed}") if word)
 

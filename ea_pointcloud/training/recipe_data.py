@@ -17,6 +17,8 @@ from ea_pointcloud.augment.transforms import AXES, SAMPLINGS
 from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.descriptors.channels import parse_features
 
+OWN_FILES = ("folder", "parts")  # data sets that are files of the user
+
 
 @dataclass
 class DataRecipe:
@@ -24,11 +26,12 @@ class DataRecipe:
 
     Args:
         dataset: kind of data set: ``"modelnet"`` (its HDF5 layout), ``"shapenetpart"`` (part
-            labels), ``"folder"`` (classes of your own), ``"procedural"`` (generated) or ``"pyg"``
-            (what a data set of PyTorch Geometric has stored, see
+            labels), ``"folder"`` (classes of your own), ``"parts"`` (clouds of your own with a
+            label for each point), ``"procedural"`` (generated) or ``"pyg"`` (what
+            a data set of PyTorch Geometric has stored, see
             :func:`~ea_pointcloud.datasets.pyg_source.open_pyg`).
         root: folder of data sets; if omitted ``$EA_POINTCLOUD_DATA``, then ``./data``. With
-            ``folder`` and ``pyg`` the data set itself.
+            ``folder``, ``parts`` and ``pyg`` the data set itself.
         name: the set in that folder, as in ``NAME_ply_hdf5_2048``.
         num_points: points of each cloud that the network sees.
         sampling: how they are chosen: ``"first"``, ``"random"``, or ``"fps"`` (farthest point
@@ -45,11 +48,12 @@ class DataRecipe:
             unit of their own are standardised by their mean and deviation in training.
         columns: what the columns of tables are, as ``"x,y,z,_,label"`` or ``"NAME=x,..."``, see
             :func:`~ea_pointcloud.read_cloud` (``folder`` and ``parts``).
-        up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (``folder`` and ``pyg``).
-        stored_points: points kept of each file (``folder`` and ``pyg``).
-        skip_bad: leave out files that cannot be read, instead of stopping (``folder``).
-        drop_invalid: leave out points that are not finite; by default in ``.pcd`` files only
-            (``folder``).
+        up: axis that is up in the files, ``"x"``, ``"y"`` or ``"z"`` (own files and ``pyg``).
+        stored_points: points kept of each file (own files and ``pyg``).
+        skip_bad: leave out files that cannot be read, instead of stopping (own files: ``folder``
+            and ``parts``).
+        drop_invalid: leave out points that are not finite; by default in ``.pcd`` files only (own
+            files).
         mirrored: whether the files are mirror images, whose x is negated when they are read:
             ``true``, ``false``, or ``auto``, which recognises the published clouds of ModelNet40,
             see :func:`~ea_pointcloud.datasets.axes.find_mirroring` (``modelnet``, ``folder`` and
@@ -105,17 +109,25 @@ class DataRecipe:
             )
         self.features = list(parse_features("data.features", self.features))
         self._check_own_files()
+        if self.columns is not None and self.dataset not in OWN_FILES:
+            raise ValueError(
+                f"data.columns is for own files, data.dataset={' or '.join(OWN_FILES)}, got "
+                f"{self.dataset}; leave it out"
+            )
         self._check_memory()
 
     def _check_own_files(self) -> None:
-        if self.dataset in ("folder", "pyg"):
+        if self.dataset in (*OWN_FILES, "pyg"):
             check_at_least("data.stored_points", self.stored_points, 1)
             check_choice("data.up", self.up, AXES)
             if self.root is None:
-                content = {"folder": "folder that holds the class folders"}
+                content = {
+                    "folder": "folder that holds the class folders",
+                    "parts": "folder of your labelled clouds",
+                }
                 what = content.get(self.dataset, "root of the PyG data set")
                 raise ValueError(f"data.root must be set to the {what}")
-        if self.dataset == "folder":
+        if self.dataset in OWN_FILES:
             stored = self.stored_points
             check_range("data.num_points", self.num_points, 1, stored, "data.stored_points")
         check_choice("data.mirrored", self.mirrored, MIRRORED)

@@ -18,7 +18,7 @@ from ea_pointcloud.training.recipe_data import AugmentRecipe, DataRecipe
 # Which data sets a task can be trained on.
 TASKS = {
     "classification": ("modelnet", "procedural", "folder", "pyg"),
-    "segmentation": ("shapenetpart", "procedural", "pyg"),
+    "segmentation": ("shapenetpart", "parts", "procedural", "pyg"),
 }
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")

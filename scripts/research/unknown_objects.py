@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.datasets import ShapeNetPart, open_dataset
+from ea_pointcloud.datasets import PartFolderDataset, ShapeNetPart, open_dataset
 from ea_pointcloud.inference.calibration import ClassifierOutput, extract_features
 from ea_pointcloud.inference.ood import compare_scores
 from ea_pointcloud.models import Classifier, load_model
@@ -75,7 +75,7 @@ def every(model: Classifier, dataset: Shapes) -> ClassifierOutput:
 def held_out(data: DataRecipe) -> Shapes:
     """The test clouds of the classes that a run did not learn."""
     whole = open_split(replace(data, classes=[]), "test", all_points=True)
-    assert not isinstance(whole, ShapeNetPart)
+    assert not isinstance(whole, ShapeNetPart | PartFolderDataset)
     rest = [name for name in whole.class_names if name not in data.classes]
     return open_split(replace(data, classes=rest), "test", all_points=True)
 
@@ -85,7 +85,7 @@ def others(model: Classifier, name: str, without: list[str], root: str | None) -
     samples = []
     for split in ("trainval", "test"):
         dataset = open_dataset(name, split=split, data_root=root)
-        parts = isinstance(dataset, ShapeNetPart)
+        parts = isinstance(dataset, ShapeNetPart | PartFolderDataset)
         names = dataset.category_names if parts else dataset.class_names
         strange = sorted(set(without) - set(names))
         if strange:
