@@ -3,10 +3,10 @@
     python -m scripts.research.few_shot RUN --data-root DATA --output scripts/results/FEW_SHOT.md
 
 RUN was trained with `data.classes`, on some of the classes of ModelNet40 rebuilt: the others are
-the first set. The second is PSB's categories, the third the procedural ones, both with the shipped
+the first set. The second is PSB's categories, the third the procedural ones, both with the pretrained
 weights. Of each class at most 60 shapes count. Every draw takes k examples of each class (and the
 classes, where not all); up to 30 others of each class are classified. Figures are mean class
-accuracies, the mean and standard deviation of the draws. Nothing is chosen here.
+accuracies, the mean and standard deviation of the draws.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from ea_pointcloud.nn import UnitEmbedding
 from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
 from scripts.publish.embedding import fit_embedding
 
-SHIPPED, EARLIER = "eagraph-tiny-modelnet40", "eagraph-tiny-modelnet10"
+PRETRAINED, EARLIER = "eagraph-tiny-modelnet40", "eagraph-tiny-modelnet10"
 SHOTS = (1, 5, 10)
 DRAWS, FEW_DRAWS = 5, 2  # of everything, and of fine-tuning
 MOST, QUERIES = 60, 30  # shapes of a class
@@ -266,19 +266,19 @@ def main() -> None:
     arguments = parser.parse_args()
     root, data = arguments.data_root, "modelnet40_rebuilt"
     known = list(load_model(arguments.run).data_spec.class_names)
-    held, shipped = (
+    held, pretrained = (
         encoder_of(arguments.run, data, root, known),
-        encoder_of(SHIPPED, data, root, []),
+        encoder_of(PRETRAINED, data, root, []),
     )
     earlier = encoder_of(EARLIER, "modelnet10", root, [])
     unseen = read(data, "ModelNet40 rebuilt, classes held out", root, known, held.model)
-    psb = read("psb_part", "PSB categories", root, [], shipped.model)
-    made = read("procedural", "procedural", root, [], shipped.model)
+    psb = read("psb_part", "PSB categories", root, [], pretrained.model)
+    made = read("procedural", "procedural", root, [], pretrained.model)
     tables = [
         list(compare(unseen, held, earlier, (5, 0))),
-        list(compare(psb, shipped, earlier, (5, 10, 0))),
-        list(compare(made, shipped, earlier, (5, 0))),
-        list(poses(psb, shipped)),
+        list(compare(psb, pretrained, earlier, (5, 10, 0))),
+        list(compare(made, pretrained, earlier, (5, 0))),
+        list(poses(psb, pretrained)),
         list(poses(unseen, held)),
     ]
     text = "\n\n".join("\n".join(map(row_text, with_rule(table))) for table in tables) + "\n"
