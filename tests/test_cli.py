@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from ea_pointcloud import cli
-from ea_pointcloud.augment.transforms import AXES
 from ea_pointcloud.cli import _common, export, view
 from ea_pointcloud.datasets.procedural import CATEGORIES, ProceduralShapes
 from ea_pointcloud.datasets.writing import write_modelnet
@@ -20,6 +19,7 @@ from ea_pointcloud.export import FORMATS
 from ea_pointcloud.io import write_mesh
 from ea_pointcloud.ops import _backend
 from ea_pointcloud.ops._self_check import Verdict
+from ea_pointcloud.ops.frames import AXES
 from ea_pointcloud.training.recipe import load_recipe, save_recipe
 from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.viz.style import BACKGROUNDS, COLORINGS

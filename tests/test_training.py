@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet, ShapeNetPart
 from ea_pointcloud.datasets.procedural import CATEGORIES, CATEGORY_PARTS
 from ea_pointcloud.datasets.writing import write_modelnet
 from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, create_model
 from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, random_point_sample
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.batches import BatchIndices
 from ea_pointcloud.training.callbacks import read_metrics
 from ea_pointcloud.training.data import data_spec, open_held_out

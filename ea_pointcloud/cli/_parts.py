@@ -4,9 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ea_pointcloud.cli._common import readable, shown_up
+from ea_pointcloud.cli._common import readable, say, shown_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,4 +175,4 @@ def render_parts(path: Path, pictured: "dict[str, Segmented]") -> None:
         labels.append(replace(parts, names=tuple(_short(part, parts) for part in parts.names)))
     clouds = [cloud for cloud, _ in pictured.values()]
     compare(clouds, titles, path, labels=labels, up=[parts.up for parts in labels])
-    typer.echo(f"wrote {path}", err=True)
+    say(f"wrote {path}")

@@ -14,7 +14,7 @@ from ea_pointcloud.inference.calibration import (
     fit_detector,
     fit_small_detector,
 )
-from ea_pointcloud.io.progress import track
+from ea_pointcloud.io.pool import track
 from ea_pointcloud.models import (
     Calibration,
     Classifier,
