@@ -3,7 +3,7 @@
     python -m scripts.research.few_shot RUN --data-root DATA --output scripts/results/FEW_SHOT.md
 
 RUN was trained with `data.classes`, on some of the classes of ModelNet40 rebuilt: the others are
-the first set. The second is PSB's categories, the third the procedural ones, both with the pretrained
+the first set. The second is PSB's categories, the third the procedural ones, both with pretrained
 weights. Of each class at most 60 shapes count. Every draw takes k examples of each class (and the
 classes, where not all); up to 30 others of each class are classified. Figures are mean class
 accuracies, the mean and standard deviation of the draws.
