@@ -105,6 +105,7 @@ def draw_attention(
         scalar_page(points[0], values[0], columns, html, title=titles[0], **options)
         typer.echo(f"wrote {html}", err=True)
     if render is not None:
+        pixels.pop("backend")
         scalar_grid(points, values, columns, titles, render, **(options | pixels))
         typer.echo(f"wrote {render}", err=True)
     if html is None and render is None:
