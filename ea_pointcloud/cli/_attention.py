@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ea_pointcloud.cli._common import say
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -103,11 +105,11 @@ def draw_attention(
     }
     if html is not None:
         scalar_page(points[0], values[0], columns, html, title=titles[0], **options)
-        typer.echo(f"wrote {html}", err=True)
+        say(f"wrote {html}")
     if render is not None:
         pixels.pop("backend")
         scalar_grid(points, values, columns, titles, render, **(options | pixels))
-        typer.echo(f"wrote {render}", err=True)
+        say(f"wrote {render}")
     if html is None and render is None:
         for xyz, scalars, title in zip(points, values, titles, strict=True):
             for index, column in enumerate(columns):

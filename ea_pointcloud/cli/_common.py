@@ -1,6 +1,7 @@
 """What commands share: options, the checks of what was given for them, and printing."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -217,6 +218,19 @@ def _harmless(cell: Any) -> Any:
     if isinstance(cell, Text) and not cell.plain.isprintable():
         return Text(printable(cell.plain), cell.style)
     return printable(cell) if isinstance(cell, str) else cell
+
+
+def say(text: str) -> None:
+    """Print a text on standard error; what a terminal might obey in names from files is escaped."""
+    typer.echo(printable(text), err=True)
+
+
+class HarmlessFormatter(logging.Formatter):
+    """Formats messages of the library so that no terminal obeys a name in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone."""
+        return printable(super().format(record))
 
 
 def print_json(value: object) -> None:

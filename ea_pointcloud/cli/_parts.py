@@ -4,9 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ea_pointcloud.cli._common import readable, shown_up
+from ea_pointcloud.cli._common import readable, say, shown_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,4 +176,4 @@ def render_parts(path: Path, pictured: "dict[str, Segmented]", backend: Any) -> 
     clouds = [cloud for cloud, _ in pictured.values()]
     up = [parts.up for parts in labels]
     compare(clouds, titles, path, labels=labels, up=up, backend=backend)
-    typer.echo(f"wrote {path}", err=True)
+    say(f"wrote {path}")

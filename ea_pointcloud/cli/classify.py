@@ -9,7 +9,7 @@ import typer
 
 from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
-from ea_pointcloud.cli._common import readable, shown_up
+from ea_pointcloud.cli._common import readable, say, shown_up
 from ea_pointcloud.cli._csv_log import CsvLog
 from ea_pointcloud.cli._resume import settings
 from ea_pointcloud.cli._support import check_support, support_predictor
@@ -189,4 +189,4 @@ def _render(
     titles = [f"{Path(file).name}: {each.label} {each.prob:.0%}" for file, each in results.items()]
     up = [result.up for result in results.values()]
     compare(clouds, titles, path, up=up, backend=backend)
-    typer.echo(f"wrote {path}", err=True)
+    say(f"wrote {path}")

@@ -8,6 +8,7 @@ import typer
 
 from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
+from ea_pointcloud.cli._common import say
 from ea_pointcloud.cli._parts import HEADINGS, RIGHT, Row, cells, json_row, render_parts, take
 from ea_pointcloud.cli._resume import OutputFolder, fingerprint, settings
 
@@ -116,7 +117,7 @@ def run(
     show = Show("segmented", keep, partial(json_row, weights), cells, HEADINGS, RIGHT)
     tally = batch.run(job, predictor, show, up=up, store=folder, as_json=as_json)
     if folder is not None and tally.done > tally.errors:
-        typer.echo(f"wrote {tally.done - tally.errors:,} files into {output}", err=True)
+        say(f"wrote {tally.done - tally.errors:,} files into {output}")
     if render is not None and pictured:
         render_parts(render, pictured, backend)
     tally.finish()
