@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ea_pointcloud import Predictor
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm
 from ea_pointcloud.inference.classify import turned_probs
 from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import DataSpec, EAClassifier, create_model
 from ea_pointcloud.nn import PointBatchNorm
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.report import corruptions as shown
 from ea_pointcloud.robustness.corrupted_sets import GeneratedSet
 from ea_pointcloud.robustness.evaluation import evaluate_corruptions

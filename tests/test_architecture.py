@@ -48,17 +48,17 @@ MAY_IMPORT = {
     "augment": "_checks ops",
     "metrics": "_checks",
     "datasets": "_checks _device _files ops io descriptors augment",
-    "viz": "_checks _files io augment",
+    "viz": "_checks _files ops io",
     "nn": "_checks ops",
-    "models": "_checks _device _files ops descriptors augment nn",
+    "models": "_checks _device _files ops descriptors nn",
     "inference": "_checks _device ops io descriptors augment datasets nn models",
-    "explain": "_checks ops io descriptors augment nn models inference",
-    "robustness": "_checks _device ops io augment datasets models inference",
+    "explain": "_checks ops io descriptors nn models inference",
+    "robustness": "_checks _device ops io datasets models inference",
     "training": (
         "_checks _device _files ops io descriptors augment metrics datasets nn models inference "
         "robustness"
     ),
-    "export": "_checks _files ops descriptors augment models",
+    "export": "_checks _files ops descriptors models",
     "report": "_files metrics datasets viz models robustness training",
     "cli": (
         "_checks _device _files ops io datasets viz models inference explain robustness "

@@ -10,7 +10,6 @@ from torch import Tensor
 from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.augment.transforms import (
     choose_points,
-    normalize_unit_sphere,
     random_elastic,
     random_jitter,
     random_mirror,
@@ -20,9 +19,9 @@ from ea_pointcloud.augment.transforms import (
     random_scale,
     random_shift,
     random_tilt,
-    to_y_up,
 )
 from ea_pointcloud.ops import gather_points, knn
+from ea_pointcloud.ops.frames import normalize_unit_sphere, to_y_up
 from tests.oracles import cloud, fps_oracle, seeded
 
 RANDOM: dict[str, Callable[..., Tensor]] = {

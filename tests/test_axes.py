@@ -11,7 +11,6 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ea_pointcloud import Predictor
-from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets import (
     FolderDataset,
     ModelNet,
@@ -30,6 +29,7 @@ from ea_pointcloud.io import conventional_up, read_cloud, write_mesh
 from ea_pointcloud.io.read import assumed_up
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import knn
+from ea_pointcloud.ops.frames import negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.training.data import open_split
 from ea_pointcloud.training.evaluate_run import evaluate_run
 from ea_pointcloud.training.fit import train

@@ -12,7 +12,7 @@ import torch
 
 from ea_pointcloud import Cloud, Predictor, create_model, evaluate, read_cloud, train, write_cloud
 from ea_pointcloud.augment.pipeline import Augmentation
-from ea_pointcloud.augment.transforms import negate_x, transform_with_normals
+from ea_pointcloud.augment.transforms import transform_with_normals
 from ea_pointcloud.datasets import (
     FolderDataset,
     ModelNet,
@@ -26,6 +26,7 @@ from ea_pointcloud.descriptors.channels import parse_features, rotate_points
 from ea_pointcloud.export import export_model
 from ea_pointcloud.io import CloudFileError
 from ea_pointcloud.models import DataSpec
+from ea_pointcloud.ops.frames import negate_x
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.tasks import task_of
 

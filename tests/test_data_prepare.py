@@ -7,14 +7,14 @@ import h5py
 import numpy as np
 import pytest
 
-from ea_pointcloud.augment.transforms import to_y_up
 from ea_pointcloud.datasets import FolderDataset, ModelNet, prepare
 from ea_pointcloud.datasets._sampling import Preparation
 from ea_pointcloud.datasets.layouts import recognize
 from ea_pointcloud.datasets.prepare import prepare_folder
 from ea_pointcloud.datasets.verify import verify_prepared
 from ea_pointcloud.io import CloudFileError
-from ea_pointcloud.io.progress import listening
+from ea_pointcloud.io.pool import listening
+from ea_pointcloud.ops.frames import to_y_up
 
 TETRAHEDRON = "4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
 # As they occur in ModelNet and in what people export.

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet, open_dataset
 from ea_pointcloud.datasets._modelnet_files import SCANOBJECTNN_CLASSES, SCANOBJECTNN_VARIANTS
 from ea_pointcloud.datasets._splits import stratified_mask
 from ea_pointcloud.datasets.writing import write_modelnet
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.data import open_split
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_cli import call

@@ -12,7 +12,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.transforms import FixedPoints, NormalizeScale, RandomJitter, RandomScale
 
 from ea_pointcloud.augment.pipeline import Augmentation
-from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_scale
+from ea_pointcloud.augment.transforms import random_scale
 from ea_pointcloud.datasets import FolderDataset, ProceduralShapes, ShapeNetPart
 from ea_pointcloud.datasets.pyg import (
     CloudTransform,
@@ -25,6 +25,7 @@ from ea_pointcloud.datasets.pyg import (
 from ea_pointcloud.datasets.pyg_source import PyGShapes, open_pyg
 from ea_pointcloud.io import Cloud, write_cloud
 from ea_pointcloud.models import create_model
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.recipe import load_recipe
 from tests.test_cli import call
 from tests.test_datasets_shapenetpart import CATEGORIES, make_shapes, write_txt

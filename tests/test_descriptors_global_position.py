@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_rotate_up
+from ea_pointcloud.augment.transforms import random_rotate_up
 from ea_pointcloud.descriptors import shape_features, surface_features
 from ea_pointcloud.descriptors.features import SHAPE_CHANNELS, SURFACE_CHANNELS
 from ea_pointcloud.descriptors.global_position import (
@@ -16,6 +16,7 @@ from ea_pointcloud.descriptors.global_position import (
     geodesic_shape_context,
     orientation_features,
 )
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from tests.oracles import cloud, seeded
 
 

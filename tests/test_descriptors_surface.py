@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere, random_rotate
+from ea_pointcloud.augment.transforms import random_rotate
 from ea_pointcloud.descriptors import eigen_features, surface_features
 from ea_pointcloud.descriptors.features import SURFACE_CHANNELS
 from ea_pointcloud.descriptors.surface import (
@@ -15,6 +15,7 @@ from ea_pointcloud.descriptors.surface import (
     shape_diameter,
 )
 from ea_pointcloud.ops import farthest_point_sample, gather_points
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from tests.oracles import cloud, seeded
 
 

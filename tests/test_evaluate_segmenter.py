@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ShapeNetPart
 from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.segment import label_points
 from ea_pointcloud.models import DataSpec, EASegmenter
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.evaluate_segmenter import SegmentationReport, evaluate_segmenter
 from tests.test_datasets_shapenetpart import TXT, make_shapes, write_txt
 from tests.test_segment import segmenter

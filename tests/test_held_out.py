@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet
 from ea_pointcloud.inference.preprocess import network_input
 from ea_pointcloud.models import DataSpec, create_model
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.data import open_held_out
 from ea_pointcloud.training.recipe import load_recipe
 from ea_pointcloud.training.recipe_keys import Recipe

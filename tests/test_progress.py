@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from ea_pointcloud.cli import _progress
-from ea_pointcloud.io.progress import listening, progress, track
+from ea_pointcloud.io.pool import listening, progress, track
 
 
 def test_a_listener_hears_of_each_item_and_of_the_end() -> None:

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from ea_pointcloud import Cloud, Predictor, create_model, read_cloud, write_cloud
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.descriptors import eigen_features
 from ea_pointcloud.inference import segment
 from ea_pointcloud.models import (
@@ -22,6 +21,7 @@ from ea_pointcloud.models import (
     EASegmenter,
     MahalanobisDetector,
 )
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.viz import part_colors
 from tests.oracles import cloud
 from tests.test_cli import call

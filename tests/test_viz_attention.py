@@ -8,10 +8,10 @@ from PIL import Image
 
 from ea_pointcloud.viz import Camera, Style, attention
 from ea_pointcloud.viz._legend import layout
-from ea_pointcloud.viz.attention import scalar_figure, scalar_grid, usage_heatmap
+from ea_pointcloud.viz.attention import scalar_grid, scalar_page, usage_heatmap
 from ea_pointcloud.viz.coloring import color_cloud
 from ea_pointcloud.viz.colors import SCALAR_COLORS, UNKNOWN
-from ea_pointcloud.viz.interactive import write_page
+from tests.test_viz_interactive import stored, unpacked
 
 RNG = np.random.default_rng(0)
 
@@ -80,40 +80,33 @@ def test_each_column_has_the_scale_of_all_its_clouds(monkeypatch: pytest.MonkeyP
     assert drawn[-1][1] == (0, 0.5)
 
 
-def test_a_percentile_ends_the_scale_before_the_outliers() -> None:
+def test_a_percentile_ends_the_scale_before_the_outliers(tmp_path: Path) -> None:
     values = np.concatenate([np.linspace(0, 1, 100), [50.0]])[:, None]
     assert attention.scalar_scales([values]) == [(0, 50)]
     [(low, high)] = attention.scalar_scales([values], 99)
     assert (low, high) == (0, pytest.approx(1))
     xyz = RNG.normal(size=(101, 3))
-    made = scalar_figure(xyz, values, ["slot 3"], quantities=["attention weight"], percentile=99)
-    (trace,) = made.data
-    assert trace.marker.cmax == high
-    assert trace.marker.colorbar.title.text == "attention weight"
-    assert np.array_equal(trace.marker.color, values[:, 0])
+    page = tmp_path / "a.html"
+    scalar_page(xyz, values, ["slot 3"], page, quantities=["attention weight"], percentile=99)
+    (layer,) = stored(page)["layers"]
+    assert layer["bar"] == {"title": "attention weight", "low": 0, "high": high}
+    assert np.array_equal(unpacked(layer["value"], "<f4"), values[:, 0].astype("f4"))
 
 
 def test_the_page_shows_the_numbers_it_was_given(tmp_path: Path) -> None:
     xyz, weights = RNG.normal(size=(40, 3)), RNG.uniform(size=(40, 3))
     columns = ["slot 3", "slot 17", "slot 8"]
-    made = scalar_figure(xyz, weights, columns, title="chair")
-    assert [trace.visible for trace in made.data] == [None, False, False]
-    for place, trace in enumerate(made.data):
-        assert np.array_equal(trace.marker.color, weights[:, place])
-        assert (trace.marker.cmin, trace.marker.cmax) == (0, weights[:, place].max())
-        assert np.array_equal(trace.customdata[:, 3], weights[:, place])
-    buttons = made.layout.updatemenus[0].buttons
-    assert [button.label for button in buttons] == columns
-    assert buttons[1].args[0]["visible"] == [False, True, False]
-    assert buttons[1].args[1]["title.text"].startswith("chair: slot 17")
-    assert not scalar_figure(xyz, weights[:, :1], columns[:1]).layout.updatemenus
-    few = scalar_figure(xyz, weights, columns, max_points=10)
-    assert {len(trace.x) for trace in few.data} == {10}
-    assert np.array_equal(few.data[0].x, few.data[1].x)
-    write_page(made, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count("plotly.js v") == 1
-    assert 'src="http' not in page
+    page = tmp_path / "page.html"
+    scalar_page(xyz, weights, columns, page, title="chair")
+    data = stored(page)
+    for place, layer in enumerate(data["layers"]):
+        assert (layer["name"], layer["title"]) == (columns[place], f"chair: {columns[place]}")
+        assert (layer["bar"]["low"], layer["bar"]["high"]) == (0, weights[:, place].max())
+        assert np.array_equal(unpacked(layer["value"], "<f4"), weights[:, place].astype("f4"))
+    scalar_page(xyz, weights, columns, page, max_points=10)
+    few = stored(page)
+    assert {len(unpacked(layer["value"], "<f4")) for layer in few["layers"]} == {10}
+    assert len(unpacked(few["xyz"], "<f4")) == 30
 
 
 def test_heat_map_of_slot_usage(tmp_path: Path) -> None:
@@ -144,7 +137,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"at least one cloud and column, .* got 0 clouds"):
         scalar_grid([], [], ["a"], [])
     with pytest.raises(ValueError, match=r"got 1 clouds, 1 values, 1 titles and 0 columns"):
-        scalar_figure(xyz, np.zeros((5, 0)), [])
+        scalar_page(xyz, np.zeros((5, 0)), [], "a.html")
     with pytest.raises(
         ValueError, match=r"usage must have shape \(R, M\) with R=2 names .* \(1, 3\)"
     ):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,32 +89,58 @@ def test_large_clouds_are_thinned_and_say_so() -> None:
     assert "drawn" not in (viz.figure(xyz).layout.title.text or "")
 
 
-def test_a_page_opens_without_a_network(cloud: Cloud, tmp_path: Path) -> None:
+def stored(path: Path) -> dict[str, Any]:
+    """What a page holds."""
+    page = path.read_text(encoding="utf-8")
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def unpacked(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def test_a_page_opens_without_a_network_or_library(cloud: Cloud, tmp_path: Path) -> None:
     values = np.linspace(0, 1, 60)
-    viz.to_html(cloud, tmp_path / "a.html", color_by=values, title="a < b", background="dark")
-    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    path = tmp_path / "a.html"
+    viz.to_html(cloud, path, color_by=values, title="a < b", background="dark", up="z")
+    page = path.read_text(encoding="utf-8")
+    assert len(page) < 30_000
     assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=", page)
-    assert len(re.findall(r"\* plotly\.js v", page)) == 1
+    assert "http" not in page
     assert "<title>a &lt; b</title>" in page
-    assert "background: rgb(24,26,30)" in page
-    # What the page holds is what was given, to the bit.
-    data = page[page.rindex("Plotly.newPlot(") :]
-    packed = re.search(r'"color":\s*(\{"dtype":"f8","bdata":"[^"]+"\})', data)
-    assert packed is not None
-    stored = base64.b64decode(json.loads(packed[1])["bdata"])
-    assert np.array_equal(np.frombuffer(stored, "<f8"), values)
+    data = stored(path)
+    assert data["paper"] == [24, 26, 30]
+    (layer,) = data["layers"]
+    assert layer["title"] == "a < b"
+    assert np.array_equal(unpacked(layer["value"], "<f4"), values.astype("f4"))
+    assert layer["bar"] == {"title": "value", "low": 0, "high": 1}
+    assert np.array_equal(unpacked(data["confidence"], "<f4"), cloud.confidence)
+    # y is up and the front is the front; the way back gives the coordinates of the file.
+    xyz = unpacked(data["xyz"], "<f4").reshape(-1, 3)
+    assert np.linalg.norm(xyz, axis=1).max() == pytest.approx(1)
+    assert np.argmax(xyz[:, 1]) == np.argmax(cloud.xyz[:, 2])
+    back = xyz @ np.array(data["back"]).reshape(3, 3).T + data["middle"]
+    assert np.allclose(back, cloud.xyz + cloud.center, atol=1e-6)
 
 
-def test_pages_without_plotly_inside(cloud: Cloud, tmp_path: Path) -> None:
-    viz.to_html(cloud, tmp_path / "a.html", plotlyjs="directory")
-    viz.to_html(cloud, tmp_path / "b.html", plotlyjs="cdn")
-    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("a.html", "b.html")]
-    assert max(map(len, pages)) < 50_000
-    assert re.search(r'<script[^>]* src="plotly.min.js"', pages[0])
-    assert "plotly.js v" in (tmp_path / "plotly.min.js").read_text(encoding="utf-8")[:200]
-    assert re.search(r'<script[^>]* src="https://cdn.plot.ly/', pages[1])
-    with pytest.raises(ValueError, match="plotlyjs must be one of 'inline', 'directory', 'cdn'"):
-        viz.to_html(cloud, tmp_path / "c.html", plotlyjs="none")  # pyright: ignore
+def test_a_page_has_the_parts_and_their_names(cloud: Cloud, tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    viz.to_html(cloud, path, names=["seat", "</script>", "leg"], max_points=50)
+    data = stored(path)
+    (layer,) = data["layers"]
+    legend = [entry["text"] for entry in layer["legend"]]
+    assert legend == ["seat  33%", "</script>  33%", "leg  33%"]
+    assert data["note"] == "50 of 60 points are drawn"
+    group = unpacked(layer["group"], "<u2")
+    names = np.array(data["texts"])[unpacked(data["text"], "<u2")]
+    assert np.array_equal(names, np.array(["seat", "</script>", "leg"])[group])
+    colors = unpacked(layer["colors"], "u1").reshape(-1, 3)
+    expected = np.rint(viz.part_colors(np.arange(3)) * 255)
+    assert np.array_equal(colors, expected[group])
+    assert [entry["color"] for entry in layer["legend"]] == expected.tolist()
+    viz.to_html(cloud, path, legend=False)
+    assert stored(path)["layers"][0]["legend"] == []
 
 
 def test_a_notebook_shows_the_figure(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +187,10 @@ def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, timeout=180, check=True)
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
-    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 60)
+    red = (pixels[..., 0] > 90) & (pixels[..., 1] < 40)  # darker where it turns away
     rows, columns = np.nonzero(red)
     assert red.mean() > 0.1
     assert np.ptp(rows) == pytest.approx(np.ptp(columns), rel=0.03)  # a ball is round
+    middle = pixels[290:310, 290:310, 0]
+    rim = pixels[290:310, columns.min() + 6 : columns.min() + 16, 0]
+    assert middle.mean() > rim.mean() + 20  # and lit

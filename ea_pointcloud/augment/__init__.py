@@ -5,8 +5,6 @@ from ea_pointcloud.augment.cutmix import CutMix, Mixed
 from ea_pointcloud.augment.pipeline import Augmentation
 from ea_pointcloud.augment.transforms import (
     choose_points,
-    negate_x,
-    normalize_unit_sphere,
     random_elastic,
     random_jitter,
     random_mirror,
@@ -16,8 +14,8 @@ from ea_pointcloud.augment.transforms import (
     random_scale,
     random_shift,
     random_tilt,
-    to_y_up,
 )
+from ea_pointcloud.ops.frames import negate_x, normalize_unit_sphere, to_y_up
 
 __all__ = [
     "Augmentation",

@@ -1,5 +1,6 @@
 """The console command ``ea-pointcloud``: one file a command, heavy imports inside the commands."""
 
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -18,6 +19,7 @@ from ea_pointcloud.cli import (
     train,
     view,
 )
+from ea_pointcloud.cli._common import HarmlessFormatter
 from ea_pointcloud.cli._progress import show_progress
 
 app = typer.Typer(
@@ -55,6 +57,8 @@ app.add_typer(data.app, name=data.NAME)
 
 def main() -> None:
     """Run the command line; what a user can get wrong ends in one line and exit status 1."""
+    if logging.lastResort is not None:  # prints the warnings of the library
+        logging.lastResort.setFormatter(HarmlessFormatter())
     try:
         with show_progress():
             app()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ea_pointcloud.cli._common import say
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -92,8 +94,7 @@ def draw_attention(
 ) -> None:
     """Write the page and the picture, or show one column after another in windows."""
     from ea_pointcloud.viz import show
-    from ea_pointcloud.viz.attention import scalar_figure, scalar_grid
-    from ea_pointcloud.viz.interactive import write_page
+    from ea_pointcloud.viz.attention import scalar_grid, scalar_page
 
     points, values, columns = attention_values(view, clouds, axes)
     options: dict[str, Any] = {
@@ -103,12 +104,12 @@ def draw_attention(
         **drawing,
     }
     if html is not None:
-        made = scalar_figure(points[0], values[0], columns, title=titles[0], **options)
-        write_page(made, html)
-        typer.echo(f"wrote {html}", err=True)
+        scalar_page(points[0], values[0], columns, html, title=titles[0], **options)
+        say(f"wrote {html}")
     if render is not None:
+        pixels.pop("backend")
         scalar_grid(points, values, columns, titles, render, **(options | pixels))
-        typer.echo(f"wrote {render}", err=True)
+        say(f"wrote {render}")
     if html is None and render is None:
         for xyz, scalars, title in zip(points, values, titles, strict=True):
             for index, column in enumerate(columns):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import typer
 
-from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option
+from ea_pointcloud.cli._common import RECIPE_FILE, JsonRows, TablePages, check_option, say
 from ea_pointcloud.cli._progress import FileBar, Tally
 
 if TYPE_CHECKING:
@@ -112,10 +112,7 @@ class Batch:
         names = spec.category_names or spec.class_names
         kind = "categories" if spec.category_names else "classes"
         listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-        typer.echo(
-            f"Using pretrained {default} ({len(names)} {kind}: {listed}). Change with --model.",
-            err=True,
-        )
+        say(f"Using pretrained {default} ({len(names)} {kind}: {listed}). Change with --model.")
         return default, predictor
 
     def up_axis(self, up: str | None, model: str | None) -> str | None:
@@ -127,7 +124,7 @@ class Batch:
 
         trained = own_up(recipe)
         if trained is not None:
-            typer.echo(f"Assuming {trained} up, as in training. Change with --up.", err=True)
+            say(f"Assuming {trained} up, as in training. Change with --up.")
         return trained
 
     def _count(self, up: str | None) -> int:
@@ -190,7 +187,7 @@ class Batch:
         except KeyboardInterrupt:
             remedy = "" if store is None else "; run the same command again to go on"
             done = f"{tally.earlier + tally.done:,} of {tally.total:,}"
-            typer.echo(f"stopped after {done} files{remedy}", err=True)
+            say(f"stopped after {done} files{remedy}")
             raise typer.Exit(130) from None
         return tally
 
@@ -229,4 +226,4 @@ def announce_up(files: Iterable[str]) -> None:
     """Say on standard error which axes are assumed to be up in files, by their formats."""
     from ea_pointcloud.io.read import assumed_up
 
-    typer.echo(f"Assuming {assumed_up(files)} files. Change with --up.", err=True)
+    say(f"Assuming {assumed_up(files)} files. Change with --up.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from ea_pointcloud.cli._common import say
 
 if TYPE_CHECKING:
     from ea_pointcloud.io import Cloud
@@ -39,7 +39,7 @@ def draw_clouds(
         viz.compare(clouds, titles, render, up=axes, **pixels, **drawing)
     written = [path for path in (html, turntable, render) if path is not None]
     for path in written:
-        typer.echo(f"wrote {path}", err=True)
+        say(f"wrote {path}")
     if not written:
         for cloud, title, up in zip(clouds, titles, axes, strict=True):
             viz.show(cloud, truth=truth, title=title, up=up, **drawing)

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from ea_pointcloud.cli._common import print_json, print_table, print_text
+from ea_pointcloud.cli._common import print_json, print_table, print_text, say
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +56,7 @@ class CorruptionStudy:
             reference=self.reference,
             limit=self.limit,
             options=InferenceOptions(self.tta_rotations, self.remove_outliers, self.adaptation),
-            say=lambda line: typer.echo(line, err=True),
+            say=say,
         )
 
 
@@ -159,7 +157,7 @@ def evaluate_runs(
             worst=worst,
             corruptions=robust,
         )
-        typer.echo(f"wrote {page}", err=True)
+        say(f"wrote {page}")
 
 
 def _print(table: "Table") -> None:

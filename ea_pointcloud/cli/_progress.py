@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from ea_pointcloud.cli._common import HarmlessFormatter, say
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
@@ -32,7 +34,7 @@ def progress_bar(*columns: "ProgressColumn", shown: bool = True, **options: Any)
 @contextmanager
 def show_progress() -> Iterator[None]:
     """Inside, show the progress that the library reports."""
-    from ea_pointcloud.io.progress import listening
+    from ea_pointcloud.io.pool import listening
 
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several processes that train together
         yield
@@ -75,13 +77,15 @@ class _Lines:
         if self.next is None:
             self.next = now + FIRST_LINE
         if 0 < done < total and now >= self.next:
-            typer.echo(f"{what}: {done:,} of {total:,}", err=True)
+            say(f"{what}: {done:,} of {total:,}")
             self.next = now + LINES_APART
 
 
 def log_to_stderr(name: str) -> None:
     """Show what a logger reports, such as which mirror is tried, above a progress bar."""
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(HarmlessFormatter())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger(name).setLevel(logging.INFO)
 
 
@@ -121,7 +125,7 @@ class Tally:
 
     def finish(self) -> None:
         """Print the summary on standard error; exit status 1 if a file failed, now or earlier."""
-        typer.echo(str(self), err=True)
+        say(str(self))
         if self.failed:
             raise typer.Exit(1)
 

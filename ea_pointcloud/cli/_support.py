@@ -4,9 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ea_pointcloud.cli._common import check_absent
+from ea_pointcloud.cli._common import check_absent, say
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference import Example
@@ -63,10 +61,10 @@ def support_predictor(
     assert report is not None
     lines = [*report.lines(), train_advice(report, str(support), weights, up)]
     for line in filter(None, lines):
-        typer.echo(f"{support}: {line}", err=True)
+        say(f"{support}: {line}")
     if save_model is not None:
         fitted.model.save_pretrained(save_model)
-        typer.echo(f"wrote {save_model}", err=True)
+        say(f"wrote {save_model}")
     state = fitted.model.state_dict()
     head = state[max(name for name in state if name.endswith("weight") and "head." in name)]
     return fitted, hashlib.sha256(head.cpu().numpy().tobytes()).hexdigest()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import say
 from ea_pointcloud.cli._progress import log_to_stderr, progress_bar
 
 NAME = "download"
@@ -50,18 +51,17 @@ def run(
         return
     folder = data_root(root) / entry.folder
     if folder.exists() and not force:
-        typer.echo(
+        say(
             f"{folder} is in place; 'ea-pointcloud data verify {entry.name}' checks it, --force "
-            "replaces it",
-            err=True,
+            "replaces it"
         )
         return
     size = "" if entry.megabytes is None else f", about {entry.megabytes:,} MB"
-    typer.echo(f"{entry.name}: {entry.title}{size}", err=True)
+    say(f"{entry.name}: {entry.title}{size}")
     for what, text in (
         ("licence", entry.licence), ("cite", entry.citation), ("page", entry.page)
     ):  # fmt: skip
-        typer.echo(f"  {what:9} {text}", err=True)
+        say(f"  {what:9} {text}")
     with progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         log_to_stderr("ea_pointcloud.datasets")
         task = bar.add_task("", total=None)
@@ -72,4 +72,4 @@ def run(
         folder = download(entry, root, from_file=from_file, force=force,
                           keep_archive=keep_archive, progress=progress)  # fmt: skip
     step = f"prepare {entry.name}" if entry.prepared else f"verify {entry.name}"
-    typer.echo(f"{folder} is in place; next: ea-pointcloud data {step}", err=True)
+    say(f"{folder} is in place; next: ea-pointcloud data {step}")

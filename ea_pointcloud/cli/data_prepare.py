@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
+from ea_pointcloud.cli._common import say
 from ea_pointcloud.cli._progress import log_to_stderr
 
 if TYPE_CHECKING:
@@ -106,14 +107,12 @@ def _report(folder: Path, output: Path, manifest: dict, entry: "CatalogEntry | N
 
     counts = {split: sum(each.values()) for split, each in manifest["counts"].items()}
     listed = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    typer.echo(f"wrote {output}: {listed} shapes of {len(manifest['classes'])} classes", err=True)
-    typer.echo(f"{folder}: {STORED_AS[manifest['mirroring']]}", err=True)
+    say(f"wrote {output}: {listed} shapes of {len(manifest['classes'])} classes")
+    say(f"{folder}: {STORED_AS[manifest['mirroring']]}")
     for split, count in counts.items():
         if entry is not None and count != entry.counts[split]:
             official = f"{entry.counts[split]:,}"
-            typer.echo(
-                f"warning: {count:,} {split} shapes, the official set has {official}", err=True
-            )
+            say(f"warning: {count:,} {split} shapes, the official set has {official}")
 
 
 def locate(

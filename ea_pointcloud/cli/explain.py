@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
-from ea_pointcloud.cli._common import print_json, print_table, print_text
+from ea_pointcloud.cli._common import print_json, print_table, print_text, say
 
 if TYPE_CHECKING:
     from ea_pointcloud.explain import SlotUsage
@@ -64,7 +64,7 @@ def run(
 
         title = f"layer {shown.layer}: use of the memory slots by class, {split} split"
         usage_heatmap(shown.usage.numpy(), shown.class_names, render, title=title)
-        typer.echo(f"wrote {render}", err=True)
+        say(f"wrote {render}")
 
 
 def _measure(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ea_pointcloud.cli import _common as opt
-from ea_pointcloud.cli._common import print_table
+from ea_pointcloud.cli._common import print_table, say
 
 if TYPE_CHECKING:
     from ea_pointcloud.export import Exported
@@ -73,14 +73,13 @@ def run(
         check_onnx()
     network = load_model(model)
     assert isinstance(network, (Classifier, Segmenter))
-    typer.echo(f"writing {path} and comparing it with {model}; takes a minute", err=True)
+    say(f"writing {path} and comparing it with {model}; takes a minute")
     options = {"dynamic_points": dynamic_points, "normalize": normalize, "force": force}
     found = export_model(network, path, file_format, **options)
     if found.difference is None:
-        typer.echo(
+        say(
             "not compared with the network: onnxruntime is missing; "
-            "pip install 'ea-pointcloud[export]'",
-            err=True,
+            "pip install 'ea-pointcloud[export]'"
         )
     if as_json:
         measured = {"file": str(path), "difference": found.difference, "clouds": found.clouds}

@@ -8,6 +8,7 @@ import typer
 
 from ea_pointcloud.cli import _common as opt
 from ea_pointcloud.cli._batch import PICTURES, Batch, Show
+from ea_pointcloud.cli._common import say
 from ea_pointcloud.cli._parts import HEADINGS, RIGHT, Row, cells, json_row, render_parts, take
 from ea_pointcloud.cli._resume import OutputFolder, fingerprint, settings
 
@@ -64,6 +65,7 @@ def run(
     file_format: Format = "ply",
     as_json: opt.AsJson = False,
     render: opt.Render = None,
+    backend: opt.Backend = "auto",
     device: opt.Device = "auto",
     workers: opt.Workers = None,
     engine: opt.Engine = "local",
@@ -72,6 +74,7 @@ def run(
 ) -> None:
     """Label the part of every point of each file; unreadable files are reported and skipped."""
     opt.check_option("--up", up, opt.UPS)
+    opt.check_option("--backend", backend, opt.BACKENDS)
     opt.check_option("--format", file_format, FORMATS)
     opt.check_output("--render", render, (".png",), force=force)
     if category is not None and classifier not in (None, "none"):
@@ -114,7 +117,7 @@ def run(
     show = Show("segmented", keep, partial(json_row, weights), cells, HEADINGS, RIGHT)
     tally = batch.run(job, predictor, show, up=up, store=folder, as_json=as_json)
     if folder is not None and tally.done > tally.errors:
-        typer.echo(f"wrote {tally.done - tally.errors:,} files into {output}", err=True)
+        say(f"wrote {tally.done - tally.errors:,} files into {output}")
     if render is not None and pictured:
-        render_parts(render, pictured)
+        render_parts(render, pictured, backend)
     tally.finish()

@@ -104,7 +104,7 @@ def _train(recipe: "Recipe", folder: Path, *, resume: bool) -> None:
 
     def say(text: str) -> None:
         if is_rank_zero:
-            typer.echo(text, err=True)
+            opt.say(text)
 
     if is_rank_zero:
         check_run(recipe, folder, resume=resume)

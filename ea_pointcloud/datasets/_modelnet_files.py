@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere
 from ea_pointcloud.datasets._files import (
     NAMES_FILE,
     counted_from,
@@ -24,6 +23,7 @@ from ea_pointcloud.datasets._splits import stratified_mask
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.catalog import CATALOG
 from ea_pointcloud.descriptors.channels import parse_features, rotate_points
+from ea_pointcloud.ops.frames import negate_x, normalize_unit_sphere
 
 # In the order of the labels, as published with the set.
 SCANOBJECTNN_CLASSES = (

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ea_pointcloud.augment.transforms import negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets._splits import SPLIT_SEED
 from ea_pointcloud.descriptors.channels import rotate_features
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
+from ea_pointcloud.ops.frames import negate_x, normalize_unit_sphere, to_y_up
 
 _CHUNK = 256  # clouds handled at a time
 _PADDING = {"xyz": 0, "features": 0, "part_label": -1}  # what belongs to points, not to clouds

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.augment.transforms import AXES, negate_x, normalize_unit_sphere, to_y_up
 from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.descriptors.channels import parse_features
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.io.pool import usable_cores
 from ea_pointcloud.io.read import MESHES
 from ea_pointcloud.ops import farthest_point_sample
+from ea_pointcloud.ops.frames import AXES, negate_x, normalize_unit_sphere, to_y_up
 
 OVERSAMPLING = 4  # points drawn for each that farthest point sampling keeps
 _FILES_PER_WORKER = 32  # fewer are read sooner than a process starts

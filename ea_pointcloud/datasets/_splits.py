@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._checks import check_at_least, check_choice
-from ea_pointcloud.augment.transforms import SAMPLINGS
+from ea_pointcloud.ops.sampling import SAMPLINGS
 
 SPLITS = ("train", "val", "test", "trainval")
 SPLIT_SEED = 0  # fixed for good: another value would be another val set

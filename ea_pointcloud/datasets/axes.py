@@ -15,7 +15,7 @@ from ea_pointcloud.datasets.catalog import CATALOG, MODELNET40_CLASSES
 from ea_pointcloud.datasets.layouts import listed_classes, recognize
 
 MIRRORED = ("auto", True, False)
-# One of ``augment.transforms.MIRRORING`` -> what to say of the clouds of a set.
+# One of ``ops.frames.MIRRORING`` -> what to say of the clouds of a set.
 STORED_AS = {
     "none": "stored right-handed",
     "undone": "stored mirrored, x negated",

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import negate_x
 from ea_pointcloud.datasets._files import data_root, read_h5
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.catalog import MODELNET40_CLASSES
+from ea_pointcloud.ops.frames import negate_x
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Of each benchmark: its folder, and the file that marks it.

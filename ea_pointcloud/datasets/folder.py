@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ea_pointcloud._checks import check_choice, check_count, check_range
-from ea_pointcloud.augment.transforms import AXES
 from ea_pointcloud.datasets._files import bad_files
 from ea_pointcloud.datasets._folder_cache import Reading, read_clouds
 from ea_pointcloud.datasets._folder_files import File, FolderListing, divide, list_folder
@@ -19,6 +18,7 @@ from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.layouts import recognize, resampled_files
 from ea_pointcloud.descriptors.channels import parse_features
 from ea_pointcloud.io import CloudFileError
+from ea_pointcloud.ops.frames import AXES
 
 logger = logging.getLogger(__name__)
 

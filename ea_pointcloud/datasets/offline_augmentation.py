@@ -6,15 +6,12 @@ from copy import copy
 import torch
 
 from ea_pointcloud._checks import check_at_least
-from ea_pointcloud.augment.transforms import (
-    normalize_unit_sphere,
-    random_elastic,
-    random_scale,
-)
+from ea_pointcloud.augment.transforms import random_elastic, random_scale
 from ea_pointcloud.datasets._padded import in_chunks
 from ea_pointcloud.datasets.shapenetpart import ShapeNetPart, described
 from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.descriptors.channels import descriptor_of, parse_features
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 
 
 def augment_offline(

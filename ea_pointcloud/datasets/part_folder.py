@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ea_pointcloud._checks import check_choice, check_count, check_range
-from ea_pointcloud.augment.transforms import AXES
 from ea_pointcloud.datasets._files import read_json
 from ea_pointcloud.datasets._folder_cache import Reading
 from ea_pointcloud.datasets._folder_files import list_labelled_folder
@@ -18,6 +17,7 @@ from ea_pointcloud.datasets._part_files import UNLABELLED
 from ea_pointcloud.datasets._splits import check_opening
 from ea_pointcloud.datasets.folder import read_splits, readable_samples
 from ea_pointcloud.descriptors.channels import parse_features
+from ea_pointcloud.ops.frames import AXES
 
 NAMES_FILE = "part_names.json"
 

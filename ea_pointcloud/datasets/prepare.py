@@ -27,8 +27,7 @@ from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.layouts import recognize, resampled_files
 from ea_pointcloud.datasets.writing import package_version, write_lists
 from ea_pointcloud.io import CloudFileError
-from ea_pointcloud.io.pool import WorkerDied, map_ahead
-from ea_pointcloud.io.progress import progress
+from ea_pointcloud.io.pool import WorkerDied, map_ahead, progress
 
 SHAPES_PER_FILE = 512  # what an interruption costs at most
 _VAL_FRACTION = 0.1  # immaterial: what it sets apart is put back

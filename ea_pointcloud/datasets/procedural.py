@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ea_pointcloud._checks import check_at_least, check_choice, check_range
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets._shapes import BUILDERS
 from ea_pointcloud.datasets._shapes.primitives import Draw, scale, turn
 from ea_pointcloud.ops import sample_surface
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "airplane": ("fuselage", "wing", "tail", "engine"),

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud._device import mix_seeds
-from ea_pointcloud.augment.transforms import AXES
 from ea_pointcloud.datasets._padded import PaddedClouds, pad
 from ea_pointcloud.datasets._splits import SPLIT_SEED, SPLITS, check_opening, stratified_mask
 from ea_pointcloud.datasets.shapenetpart import SHAPENETPART_PARTS
+from ea_pointcloud.ops.frames import AXES
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

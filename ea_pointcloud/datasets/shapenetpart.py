@@ -18,7 +18,7 @@ from ea_pointcloud.datasets._part_files import (
 from ea_pointcloud.datasets._splits import check_opening, stratified_mask
 from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.descriptors.channels import descriptor_of, file_channels, parse_features
-from ea_pointcloud.io.progress import progress
+from ea_pointcloud.io.pool import progress
 
 _AT_ONCE = 4  # clouds that are described at a time: a second or two
 # The numbering of both published layouts; a table beside the files comes before it.

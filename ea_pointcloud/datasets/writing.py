@@ -27,7 +27,7 @@ def write_modelnet(
 
     ``ea-pointcloud train modelnet40 data.root=FOLDER`` trains on it. Clouds should be right-handed,
     y up, centred and within the unit sphere
-    (:func:`~ea_pointcloud.augment.normalize_unit_sphere`); a manifest beside them says so and
+    (:func:`~ea_pointcloud.ops.frames.normalize_unit_sphere`); a manifest beside them says so and
     lets ``ea-pointcloud data verify`` check the files. Files of 100 MB to some GB are a good size;
     16-bit floats halve them.
 

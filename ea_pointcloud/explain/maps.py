@@ -191,7 +191,8 @@ def _attend(
     pyramid: tuple[PyramidLevel, ...],
 ) -> None:
     """Run the network up to its last attention layer."""
-    features = model.scale_features(features)
+    if features is not None:
+        features = model.scale_features(features)
     if isinstance(model, Classifier):
         model.encoder(xyz, features, mask=mask, pyramid=pyramid)
         return

@@ -86,7 +86,7 @@ def critical_points(
     _check(model, xyz, mask)
     with evaluating(model):
         pyramid = model.build_pyramid(xyz, mask)
-        scaled = model.scale_features(features)
+        scaled = None if features is None else model.scale_features(features)
         tokens = model.encoder(xyz, scaled, mask=mask, pyramid=pyramid)  # (B, S, C)
     centers = pyramid[0].center  # (B, S) indices into the points of the cloud
     for level in pyramid[1:]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere, to_y_up
 from ea_pointcloud.descriptors.channels import rotate_features
 from ea_pointcloud.inference.preprocess import CloudLike, channels, coordinates, network_input
 from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter
+from ea_pointcloud.ops.frames import normalize_unit_sphere, to_y_up
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_count, check_positive
 from ea_pointcloud.explain.maps import AttentionMap, attention_layers, attention_maps
-from ea_pointcloud.io.progress import track
+from ea_pointcloud.io.pool import track
 from ea_pointcloud.models import Classifier, Segmenter
 
 

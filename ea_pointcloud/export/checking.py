@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.export.network import Deployed
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 
 TOLERANCE = 1e-4  # of a probability; of logits relative to the largest, or 1
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.descriptors.channels import descriptor_of
 from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.ops import _backend, gather_points, interpolate_features, outermost_point
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 
 FORMAT_VERSION = 1
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.descriptors.channels import file_channels
 from ea_pointcloud.inference.classify import embed_clouds
 from ea_pointcloud.inference.preprocess import choose_input
 from ea_pointcloud.inference.segment import pooled_features
-from ea_pointcloud.io.progress import track
+from ea_pointcloud.io.pool import track
 from ea_pointcloud.models import Classifier, MahalanobisDetector, Segmenter
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 
 # Of the mean variance: keeps directions that hardly vary in training from deciding alone.
 _SHRINKAGE = 1e-3

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.preprocess import AUTO, ModelInput, preference, turns_about_y
 from ea_pointcloud.models import Classifier, MahalanobisDetector
+from ea_pointcloud.ops.frames import AXES, to_y_up
 
 _FACINGS = 4  # turns about each axis that "auto" tries
 OOD_WARNING = "out of distribution: the prediction is unreliable"

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.augment.corruption import random_partial_view
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import list_examples
 from ea_pointcloud.inference.classify import embed_clouds, pose_clouds, turned_points
 from ea_pointcloud.inference.few_shot import embedding_of, few_shot_network, fit_head
 from ea_pointcloud.inference.preprocess import CloudLike, ModelInput, preprocess, turns_about_y
 from ea_pointcloud.inference.support_report import SupportReport, support_report
 from ea_pointcloud.models import Classifier
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 
 
 class Example(NamedTuple):

@@ -14,7 +14,6 @@ from typing_extensions import Unpack
 
 from ea_pointcloud._checks import check_choice, check_count, check_fraction
 from ea_pointcloud._device import resolve_device
-from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.descriptors.channels import rotate_points
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm, check_enough
 from ea_pointcloud.inference.category import (
@@ -37,6 +36,7 @@ from ea_pointcloud.io import read_cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
+from ea_pointcloud.ops.frames import AXES, to_y_up
 
 if TYPE_CHECKING:
     from ea_pointcloud.inference.examples import Examples

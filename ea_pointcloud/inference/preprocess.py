@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ea_pointcloud._checks import check_choice
-from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere
 from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
 from ea_pointcloud.io import Cloud, read_cloud
 from ea_pointcloud.models import Classifier, DataSpec, Segmenter
 from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
+from ea_pointcloud.ops.frames import AXES, normalize_unit_sphere
 
 CloudLike = str | Path | Cloud | NDArray[np.floating]
 

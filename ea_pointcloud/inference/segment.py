@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ea_pointcloud.augment.transforms import AXES, normalize_unit_sphere, to_y_up
 from ea_pointcloud.descriptors.channels import rotate_features
 from ea_pointcloud.inference.category import best_category, category_scores, point_logits
 from ea_pointcloud.inference.classify import OOD_WARNING, Candidate, fits_better, up_hint
@@ -28,6 +27,7 @@ from ea_pointcloud.io import Cloud
 from ea_pointcloud.models import Segmenter
 from ea_pointcloud.models.base_segmenter import Embedding
 from ea_pointcloud.ops import gather_points, interpolate_features, knn
+from ea_pointcloud.ops.frames import AXES, normalize_unit_sphere, to_y_up
 
 # Points that wide layers, or the way back to all points, handle at a time. Smaller parts fit the
 # caches of a CPU better (100,000 points in the base network: 7.0 s of CPU time, by 16,384 8.0 s),

@@ -1,14 +1,15 @@
-"""Any function on many items, in worker processes that may die."""
+"""Long loops over many items: in worker processes that may die, and with their progress shown."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait
@@ -18,6 +19,9 @@ from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Listener = Callable[[str, int, int], None]  # what, done, total; done == total at the end
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @dataclass(frozen=True)
@@ -232,3 +236,41 @@ def _end_with(sentinel: int) -> None:
 
 def _call(item: Any) -> Any:
     return _function(item)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Inside, report every progress to ``listener``, in this thread."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Report work in the block; call what it yields with each amount that is done."""
+    listener, done = _listener.get(), 0
+
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        if listener is not None and done < total:  # the end is that of the block
+            listener(what, done, total)
+
+    try:
+        advance(0)
+        yield advance
+    finally:
+        if listener is not None:
+            listener(what, total, total)
+
+
+def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield each item, and report how many of them are done; ``total`` is their number."""
+    count = len(items) if total is None and isinstance(items, Sized) else total or 0
+    with progress(what, count) as advance:
+        for item in items:
+            yield item
+            advance(1)

@@ -291,7 +291,8 @@ class Classifier(PretrainedModel):
         pyramid: Pyramid | None = None,
     ) -> Tensor:
         """The input of the head for each cloud, (B, C)."""
-        features = self.scale_features(features)
+        if features is not None:
+            features = self.scale_features(features)
         token = self.encoder(xyz, features, mask=mask, pyramid=pyramid)  # (B, S, C)
         return self.pool(token, mask if self.encoder.keeps_points else None)
 

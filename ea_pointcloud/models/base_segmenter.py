@@ -216,7 +216,8 @@ class Segmenter(PretrainedModel):
         chunk: int | None = None,
     ) -> Embedding:
         """What :meth:`label` needs, the same for every category; arguments as :meth:`forward`."""
-        features = self.scale_features(features)
+        if features is not None:
+            features = self.scale_features(features)
         points = stem_input(xyz, features, mask, self.config.feature_channels)
         points = points.to(weight_of(self.out).dtype)
         check_no_empty_cloud(mask)

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from ea_pointcloud._checks import check_choice, check_count
-from ea_pointcloud.augment.transforms import AXES, MIRRORING, SAMPLINGS
 from ea_pointcloud.descriptors.channels import feature_channels, parse_features
 from ea_pointcloud.models.stored import check_values
+from ea_pointcloud.ops.frames import AXES, MIRRORING
+from ea_pointcloud.ops.sampling import SAMPLINGS
 
 NORMALIZATIONS = ("unit_sphere",)
 CALIBRATION_FILE = "calibration.safetensors"

@@ -73,9 +73,9 @@ class PretrainedModel(nn.Module):
             tensor = torch.tensor(values, dtype=torch.float32) if values else None
             self.register_buffer(name, tensor, persistent=False)
 
-    def scale_features(self, features: Tensor | None) -> Tensor | None:
+    def scale_features(self, features: Tensor) -> Tensor:
         """Features (B, N, F) in their own units, standardised as ``data_spec`` says."""
-        if features is None or self.feature_mean is None or self.feature_std is None:
+        if self.feature_mean is None or self.feature_std is None:
             return features
         if features.shape[-1] != len(self.feature_mean):
             return features  # an error where they meet the coordinates

@@ -4,9 +4,9 @@ from ea_pointcloud.nn.attention import (
     ExternalAttention,
     MultiHeadExternalAttention,
 )
-from ea_pointcloud.nn.blocks import AttentionBlock, PointwiseResidual, SelfAttention
+from ea_pointcloud.nn.blocks import AttentionBlock, EdgeConv, MaxEdgeConv, NeighborEmbedding
+from ea_pointcloud.nn.compared import PointwiseResidual, SelfAttention
 from ea_pointcloud.nn.drop_in import ExternalMultiheadAttention, ExternalTokenAttention
-from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv, NeighborEmbedding
 from ea_pointcloud.nn.memory_init import evaluating, initialise_memories
 from ea_pointcloud.nn.memory_pooling import MemoryPooling
 from ea_pointcloud.nn.mlp import DropPath, EAMLPBlock, PatchEmbedding

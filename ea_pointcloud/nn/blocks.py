@@ -1,15 +1,23 @@
-"""Attention blocks of the point transformer, and the kinds they compare external attention with."""
+"""Blocks of the networks: over each point and its neighbours, and over a whole cloud."""
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ea_pointcloud._checks import check_choice, check_features, check_mask
+from ea_pointcloud._checks import check_choice, check_count
 from ea_pointcloud.nn.attention import ExternalAttention, MultiHeadExternalAttention
-from ea_pointcloud.nn.norm import PointBatchNorm, initialise_linear
-from ea_pointcloud.ops import SlotState
+from ea_pointcloud.nn.compared import PointwiseResidual, SelfAttention
+from ea_pointcloud.nn.norm import PointBatchNorm, bias_of, weight_of
+from ea_pointcloud.ops import (
+    PyramidLevel,
+    SlotState,
+    feature_neighbors,
+    gather_max,
+    gather_points,
+    max_over_neighbors,
+)
+from ea_pointcloud.ops.neighbors import at_most
 
 ATTENTION = (
     "external",
@@ -114,96 +122,136 @@ class AttentionBlock(nn.Module):
         return F.relu(features + self.outer_norm(attended, mask))
 
 
-class PointwiseResidual(nn.Module):
-    """External attention without exchange between the points: the control.
+class NeighborEmbedding(nn.Module):
+    """Embed the nearest neighbours of each centre and keep the strongest response.
 
-    The two projections, the normalisation and the residual of
-    :class:`~ea_pointcloud.nn.ExternalAttention` stay, and a ReLU takes the place of the memories:
-    without something non-linear there, the two projections would be one. An identity would remove
-    depth and most weights together with the attention, and the comparison could not separate them.
+    Two layers read ``concat[neighbour - centre, centre]`` features of the K nearest points, the
+    first as in :func:`linear_of_pairs`, and a maximum over the neighbours remains.
 
     Args:
-        channels: C.
+        in_channels: C of the points.
+        out_channels: C of the centres.
 
     Shape:
-        features: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.input = nn.Linear(channels, channels)
-        self.output = nn.Linear(channels, channels, bias=False)
-        self.norm = PointBatchNorm(channels)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise as external attention does.
-
-        ===================== ==================================================
-        tensor                distribution
-        ===================== ==================================================
-        input, output weight  normal, variance 2 / C
-        input bias            0
-        norm                  weight 1, bias 0
-        ===================== ==================================================
-        """
-        initialise_linear(self.input)
-        initialise_linear(self.output)
-        self.norm.reset_parameters()
-
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Change each point by itself."""
-        check_features("features", features)
-        changed = self.output(F.relu(self.input(features)))
-        return F.relu(features + self.norm(changed, mask))
-
-
-class SelfAttention(nn.Module):
-    """Self-attention of the PCT backbone, plain or offset, residual included; O(N^2).
-
-    Queries and keys share one projection to C/4, the affinities get a softmax over the keys and
-    then an L1 normalisation over the queries, as published. ``offset=True`` transforms the
-    difference between input and attended features (offset attention), otherwise the attended
-    features themselves.
-
-    Args:
-        channels: C, a multiple of 4.
-        offset: offset attention instead of plain self-attention.
-
-    Shape:
-        features: (B, N, C) -> (B, N, C); mask: (B, N) bool, True = real point; rows of padded
-        points come out meaningless and are to be ignored.
+        features (B, N, C_in), ``level`` with S centres and K neighbours among these points, see
+        :func:`~ea_pointcloud.ops.build_pyramid` -> (B, S, C_out).
 
     Reference:
-        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, sections 3.2 and 3.3.
+        Guo et al., PCT: Point cloud transformer, 2021, arXiv 2012.09688, section 3.4.
     """
 
-    def __init__(self, channels: int, *, offset: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        if channels % 4:
-            raise ValueError(f"channels must be a multiple of 4, got {channels}")
-        self.offset = offset
-        self.query_key = nn.Linear(channels, channels // 4, bias=False)
-        self.value = nn.Linear(channels, channels)
-        self.output = nn.Linear(channels, channels)
-        self.norm = PointBatchNorm(channels)
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.pair_norm = PointBatchNorm(out_channels)
+        self.mix = nn.Linear(out_channels, out_channels, bias=False)
+        self.mix_norm = PointBatchNorm(out_channels)
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend."""
-        check_features("features", features)
-        check_mask(mask, features)
-        query_key = self.query_key(features)
-        energy = query_key @ query_key.transpose(1, 2)  # (B, N queries, N keys)
-        energy = energy if energy.dtype == torch.float64 else energy.float()
+    def forward(self, features: Tensor, level: PyramidLevel) -> Tensor:
+        """Return the features of the centres."""
+        centers = gather_points(features, level.center)
+        pairs = linear_of_pairs(self.pair, features, centers, level.neighbor)
+        mixed = self.mix_norm(self.mix(F.relu(self.pair_norm(pairs))))  # (B, S, K, C)
+        # ReLU commutes with the maximum: applied after it, it handles K times fewer values.
+        return F.relu(max_over_neighbors(mixed))
+
+
+class EdgeConv(nn.Module):
+    """One layer over ``concat[neighbour - point, point]`` of the K nearest, then their maximum.
+
+    If ``neighbor_idx`` is omitted the nearest are those in the space of the features themselves, so
+    that every layer has its own graph. The linear layer is that of :func:`linear_of_pairs`.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C after it.
+        num_neighbors: K, the point itself among them; a smaller cloud has as many as it has points.
+
+    Shape:
+        features (B, N, C_in), neighbor_idx (B, N, K) int64, mask (B, N) bool, True = real point
+        -> (B, N, C_out). Rows of padded points are finite and mean nothing.
+
+    Reference:
+        Wang et al., Dynamic graph CNN for learning on point clouds, ACM TOG 2019.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_neighbors: int = 20) -> None:
+        super().__init__()
+        check_count("num_neighbors", num_neighbors)
+        self.num_neighbors = num_neighbors
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = PointBatchNorm(out_channels)
+
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, neighbor_idx: Tensor | None = None
+    ) -> Tensor:
+        """Return the features of the points; a real point has real neighbours only."""
         if mask is not None:
-            energy = energy.masked_fill(~mask[:, None, :], -torch.inf)
-        affinity = energy.softmax(-1)
-        if mask is not None:  # a padded query must not enter the sum over the queries
-            affinity = affinity.masked_fill(~mask[:, :, None], 0.0)
-        affinity = affinity / (affinity.sum(1, keepdim=True) + 1e-9)
-        value = self.value(features)
-        if mask is not None:  # whatever padding holds, NaN included, must not reach a real point
-            value = value.masked_fill(~mask[:, :, None], 0.0)
-        attended = affinity.transpose(1, 2).to(value.dtype) @ value
-        update = features - attended if self.offset else attended
-        return features + F.relu(self.norm(self.output(update), mask))
+            features = features.masked_fill(~mask[..., None], 0)  # also NaN
+        if neighbor_idx is None:
+            k = at_most(self.num_neighbors, features.shape[1])
+            neighbor_idx = feature_neighbors(features, k, mask=mask)
+        pairs = linear_of_pairs(self.pair, features, features, neighbor_idx)
+        flat = None if mask is None else mask.repeat_interleave(neighbor_idx.shape[2], dim=1)
+        pairs = self.norm(pairs.flatten(1, 2), flat).view(pairs.shape)  # (B, N, K, C)
+        # The activation rises, so it commutes with the maximum: fewer values to handle.
+        return F.leaky_relu(max_over_neighbors(pairs), 0.2)
+
+
+class MaxEdgeConv(nn.Module):
+    """An edge convolution whose normalisation stands after the maximum over the neighbours.
+
+    ``relu(norm(max_j W [x_j - x_i; x_i]))``: for each of the N * K pairs one comparison is left to
+    do. Where the scale of the normalisation is positive it commutes with the maximum, so that both
+    layers can be the same function; the statistics here are those of the strongest neighbours.
+
+    Args:
+        in_channels: C of the points.
+        out_channels: C after it.
+
+    Shape:
+        features (B, N, C_in), neighbor_idx (B, N, K) int64, mask (B, N) bool, True = real point
+        -> (B, N, C_out). Rows of padded points are finite and mean nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.pair = nn.Linear(2 * in_channels, out_channels, bias=False)
+        self.norm = PointBatchNorm(out_channels)
+
+    def forward(self, features: Tensor, neighbor_idx: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the features of the points; a real point has real neighbours only."""
+        if mask is not None:
+            features = features.masked_fill(~mask[..., None], 0)  # also NaN
+        to_neighbor, to_point = parts_of_pairs(self.pair)
+        strongest = gather_max(F.linear(features, to_neighbor), neighbor_idx)
+        return F.relu(self.norm(strongest + F.linear(features, to_point), mask))
+
+
+def linear_of_pairs(
+    layer: nn.Linear, features: Tensor, centers: Tensor, neighbor: Tensor
+) -> Tensor:
+    """``layer(concat[neighbour - centre, centre])`` for all neighbours of all centres.
+
+    A linear layer commutes with the gather, ``W [x_j - x_i; x_i] = A x_j + (B - A) x_i``, so it
+    runs on the N points instead of the S * K pairs: the same function for S * K / N times less
+    work.
+
+    Args:
+        layer: from 2 C to C' channels.
+        features: (B, N, C) of the points.
+        centers: (B, S, C) of the centres.
+        neighbor: (B, S, K) int64, indices of the neighbours among the points.
+
+    Returns:
+        (B, S, K, C').
+    """
+    to_neighbor, to_center = parts_of_pairs(layer)
+    own = F.linear(centers, to_center, bias_of(layer))
+    return gather_points(F.linear(features, to_neighbor), neighbor, offset=own)
+
+
+def parts_of_pairs(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """What ``layer`` of ``[x_j - x_i; x_i]`` does to x_j alone, and to x_i: A and B - A."""
+    to_neighbor, to_center = weight_of(layer).chunk(2, dim=1)
+    return to_neighbor, to_center - to_neighbor

@@ -9,8 +9,14 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from ea_pointcloud.nn.attention import ExternalAttention
-from ea_pointcloud.nn.blocks import AttentionBlock, PointwiseResidual, SelfAttention
-from ea_pointcloud.nn.edge_conv import EdgeConv, MaxEdgeConv, NeighborEmbedding, parts_of_pairs
+from ea_pointcloud.nn.blocks import (
+    AttentionBlock,
+    EdgeConv,
+    MaxEdgeConv,
+    NeighborEmbedding,
+    parts_of_pairs,
+)
+from ea_pointcloud.nn.compared import PointwiseResidual, SelfAttention
 from ea_pointcloud.nn.mlp import PatchEmbedding
 from ea_pointcloud.nn.norm import LinearNorm
 from ea_pointcloud.ops import PyramidLevel, gather_max, gather_points

@@ -186,4 +186,5 @@ def weight_of(layer: nn.Linear) -> Tensor:
 def bias_of(layer: nn.Linear) -> Tensor | None:
     """The bias of a layer, likewise."""
     bias: Any = layer.bias
-    return bias() if callable(bias) else bias
+    packed = not isinstance(bias, Tensor | None)
+    return bias() if packed else bias

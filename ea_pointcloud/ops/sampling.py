@@ -21,6 +21,8 @@ from ea_pointcloud.ops._coordinates import to_float32, valid_points
 from ea_pointcloud.ops._reference import cycle_order
 from ea_pointcloud.ops.neighbors import at_most, gather_points, knn
 
+SAMPLINGS = ("first", "random", "fps")  # how points are chosen from a stored cloud
+
 
 def farthest_point_sample(
     xyz: Tensor, num_samples: int, *, lengths: Tensor | None = None, start: int | Tensor = 0

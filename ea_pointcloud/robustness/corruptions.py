@@ -21,8 +21,8 @@ from ea_pointcloud._checks import (
     check_xyz,
     real_points,
 )
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets.corrupted import SEVERITIES
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.robustness import _density, _noise, _transformations, visibility
 from ea_pointcloud.robustness._clouds import Clouds, Draws, normalize_box
 

@@ -11,7 +11,7 @@ from statistics import mean
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.datasets.corrupted import SEVERITIES
-from ea_pointcloud.io.progress import progress
+from ea_pointcloud.io.pool import progress
 from ea_pointcloud.models import Classifier
 from ea_pointcloud.robustness.corrupted_sets import Batch, CorruptedSet
 from ea_pointcloud.robustness.corruptions import BENCHMARKS

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_count, check_share, real_points
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.inference.adapt_bn import adapt_batch_norm
 from ea_pointcloud.inference.classify import turned_probs
 from ea_pointcloud.inference.preprocess import inliers
 from ea_pointcloud.models import Classifier
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.robustness.corrupted_sets import Batch
 
 

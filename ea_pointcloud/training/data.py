@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ea_pointcloud._device import available_memory, generator_for
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import (
     FolderDataset,
     ModelNet,
@@ -28,6 +27,7 @@ from ea_pointcloud.inference.postprocess import min_part_fractions
 from ea_pointcloud.inference.preprocess import farthest_points
 from ea_pointcloud.models import DataSpec
 from ea_pointcloud.ops import gather_points
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.recipe_data import OWN_FILES, DataRecipe
 from ea_pointcloud.training.recipe_keys import Recipe
 

@@ -50,7 +50,7 @@ class RunReport:
         device: where it was measured.
         batch_size: of the evaluation.
         mirroring: of the clouds it was measured on, one of
-            :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
+            :data:`~ea_pointcloud.ops.frames.MIRRORING`.
         farthest_of: of how many points of a cloud the network saw the farthest, 0 for all; None if
             it saw those of the recipe.
     """
@@ -146,7 +146,7 @@ class WeightsReport:
         batch_size: of the evaluation.
         num_points: points of each cloud, 0 for all.
         votes: passes over scaled clouds, 0 for none.
-        mirroring: of the clouds, one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`.
+        mirroring: of the clouds, one of :data:`~ea_pointcloud.ops.frames.MIRRORING`.
     """
 
     weights: str

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ea_pointcloud.io.progress import progress
+from ea_pointcloud.io.pool import progress
 from ea_pointcloud.metrics import CalibrationError, ReliabilityBin
 from ea_pointcloud.models import PretrainedModel
 from ea_pointcloud.training.batches import batches

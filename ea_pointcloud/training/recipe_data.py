@@ -13,9 +13,10 @@ from ea_pointcloud._checks import (
 )
 from ea_pointcloud.augment.cutmix import CutMix
 from ea_pointcloud.augment.pipeline import Augmentation
-from ea_pointcloud.augment.transforms import AXES, SAMPLINGS
 from ea_pointcloud.datasets.axes import MIRRORED
 from ea_pointcloud.descriptors.channels import parse_features
+from ea_pointcloud.ops.frames import AXES
+from ea_pointcloud.ops.sampling import SAMPLINGS
 
 OWN_FILES = ("folder", "parts")  # data sets that are files of the user
 

@@ -35,7 +35,7 @@ def start_run(recipe: Recipe, run: Path, mirroring: str, operators: str = "") ->
     Args:
         recipe: every value of it.
         run: the folder.
-        mirroring: one of :data:`~ea_pointcloud.augment.transforms.MIRRORING`; the recipe has what
+        mirroring: one of :data:`~ea_pointcloud.ops.frames.MIRRORING`; the recipe has what
             was asked for, which another set may decide otherwise.
         operators: which implementation of them runs.
     """

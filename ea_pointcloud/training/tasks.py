@@ -14,11 +14,12 @@ from torchmetrics import MetricCollection
 
 from ea_pointcloud._checks import values_readable
 from ea_pointcloud.augment.pipeline import Augmentation, intersect_masks
-from ea_pointcloud.augment.transforms import normalize_unit_sphere, transform_with_normals
+from ea_pointcloud.augment.transforms import transform_with_normals
 from ea_pointcloud.descriptors.channels import normal_columns, rotate_features
 from ea_pointcloud.metrics import classification_metrics, part_segmentation_metrics
 from ea_pointcloud.models import DataSpec, PretrainedModel
 from ea_pointcloud.ops import farthest_point_sample, gather_points, random_point_sample
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.recipe_keys import Recipe
 
 Batch = dict[str, Tensor]

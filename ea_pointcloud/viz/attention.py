@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ea_pointcloud._checks import check_count
+from ea_pointcloud.viz.coloring import color_cloud
 from ea_pointcloud.viz.colors import scalar_colors
-from ea_pointcloud.viz.interactive import MAX_POINTS, figure
+from ea_pointcloud.viz.interactive import MAX_POINTS
+from ea_pointcloud.viz.page import write_page
 from ea_pointcloud.viz.pictures import render, save_picture
+from ea_pointcloud.viz.style import Style
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
     from typing_extensions import Unpack
 
     from ea_pointcloud.viz.style import ViewOptions
@@ -83,10 +85,11 @@ def scalar_grid(
     return picture
 
 
-def scalar_figure(
+def scalar_page(
     cloud: NDArray[np.floating],
     values: NDArray[np.floating],
     columns: Sequence[str],
+    path: str | Path,
     *,
     quantities: Sequence[str] | None = None,
     percentile: float = 100.0,
@@ -94,51 +97,41 @@ def scalar_figure(
     title: str = "",
     max_points: int = MAX_POINTS,
     **view: Unpack[ViewOptions],
-) -> Figure:
-    """Make a plotly figure of a cloud with a menu of the scalars to colour it by.
+) -> None:
+    """Write a page of a cloud with a menu of the scalars to colour it by.
 
     Args:
         cloud: (N, 3) points in any unit.
         values: (N, K) scalars of the points.
         columns: names of the scalars.
+        path: of the page; replaced where it exists.
         quantities: see :func:`scalar_grid`.
         percentile: see :func:`scalar_grid`.
         up: the axis that is up.
         title: above the cloud.
-        max_points: see :func:`ea_pointcloud.viz.figure`.
+        max_points: see :func:`ea_pointcloud.viz.to_html`.
         view: background, point size and camera, see :class:`~ea_pointcloud.viz.Style`.
 
     Raises:
-        ImportError: if plotly is missing; says what to install.
         ValueError: if there is no column or the shapes do not agree.
     """
     _check_scalars([cloud], [values], columns, [title])
     limits = scalar_scales([values], percentile)
-    made, buttons = None, []
-    for index, column in enumerate(columns):
-        one = figure(
+    layers = [
+        color_cloud(
             cloud,
-            color_by=values[:, index],
-            limits=limits[index],
-            quantity=quantities[index] if quantities else "value",
-            up=up,
-            title=f"{title}: {column}" if title else column,
-            max_points=max_points,
-            **view,
+            Style(
+                color_by=values[:, index],
+                limits=limits[index],
+                quantity=quantities[index] if quantities else "value",
+                up=up,
+                **view,
+            ),
         )
-        shown = {"visible": [other == index for other in range(len(columns))]}
-        heading = {"title.text": one["layout.title.text"]}
-        buttons.append({"label": column, "method": "update", "args": [shown, heading]})
-        if made is None:
-            made = one
-        else:
-            one.data[0].visible = False
-            made.add_trace(one.data[0])
-    assert made is not None
-    if len(columns) > 1:
-        menu = {"buttons": buttons, "x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}
-        made.update_layout(updatemenus=[menu])
-    return made
+        for index in range(len(columns))
+    ]
+    titles = [f"{title}: {column}" if title else column for column in columns]
+    write_page(layers, columns, titles, path, Style(**view), max_points)
 
 
 def scalar_scales(

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ea_pointcloud.augment.transforms import AXES, to_y_up
 from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.ops.frames import AXES, to_y_up
 from ea_pointcloud.viz._open3d import import_open3d
 from ea_pointcloud.viz.colors import (
     RIGHT,
@@ -70,7 +70,7 @@ class ColoredCloud:
 
     def unit_sphere(self) -> NDArray[np.float64]:
         """(N, 3) points turned to y up, their middle at the origin, the farthest at distance 1."""
-        xyz = _y_up(self.cloud.xyz, self.up)
+        xyz = y_up(self.cloud.xyz, self.up)
         xyz = xyz - (xyz.min(0) + xyz.max(0)) / 2
         return xyz / (np.linalg.norm(xyz, axis=1).max() or 1.0)
 
@@ -115,7 +115,7 @@ def color_cloud(cloud: CloudLike, style: Style) -> ColoredCloud:
         values = _required(confidence, "confidence", "give labels=, the result of segment")
         found = _color_bar("confidence", values, style.limits or (0.0, 1.0))
     elif color_by == "normals":
-        found = (_normals(cloud, style.up) + 1) / 2
+        found = (find_normals(cloud, style.up) + 1) / 2
     elif color_by == "colors":
         found = _required(cloud.colors, "colors", "give color_by='height', or (N, 3) colours")
     else:
@@ -251,15 +251,15 @@ def _percent(count: int, total: int) -> str:
     return f"{min(round(percent), 99 if count < total else 100)}%"
 
 
-def _y_up(vectors: NDArray[np.floating], up: str) -> NDArray[np.float64]:
+def y_up(vectors: NDArray[np.floating], up: str) -> NDArray[np.float64]:
     """(N, 3) vectors turned so that ``up`` becomes y."""
     return to_y_up(torch.from_numpy(vectors.astype(np.float64)), up).numpy()
 
 
-def _normals(cloud: Cloud, up: str) -> NDArray[np.float64]:
+def find_normals(cloud: Cloud, up: str) -> NDArray[np.float64]:
     """(N, 3) with y up; estimated from planes through each point's neighbours where missing."""
     if cloud.normals is not None:
-        return _y_up(cloud.normals, up)
+        return y_up(cloud.normals, up)
     open3d = import_open3d("finding the normals that this cloud lacks")
     xyz = cloud.xyz.astype(np.float64)
     estimate = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(xyz))
@@ -267,4 +267,4 @@ def _normals(cloud: Cloud, up: str) -> NDArray[np.float64]:
     normals = np.asarray(estimate.normals)
     # Planes have two sides; away from the middle is outside for most objects.
     outward = ((xyz - xyz.mean(0)) * normals).sum(1, keepdims=True)
-    return _y_up(np.where(outward < 0, -normals, normals), up)
+    return y_up(np.where(outward < 0, -normals, normals), up)

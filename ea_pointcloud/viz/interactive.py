@@ -1,17 +1,15 @@
-"""Clouds to turn with the mouse in a browser or a notebook, by plotly."""
+"""Clouds to turn with the mouse in a notebook, by plotly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ea_pointcloud._checks import check_choice, check_count
-from ea_pointcloud._files import write_whole
+from ea_pointcloud._checks import check_count
 from ea_pointcloud.viz.coloring import CloudLike, ColorBar, ColoredCloud, color_cloud
 from ea_pointcloud.viz.colors import SCALAR_COLORS
 from ea_pointcloud.viz.style import BACKGROUNDS, Style
@@ -26,16 +24,6 @@ MAX_POINTS = 50_000  # what a browser without a GPU still turns smoothly
 # Distance of plotly's camera: its field of view is 45 degrees, and the sphere around the cloud
 # has a diameter of 1.
 _EYE_DISTANCE = 1.08 * 0.5 / np.sin(np.radians(45 / 2))
-PlotlyJs = Literal["inline", "directory", "cdn"]
-_INCLUDE = {"inline": True, "directory": "directory", "cdn": "cdn"}
-_PAGE = """<!doctype html>
-<html>
-<head><meta charset="utf-8"><title>{title}</title></head>
-<body style="margin: 0; background: {paper}">
-{figure}
-</body>
-</html>
-"""
 
 
 def figure(
@@ -69,9 +57,7 @@ def figure(
     check_count("max_points", max_points)
     colored = color_cloud(cloud, chosen)
     count = len(colored.cloud)
-    shown = np.arange(count)
-    if count > max_points:
-        shown = np.sort(np.random.default_rng(0).choice(count, max_points, replace=False))
+    shown = drawn_points(count, max_points)
     # Large enough to close surfaces, so that the front hides the back.
     size = chosen.point_size or float(np.clip(360 / np.sqrt(len(shown)), 2.5, 10.0))
     paper, ink = BACKGROUNDS[chosen.background]
@@ -126,45 +112,11 @@ def show_notebook(
     display(made)
 
 
-def to_html(
-    cloud: CloudLike,
-    path: str | Path,
-    *,
-    plotlyjs: PlotlyJs = "inline",
-    max_points: int = MAX_POINTS,
-    **style: Unpack[StyleOptions],
-) -> None:
-    """Write the :func:`figure` of a cloud as one page that opens from disk, without a network.
-
-    Args:
-        cloud: see :func:`figure`.
-        path: of the page; replaced where it exists.
-        plotlyjs: ``"inline"`` puts plotly itself, about 5 MB, into the page; ``"directory"`` puts
-            it into ``plotly.min.js`` beside the page, once for all pages of a folder; ``"cdn"``
-            loads it from the network, so that the page holds the points alone.
-        max_points: see :func:`figure`.
-        style: see :func:`figure`.
-    """
-    write_page(figure(cloud, max_points=max_points, **style), path, plotlyjs)
-
-
-def write_page(made: Figure, path: str | Path, plotlyjs: PlotlyJs = "inline") -> None:
-    """Write a figure as a page; the arguments are those of :func:`to_html`."""
-    check_choice("plotlyjs", plotlyjs, _INCLUDE)
-    path = Path(path)
-    plot = made.to_html(
-        full_html=False,
-        include_plotlyjs=_INCLUDE[plotlyjs],
-        default_height="100vh",
-        config={"displaylogo": False, "responsive": True},
-    )
-    # Plotly's titles are HTML, of which a page's title takes none.
-    title = (made.layout.title.text or "point cloud").partition("<")[0]
-    write_whole(path, _PAGE.format(title=title, paper=made.layout.paper_bgcolor, figure=plot))
-    if plotlyjs == "directory":
-        from plotly.offline import get_plotlyjs
-
-        write_whole(path.parent / "plotly.min.js", get_plotlyjs())
+def drawn_points(count: int, max_points: int) -> NDArray[np.int64]:
+    """Indices of the points of a cloud that are drawn, in order."""
+    if count <= max_points:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, max_points, replace=False))
 
 
 def _points(

@@ -234,7 +234,7 @@ class _Drawing:
 
     @cached_property
     def point_size(self) -> float:
-        return self.style.point_size or _closing_size(self.xyz, (self.width, self.height))
+        return self.style.point_size or closing_size(self.xyz, (self.width, self.height))
 
     def __call__(self, camera: Camera) -> NDArray[np.uint8]:
         draw = _open3d.draw if self.backend == "open3d" else _software.draw
@@ -251,7 +251,7 @@ class _Drawing:
         return np.asarray(sheet)
 
 
-def _closing_size(xyz: NDArray[np.float64], size: tuple[int, int]) -> float:
+def closing_size(xyz: NDArray[np.float64], size: tuple[int, int]) -> float:
     """Diameter in pixels with which the points close the part of the picture that they fill."""
     edge = min(size)
     pixel, _ = Camera().project(xyz, _GRID, _GRID)

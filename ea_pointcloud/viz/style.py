@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ea_pointcloud._checks import check_choice, check_positive
-from ea_pointcloud.augment.transforms import AXES
+from ea_pointcloud.ops.frames import AXES
 
 COLORINGS = ("auto", "labels", "error", "confidence", "height", "normals", "colors")
 Background = Literal["white", "dark"]

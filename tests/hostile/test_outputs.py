@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -87,6 +88,9 @@ def test_no_terminal_obeys_a_file(
 
     _common.print_table([[text, Text(f"part {text}", "red")]], ("file", "class"))
     _common.print_text(f"name: {text}")
+    _common.say(f"wrote {text}")
+    record = logging.makeLogRecord({"msg": "%s is left out", "args": (text,)})
+    assert text not in _common.HarmlessFormatter().format(record)
 
     def fail() -> None:
         raise ValueError(f"{text} is no cloud")
