@@ -1,5 +1,7 @@
+import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -491,7 +493,7 @@ def test_real_meshes_are_read(data_root: Path, run_folder: Path) -> None:
         ("classify", "a.ply", "--up", "w"),
         ("segment", "a.ply", "--format", "obj"),
         ("view", "a.ply", "--color-by", "colour"),
-        ("evaluate", "run", "--limit", "3"),
+        ("evaluate", "run", "--adapt", "1"),
         ("export", "run", "--format", "tflite"),
         ("explain", "run", "--split", "validation"),
         ("data", "prepare", "modelnet10", "--mirrored", "maybe"),
@@ -516,3 +518,34 @@ def test_choices_are_those_of_the_package() -> None:
     assert view.COLORINGS == COLORINGS
     assert tuple(BACKGROUNDS) == view.BACKGROUNDS
     assert export.SUFFIXES == FORMATS
+
+
+def test_warnings_stand_below_a_narrow_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for columns in ("80", "140"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with _common.TablePages(("file", "class", "warning"), (), contextlib.nullcontext) as pages:
+            pages.add(["a.ply", "chair", "out of distribution"])
+            pages.add(["b.ply", "table", ""])
+        text = capsys.readouterr().out
+        assert ("warning" in text) == (columns == "140")
+        assert text.strip().endswith("a.ply: out of distribution") == (columns == "80")
+
+
+def test_what_is_piped_is_narrow_enough_to_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "info") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_shells_complete_commands() -> None:
+    environment = {**os.environ, "_EA_POINTCLOUD_COMPLETE": "complete_bash",
+                   "COMP_WORDS": "ea-pointcloud cl", "COMP_CWORD": "1"}  # fmt: skip
+    code = "import sys; sys.argv = ['ea-pointcloud']; from ea_pointcloud.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["classify"]

@@ -341,6 +341,10 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         lambda: of_graphs("eagraph", depth=2, attention="none", pooling="max_mean_memory"),
         {"dynamic_points": True},
     ),
+    "few-shot": (
+        lambda: of_graphs("eagraph", depth=2, attention="none", few_shot_rank=4),
+        {"dynamic_points": True},
+    ),
     "eamlp parts": (
         lambda: eamlp("segmenter", num_parts=4, num_categories=2),
         {"dynamic_points": True},

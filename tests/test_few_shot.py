@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from ea_pointcloud import Predictor, cli
 from ea_pointcloud.datasets import ProceduralShapes, list_examples
 from ea_pointcloud.datasets.procedural import CATEGORIES
+from ea_pointcloud.export import Deployed
 from ea_pointcloud.inference.few_shot import fit_head
 from ea_pointcloud.inference.support_report import SupportReport, train_advice
-from ea_pointcloud.models import create_model, load_model
+from ea_pointcloud.models import Classifier, create_model, load_model
 from ea_pointcloud.nn import UnitEmbedding
 
 NAMES = ("bottle", "chair", "mug")
@@ -151,6 +152,33 @@ def test_saved_as_ordinary_weights(
     assert loaded.classify(queries) == fitted.classify(queries)
     again = loaded.with_support({name: each[:2] for name, each in clouds.items()})
     np.testing.assert_allclose(again.embed(queries), fitted.embed(queries), atol=1e-5)
+
+
+def test_an_embedding_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    model = load_model("eagraph-tiny-modelnet40")
+    assert model.embedding is not None
+    model.embedding = UnitEmbedding(7, 2).state_dict()
+    model.save_pretrained(tmp_path / "w")
+    with pytest.raises(ValueError, match=r"must have 1280 channels, got 7; copy the folder"):
+        Predictor.from_pretrained(tmp_path / "w", "cpu").embed(np.eye(3))
+    model.embedding["gain"] = torch.zeros(3)
+    model.save_pretrained(tmp_path / "w")
+    with pytest.raises(ValueError, match=r"embedding.safetensors is damaged .*copy the folder"):
+        load_model(str(tmp_path / "w"))
+
+
+def test_what_is_exported_answers_alike(
+    fitted: Predictor, clouds: dict[str, list[np.ndarray]]
+) -> None:
+    """The form ``few-shot`` of ``test_export.py`` compares the file itself."""
+    assert isinstance(fitted.model, Classifier)
+    cloud = clouds["mug"][5]
+    with torch.inference_mode():
+        found = Deployed(fitted.model)(torch.from_numpy(cloud)[None].float())["probs"][0]
+    expected = {each.label: each.prob for each in fitted.classify(cloud).top}
+    assert {name: float(found[NAMES.index(name)]) for name in NAMES} == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["ea_classifier_tiny", "eamlp_classifier_small", "pointnet"])

@@ -4,6 +4,7 @@ import ast
 import base64
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -36,6 +37,7 @@ QUICK: dict[str, dict[str, Any]] = {
         "EPOCHS": 1,
         "SHAPES": [56, 14, 28],
     },
+    "06_own_classes": {"EXAMPLES": 5, "QUERIES": 6},
 }
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -170,6 +172,13 @@ def test_runs(path: Path, client: NotebookClient) -> None:
         assert all(isinstance(value, float) for each in curves for value in each["y"])
     if path.stem == "05_modelnet40":
         assert "running on procedural" in printed(notebook)
+    if path.stem == "06_own_classes":
+        text = printed(notebook)
+        assert "3 classes, 5 examples each; ridge regression" in text
+        correct = re.search(r"(\d+) of 18 correct", text)
+        assert correct is not None
+        assert int(correct[1]) >= 15
+        assert "labelled mug, looks like bottle" in text
 
 
 def test_modelnet40_is_taken_where_it_is(modelnet_folder: Path, client: NotebookClient) -> None:

@@ -1,6 +1,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ea_pointcloud.models import DataSpec, EAClassifier, EASegmenter, create_mod
 from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, random_point_sample
 from ea_pointcloud.ops.frames import normalize_unit_sphere
 from ea_pointcloud.training.batches import BatchIndices
-from ea_pointcloud.training.callbacks import read_metrics
+from ea_pointcloud.training.callbacks import EpochBar, read_metrics
 from ea_pointcloud.training.data import data_spec, open_held_out
 from ea_pointcloud.training.evaluate_classifier import ClassificationReport, evaluate_classifier
 from ea_pointcloud.training.evaluate_run import evaluate_run, evaluate_weights
@@ -518,3 +519,11 @@ def test_weights_on_another_set_are_compared_by_the_names_of_the_classes(tmp_pat
     cups = tmp_path / "cups_hdf5_2048"
     with pytest.raises(ValueError, match=r"classes \['cup', 'mug'\] are not the model's"):
         evaluate_weights(tmp_path / "weights", cups, "train", torch.device("cpu"))
+
+
+def test_the_bar_counts_epochs_from_one() -> None:
+    bar = EpochBar()
+    bar._trainer = SimpleNamespace(max_epochs=12, sanity_checking=False)  # pyright: ignore
+    assert [bar._get_train_description(each).strip() for each in (0, 11)] == [
+        "Epoch 1/12", "Epoch 12/12"
+    ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ea_pointcloud import viz
-from ea_pointcloud.io import Cloud, read_cloud, write_cloud
+from ea_pointcloud.io import Cloud, read_cloud, write_cloud, write_mesh
 from tests.test_cli import call
 
 
@@ -158,3 +158,18 @@ def test_a_window_is_opened_where_there_is_a_display(
     assert call(monkeypatch, "view", *files, "--color-by", "height") == 0
     assert [options["title"] for _, options in shown] == ["a.ply", "b.npz"]
     assert all(options["color_by"] == "height" for _, options in shown)
+
+
+def test_open3d_may_draw_and_meshes_are_closed(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(viz, "render", lambda cloud, *_, **options: drawn.append((cloud, options)))
+    mesh = files[0].parent / "mesh.off"
+    write_mesh(mesh, np.eye(4, 3), np.array([[0, 1, 2], [0, 1, 3]]))
+    picture = files[0].parent / "p.png"
+    assert call(monkeypatch, "view", mesh, "--render", picture, "--backend", "open3d") == 0
+    ((cloud, options),) = drawn
+    assert options["backend"] == "open3d"
+    assert len(cloud) == 40_000
+    assert call(monkeypatch, "view", mesh, "--render", picture, "--backend", "gl") == 1

@@ -107,6 +107,7 @@ def draw_attention(
         scalar_page(points[0], values[0], columns, html, title=titles[0], **options)
         say(f"wrote {html}")
     if render is not None:
+        pixels.pop("backend")
         scalar_grid(points, values, columns, titles, render, **(options | pixels))
         say(f"wrote {render}")
     if html is None and render is None:

@@ -98,11 +98,14 @@ class Batch:
 
     def load(self, model: str | None, default: str) -> "tuple[str, Predictor]":
         """The name of ``model`` and its predictor; ``default`` if omitted, which is announced."""
+        from ea_pointcloud._device import keep_freed_memory
         from ea_pointcloud.inference.predictor import Predictor
 
         # Ray's workers choose their own device.
         device = "cpu" if self.engine == "ray" else self.device
         predictor = Predictor.from_pretrained(default if model is None else model, device)
+        if predictor.device.type == "cpu":
+            keep_freed_memory()
         if model is not None:
             return model, predictor
         spec = predictor.model.data_spec

@@ -19,6 +19,9 @@ from ea_pointcloud._files import printable
 UPS = ("x", "y", "z", "auto")
 SPLITS = ("train", "val", "test")
 RECIPE_FILE = "recipe.yaml"  # ea_pointcloud.training.run_folder's, not imported yet
+BACKENDS = ("auto", "software", "open3d")
+_NAMES_WIDTH = 100  # of names and values in a pipe, which are read by people
+_NARROW = 100  # columns of a terminal in which warnings stand below the table
 _PIPE_WIDTH = 400  # no reader of a pipe wants file names broken over lines
 PAGE = 200  # rows a table holds before it is printed; thousands would wait in memory for the last
 
@@ -68,6 +71,13 @@ Columns = Annotated[
 ]
 Render = Annotated[
     Path | None, typer.Option(help="Write a picture of the clouds and predictions (.png).")
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|software|open3d",
+        help="What draws pictures: our own renderer, which needs no driver, or Open3D.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let outputs replace existing files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -192,12 +202,12 @@ def print_table(
             table.add_column(heading, justify="right" if heading in right else "left", style=style)
     for row in rows:
         table.add_row(*map(_harmless, row))
-    print_text(table)
+    print_text(table, _PIPE_WIDTH if headings else _NAMES_WIDTH)
 
 
-def print_text(text: Any) -> None:
+def print_text(text: Any, pipe_width: int = _PIPE_WIDTH) -> None:
     """Print a text or table on standard output."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else pipe_width
     Console(width=width, markup=False, highlight=False, emoji=False).print(_harmless(text))
 
 
@@ -271,7 +281,10 @@ def _finite(value: Any) -> Any:
 
 
 class TablePages:
-    """Tables on standard output, a page of rows each; the last column is left out where empty."""
+    """Tables on standard output, a page of rows each.
+
+    The last column is left out where it is empty, and stands below the table in a narrow terminal.
+    """
 
     def __init__(
         self,
@@ -295,8 +308,12 @@ class TablePages:
             self._print()
 
     def _print(self) -> None:
-        count = len(self._headings) - (not any(row[-1] for row in self._rows))
+        noted = [row for row in self._rows if row[-1]]
+        narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < _NARROW
+        count = len(self._headings) - (not noted or narrow)
         with self._pause():
             print_table([row[:count] for row in self._rows], self._headings[:count],
                         right=self._right)  # fmt: skip
+            for row in noted if narrow else ():
+                print_text(f"{row[0]}: {row[-1]}")
         self._rows = []

@@ -164,7 +164,7 @@ def _style(part: Part) -> str:
     return f"rgb({red},{green},{blue})"
 
 
-def render_parts(path: Path, pictured: "dict[str, Segmented]") -> None:
+def render_parts(path: Path, pictured: "dict[str, Segmented]", backend: Any) -> None:
     """Write a picture of segmented clouds, whose names are the files'."""
     from ea_pointcloud.viz import compare
 
@@ -174,5 +174,6 @@ def render_parts(path: Path, pictured: "dict[str, Segmented]") -> None:
         titles.append(f"{name}: {parts.category}" if parts.category else name)
         labels.append(replace(parts, names=tuple(_short(part, parts) for part in parts.names)))
     clouds = [cloud for cloud, _ in pictured.values()]
-    compare(clouds, titles, path, labels=labels, up=[parts.up for parts in labels])
+    up = [parts.up for parts in labels]
+    compare(clouds, titles, path, labels=labels, up=up, backend=backend)
     say(f"wrote {path}")

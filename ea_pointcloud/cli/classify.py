@@ -27,6 +27,8 @@ EXAMPLES = opt.examples(
 )
 HEADINGS = ("file", "class", "probability", "next", "up", "warning")
 
+_IN_A_ROW = 4  # candidates after the first; more stand below one another
+
 Csv = Annotated[
     Path | None,
     typer.Option(
@@ -78,6 +80,7 @@ def run(
     csv_file: Csv = None,
     as_json: opt.AsJson = False,
     render: opt.Render = None,
+    backend: opt.Backend = "auto",
     support: Support = None,
     support_rotations: SupportRotations = None,
     support_views: SupportViews = None,
@@ -90,6 +93,7 @@ def run(
 ) -> None:
     """Classify each file; unreadable files are reported and skipped."""
     opt.check_option("--up", up, opt.UPS)
+    opt.check_option("--backend", backend, opt.BACKENDS)
     opt.check_output("--render", render, (".png",), force=force)
     copies = {"support_rotations": support_rotations, "support_views": support_views}
     check_support(support, save_model, force=force, **copies)
@@ -133,7 +137,7 @@ def run(
     show = Show("classified", take, partial(_json_row, weights), _cells, HEADINGS, ("probability",))
     tally = batch.run(job, predictor, show, up=up, store=log, as_json=as_json, table=log is None)
     if render is not None and pictured:
-        _render(render, pictured, reading)
+        _render(render, pictured, reading, backend)
     tally.finish()
 
 
@@ -168,17 +172,21 @@ def _cells(outcome: "Outcome[Classification]") -> list[Any]:
     file, result = readable(outcome.file), outcome.result
     if result is None:
         return [file, Text("error", style="red"), "", outcome.error, "", ""]
-    others = ", ".join(f"{other.label} {other.prob:.1%}" for other in result.top[1:])
+    others = [f"{other.label} {other.prob:.1%}" for other in result.top[1:]]
+    others = (", " if len(others) < _IN_A_ROW else "\n").join(others)
     up = shown_up(result.up, result.up_margin)
     return [file, result.label, f"{result.prob:.1%}", others, up, result.warning or ""]
 
 
-def _render(path: Path, results: "dict[str, Classification]", reading: dict[str, Any]) -> None:
+def _render(
+    path: Path, results: "dict[str, Classification]", reading: dict[str, Any], backend: Any
+) -> None:
     from ea_pointcloud.io import read_cloud
     from ea_pointcloud.viz import compare
 
     # Read once more: held until now, all the clouds of a folder could be too many.
     clouds = [read_cloud(file, **reading) for file in results]
     titles = [f"{Path(file).name}: {each.label} {each.prob:.0%}" for file, each in results.items()]
-    compare(clouds, titles, path, up=[result.up for result in results.values()])
+    up = [result.up for result in results.values()]
+    compare(clouds, titles, path, up=up, backend=backend)
     say(f"wrote {path}")

@@ -65,6 +65,7 @@ def run(
     file_format: Format = "ply",
     as_json: opt.AsJson = False,
     render: opt.Render = None,
+    backend: opt.Backend = "auto",
     device: opt.Device = "auto",
     workers: opt.Workers = None,
     engine: opt.Engine = "local",
@@ -73,6 +74,7 @@ def run(
 ) -> None:
     """Label the part of every point of each file; unreadable files are reported and skipped."""
     opt.check_option("--up", up, opt.UPS)
+    opt.check_option("--backend", backend, opt.BACKENDS)
     opt.check_option("--format", file_format, FORMATS)
     opt.check_output("--render", render, (".png",), force=force)
     if category is not None and classifier not in (None, "none"):
@@ -117,5 +119,5 @@ def run(
     if folder is not None and tally.done > tally.errors:
         say(f"wrote {tally.done - tally.errors:,} files into {output}")
     if render is not None and pictured:
-        render_parts(render, pictured)
+        render_parts(render, pictured, backend)
     tally.finish()

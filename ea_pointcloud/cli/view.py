@@ -29,6 +29,7 @@ EXAMPLES = opt.examples(
 # Those of ``ea_pointcloud.viz``, which takes seconds to import.
 COLORINGS = ("auto", "labels", "error", "confidence", "height", "normals", "colors")
 BACKGROUNDS = ("white", "dark")
+SURFACE_POINTS, NETWORK_POINTS = 40_000, 10_000  # of a mesh
 
 ColorBy = Annotated[
     str,
@@ -79,6 +80,7 @@ def run(
     ] = None,
     html: Html = None,
     render: Render = None,
+    backend: opt.Backend = "auto",
     turntable: Turntable = None,
     background: Annotated[str, typer.Option(help="white or dark.")] = "white",
     size: Size = None,
@@ -101,6 +103,7 @@ def run(
     opt.check_option("--up", up, opt.UPS[:3])
     opt.check_option("--color-by", color_by, COLORINGS)
     opt.check_option("--background", background, BACKGROUNDS)
+    opt.check_option("--backend", backend, opt.BACKENDS)
     opt.check_output("--html", html, (".html",), force=force)
     opt.check_output("--render", render, (".png",), force=force)
     opt.check_output("--turntable", turntable, (".gif", ".png"), force=force)
@@ -111,6 +114,7 @@ def run(
     if view is not None:
         given = {"turntable": turntable, "truth": truth, "names": names}
         given["color_by"] = None if color_by == "auto" else color_by
+        given["backend"] = None if backend == "auto" else backend
         opt.check_absent("does not go with --attention, --saliency or --critical", **given)
 
     from ea_pointcloud.io import conventional_up, read_cloud
@@ -121,9 +125,11 @@ def run(
         check_display()
     drawing: dict[str, Any] = {"background": background, "point_size": point_size,
                "camera": Camera(azimuth, elevation)}  # fmt: skip
-    pixels = {} if size is None else {"size": size}
+    pixels: dict[str, Any] = {"backend": backend} | ({} if size is None else {"size": size})
     reading = {"drop_invalid": drop_invalid, "columns": columns}
-    clouds = [read_cloud(file, **reading) for file in files]
+    # Meshes are drawn as closed surfaces; a network sees what it sees elsewhere.
+    points = SURFACE_POINTS if view is None else NETWORK_POINTS
+    clouds = [read_cloud(file, num_points=points, **reading) for file in files]
     titles = [Path(file).name for file in files]
     silent = [file for file, cloud in zip(files, clouds, strict=True) if cloud.up is None]
     if up is None and silent:

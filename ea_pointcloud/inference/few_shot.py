@@ -189,6 +189,9 @@ def few_shot_network(
         model: any classifier.
         embedding: of its own pooled features.
         class_names: of the new head.
+
+    Raises:
+        ValueError: if the embedding is of another network.
     """
     rank = len(embedding.gain)
     config = replace(model.config, num_classes=len(class_names), few_shot_rank=rank)
@@ -202,6 +205,12 @@ def few_shot_network(
         layers = list(layers[0].children())
     for own, trained in zip(layers, model.head[:-1].children(), strict=False):
         own.load_state_dict(trained.state_dict())
+    expected, given = new.head[-2].get_buffer("mean").shape, embedding.mean.shape
+    if expected != given:
+        raise ValueError(
+            f"the embedding of these weights must have {expected[0]} channels, got {given[0]}; "
+            "copy the folder again"
+        )
     new.head[-2].load_state_dict(embedding.state_dict())
     for parameter in new.head[-1].parameters():
         torch.nn.init.zeros_(parameter)

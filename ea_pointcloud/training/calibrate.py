@@ -1,5 +1,6 @@
 """Calibration of trained weights on val: a temperature and an out-of-distribution detector."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,10 +35,13 @@ TRAIN_CLOUDS = 2_000
 VAL_CLOUDS = 10_000
 SHAPES = 400  # of each split, for the detector of a segmenter
 _FEWEST_SHAPES = 10
+_FEWEST_VAL = 49  # at the threshold of 0.98
 # Of a shape: its points say much the same, and those of a whole set would not fit into memory.
 _POINTS = 256
 # Logits of parts that are no choice: exp(-_NEVER) is 0 at any temperature, and so is its gradient.
 _NEVER = 1e6
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate_weights(
@@ -62,6 +66,11 @@ def calibrate_weights(
         spec = model.data_spec
         held_out, known = match_labels(val, spec), match_labels(train, spec)
         if isinstance(model, Classifier):
+            if len(val) < _FEWEST_VAL:
+                logger.warning(
+                    "val has %d shapes; with fewer than %d no cloud is ever called out of "
+                    "distribution", len(val), _FEWEST_VAL,
+                )  # fmt: skip
             model.calibration = calibrate_classifier(model, held_out, known)
         else:
             assert isinstance(model, Segmenter)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 
 from ea_pointcloud._files import write_whole
 from ea_pointcloud.models import PretrainedModel
@@ -63,6 +63,14 @@ class EpochTable(Callback):
             shown = "  ".join(f"{name} {value:.4g}" for name, value in list(row.items())[1:])
             sys.stderr.write(f"epoch {epoch}/{trainer.max_epochs}  {shown}\n")
             sys.stderr.flush()
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, which counts epochs from 1 as everything else does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{text:{len(self.validation_description)}}"
 
 
 class RunCheckpoint(ModelCheckpoint):

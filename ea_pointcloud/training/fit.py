@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ea_pointcloud._device import keep_freed_memory, mix_seeds
@@ -21,6 +20,7 @@ from ea_pointcloud.ops import _backend
 from ea_pointcloud.training.batches import Loader, batches
 from ea_pointcloud.training.calibrate import calibrate_weights
 from ea_pointcloud.training.callbacks import (
+    EpochBar,
     EpochTable,
     ExportWeights,
     RunCheckpoint,
@@ -203,7 +203,7 @@ def _trainer(resolved: Resolved, run: Path, monitor: str | None, extra: list[Cal
     interactive = sys.stderr.isatty()
     callbacks: list[Callback] = [EpochTable(run / METRICS_FILE, echo=not interactive)]
     if interactive:
-        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        callbacks.append(EpochBar(console_kwargs={"stderr": True}))
     if recipe.optim.ema_decay:
         callbacks.append(ExponentialMovingAverage(recipe.optim.ema_decay))
     # After the averaging, whose state a checkpoint within an epoch holds.

@@ -115,7 +115,7 @@ def color_cloud(cloud: CloudLike, style: Style) -> ColoredCloud:
         values = _required(confidence, "confidence", "give labels=, the result of segment")
         found = _color_bar("confidence", values, style.limits or (0.0, 1.0))
     elif color_by == "normals":
-        found = (_normals(cloud, style.up) + 1) / 2
+        found = (find_normals(cloud, style.up) + 1) / 2
     elif color_by == "colors":
         found = _required(cloud.colors, "colors", "give color_by='height', or (N, 3) colours")
     else:
@@ -256,7 +256,7 @@ def y_up(vectors: NDArray[np.floating], up: str) -> NDArray[np.float64]:
     return to_y_up(torch.from_numpy(vectors.astype(np.float64)), up).numpy()
 
 
-def _normals(cloud: Cloud, up: str) -> NDArray[np.float64]:
+def find_normals(cloud: Cloud, up: str) -> NDArray[np.float64]:
     """(N, 3) with y up; estimated from planes through each point's neighbours where missing."""
     if cloud.normals is not None:
         return y_up(cloud.normals, up)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ea_pointcloud.viz._open3d import import_open3d
-from ea_pointcloud.viz.coloring import CloudLike, color_cloud
+from ea_pointcloud.viz.coloring import CloudLike, color_cloud, find_normals
 from ea_pointcloud.viz.style import BACKGROUNDS, Style
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def show(cloud: CloudLike, **style: Unpack[StyleOptions]) -> None:
     open3d = import_open3d("a window")
     xyz = colored.unit_sphere()
     points = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(xyz))
+    points.normals = open3d.utility.Vector3dVector(find_normals(colored.cloud, chosen.up))  # lit
     points.colors = open3d.utility.Vector3dVector(colored.colors.astype(np.float64))
     meaning = ", ".join(entry.text for entry in colored.legend) if chosen.legend else ""
     parts = (chosen.title or colored.cloud.name or "cloud", meaning)
@@ -77,6 +78,7 @@ def show(cloud: CloudLike, **style: Unpack[StyleOptions]) -> None:
         window.add_geometry(points)
         options = window.get_render_option()
         options.background_color = np.array(BACKGROUNDS[chosen.background][0]) / 255
+        options.light_on = True
         options.point_size = chosen.point_size or float(np.clip(400 / np.sqrt(len(xyz)), 2.0, 9.0))
         view = window.get_view_control()
         view.set_lookat(np.zeros(3))

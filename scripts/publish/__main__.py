@@ -4,7 +4,8 @@
     python -m scripts.publish runs/a ea-base-modelnet40 --output hub --limit-mb 50
 
 The name is NETWORK-SIZE-DATA. The weights are those that were selected on val, or the last of a run
-that was trained on val too. `models/pretrained.py` names the default ones.
+that was trained on val too. `models/pretrained.py` names the default ones. What few-shot
+classifiers need is added by `python -m scripts.publish.embedding`.
 """
 
 import argparse

@@ -38,10 +38,12 @@ def fit_embedding(
     Args:
         model: in evaluation mode.
         dataset: samples with ``xyz`` (N, 3) and perhaps ``mask`` (N,).
-        label: (n,) int64, their classes.
+        label: (n,) int64, their classes; negative ones are left out.
     """
     order = torch.randperm(len(label), generator=torch.Generator().manual_seed(0))
-    chosen = torch.cat([order[label[order] == each][:CLOUDS] for each in label.unique()])
+    chosen = torch.cat(
+        [order[label[order] == each][:CLOUDS] for each in label.unique() if each >= 0]
+    )
     clouds = []
     for index in chosen.tolist():
         sample = dataset[index]
