@@ -5,6 +5,7 @@ import math
 import random
 import re
 import struct
+from copy import deepcopy
 from typing import Any
 
 HUGE = 10**12
@@ -95,13 +96,17 @@ def damage_value(value: Any, draw: random.Random) -> Any:
     """``value`` with one change somewhere inside."""
     inside: Any = value if isinstance(value, dict | list) and value else None
     if inside is None or draw.random() < 0.15:
-        return draw.choice((*STRANGE, [value], {"value": value}))
+        return deepcopy(
+            draw.choice((*STRANGE, [value], {"value": value}))
+        )  # changed again, perhaps
     key = draw.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
     what = draw.random()
     if what < 0.1:
         del inside[key]
     elif what < 0.2 and isinstance(inside, dict):
-        inside[draw.choice(("unknown", "", "__class__", "x" * 1000, "a.b"))] = draw.choice(STRANGE)
+        inside[draw.choice(("unknown", "", "__class__", "x" * 1000, "a.b"))] = deepcopy(
+            draw.choice(STRANGE)
+        )
     elif what < 0.2:
         inside *= draw.choice((2, 1000))
     else:
