@@ -98,7 +98,7 @@ def damage_value(value: Any, draw: random.Random) -> Any:
     if inside is None or draw.random() < 0.15:
         return deepcopy(
             draw.choice((*STRANGE, [value], {"value": value}))
-        )  # changed again, perhaps
+        )
     key = draw.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
     what = draw.random()
     if what < 0.1:
