@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ea_pointcloud.datasets import collate as collate
     from ea_pointcloud.inference import Predictor as Predictor
     from ea_pointcloud.io import Cloud as Cloud
     from ea_pointcloud.io import CloudFileError as CloudFileError
@@ -29,6 +30,7 @@ _HOME = {
     "EAClassifier": "models",
     "EASegmenter": "models",
     "Predictor": "inference",
+    "collate": "datasets",
     "create_model": "models",
     "evaluate": "training.api",
     "list_models": "models",

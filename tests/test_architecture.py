@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "training export report"
     ),
     "__main__": "cli",
-    "__init__": "io models inference training",
+    "__init__": "io datasets models inference training",
 }
 HOMES = {
     "scipy": (),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ea_pointcloud.io import Cloud, CloudFileError, arrays, read_cloud, write_cloud
+from ea_pointcloud.io import cloud as clouds
 from ea_pointcloud.io import read as reading
 
 CASES = Path(__file__).parent / "cases"
@@ -36,7 +37,7 @@ def in_file(cloud: Cloud) -> list[list[float]]:
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_said", set())
+    monkeypatch.setattr(clouds, "_said", set())
 
 
 # --- the 25 cases

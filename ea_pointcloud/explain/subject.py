@@ -1,14 +1,18 @@
 """A user's cloud as input of a network: posed, sampled, with its features."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ea_pointcloud.descriptors.channels import rotate_features
-from ea_pointcloud.inference.preprocess import CloudLike, channels, coordinates, network_input
-from ea_pointcloud.io import read_cloud
+from ea_pointcloud.inference.preprocess import (
+    CloudLike,
+    as_cloud,
+    channels,
+    coordinates,
+    network_input,
+)
 from ea_pointcloud.models import Classifier, Segmenter
 from ea_pointcloud.ops.frames import normalize_unit_sphere, to_y_up
 
@@ -34,7 +38,7 @@ def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y"
 
     Args:
         model: its ``data_spec`` describes the form.
-        cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
+        cloud: see :func:`~ea_pointcloud.inference.preprocess.as_cloud`.
         up: the axis that is up in it: ``"x"``, ``"y"`` or ``"z"``.
 
     Raises:
@@ -42,8 +46,7 @@ def subject_of(model: Classifier | Segmenter, cloud: CloudLike, *, up: str = "y"
         ValueError: if the file or array holds no usable points, or the network was trained with
             channels and there are none.
     """
-    if isinstance(cloud, (str, Path)):
-        cloud = read_cloud(cloud)
+    cloud = as_cloud(cloud, model.data_spec)
     device = next(model.parameters()).device
 
     def posed(values: Tensor) -> Tensor:

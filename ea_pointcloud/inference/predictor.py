@@ -30,9 +30,16 @@ from ea_pointcloud.inference.classify import (
     embed_clouds,
     pose_clouds,
 )
-from ea_pointcloud.inference.preprocess import AUTO, CloudLike, ModelInput, preprocess
+from ea_pointcloud.inference.preprocess import (
+    AUTO,
+    CloudLike,
+    ModelInput,
+    as_cloud,
+    listed,
+    preprocess,
+)
 from ea_pointcloud.inference.segment import Segmentation, segment_points
-from ea_pointcloud.io import read_cloud
+from ea_pointcloud.io import Cloud
 from ea_pointcloud.models import Classifier, Segmenter, load_model
 from ea_pointcloud.models.pretrained import DEFAULT_CLASSIFIER
 from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
@@ -51,6 +58,7 @@ class _ClassifyOptions(TypedDict, total=False):
     topk: int
     tta_rotations: int
     remove_outliers: bool
+    columns: str | Sequence[str] | None
 
 
 class _SegmentOptions(TypedDict, total=False):
@@ -60,6 +68,7 @@ class _SegmentOptions(TypedDict, total=False):
     min_class_prob: float
     tta_rotations: int
     remove_outliers: bool
+    columns: str | Sequence[str] | None
 
 
 class Predictor:
@@ -130,18 +139,22 @@ class Predictor:
         topk: int = 3,
         tta_rotations: int = 1,
         remove_outliers: bool = False,
+        columns: str | Sequence[str] | None = None,
     ) -> Classification | list[Classification]:
         """Classify one cloud, or each cloud of a list.
 
         Args:
-            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, a result of
-                :meth:`preprocess`, where ``up`` and ``remove_outliers`` were settled, or a list of
-                these.
+            clouds: whatever :func:`~ea_pointcloud.inference.preprocess.as_cloud` takes: a path, a
+                :class:`~ea_pointcloud.io.Cloud`, an array or tensor, an object of Open3D, trimesh
+                or PyTorch Geometric; or a result of :meth:`preprocess`, where ``up`` and
+                ``remove_outliers`` were settled. Several are a list of these, or (B, N, 3).
             up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``: the one
                 that makes the cloud the most like those of training.
             topk: candidates kept, >= 1; at most the number of classes come back.
             tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
             remove_outliers: leave out statistical outliers first.
+            columns: what the columns of files and arrays (N, C) are, as ``"x,y,z,nx,ny,nz"``, see
+                :func:`~ea_pointcloud.read_cloud`.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -150,15 +163,11 @@ class Predictor:
         model = self._classifier()
         check_count("topk", topk)
         check_count("tta_rotations", tta_rotations)
-        inputs = [
-            cloud
-            if isinstance(cloud, ModelInput)
-            else self.preprocess(cloud, up=up, remove_outliers=remove_outliers)
-            for cloud in _listed(clouds)
-        ]
+        options = {"up": up, "remove_outliers": remove_outliers, "columns": columns}
+        inputs, several = self._inputs(clouds, **options)
         with self._autocast():
             results = classify_inputs(model, inputs, topk=topk, tta_rotations=tta_rotations)
-        return results if isinstance(clouds, (list, tuple)) else results[0]
+        return results if several else results[0]
 
     def with_support(
         self,
@@ -221,15 +230,11 @@ class Predictor:
             remove_outliers: leave out statistical outliers first.
         """
         self.check_classify()
-        options = {"up": up, "remove_outliers": remove_outliers}
-        inputs = [
-            cloud if isinstance(cloud, ModelInput) else self.preprocess(cloud, **options)
-            for cloud in _listed(clouds)
-        ]
+        inputs, several = self._inputs(clouds, up=up, remove_outliers=remove_outliers)
         with self._autocast():
             features, _ = embed_clouds(self._embedder, pose_clouds(self._classifier(), inputs))
         rows = F.normalize(features, dim=-1).numpy()
-        return rows if isinstance(clouds, (list, tuple)) else rows[0]
+        return rows if several else rows[0]
 
     @cached_property
     def _embedder(self) -> Classifier:
@@ -243,10 +248,27 @@ class Predictor:
         return fuse_batch_norm(few_shot_network(self.model, stored_embedding(self.model), names))
 
     def preprocess(
-        self, cloud: CloudLike, *, up: str = "y", remove_outliers: bool = False
+        self,
+        cloud: CloudLike,
+        *,
+        up: str = "y",
+        remove_outliers: bool = False,
+        columns: str | Sequence[str] | None = None,
     ) -> ModelInput:
         """See :func:`ea_pointcloud.inference.preprocess.preprocess`, which needs no model."""
-        return preprocess(cloud, self.model.data_spec, up=up, remove_outliers=remove_outliers)
+        spec = self.model.data_spec
+        return preprocess(
+            as_cloud(cloud, spec, columns), spec, up=up, remove_outliers=remove_outliers
+        )
+
+    def _inputs(self, clouds: Any, **options: Any) -> tuple[list[ModelInput], bool]:
+        """Preprocessed clouds, and whether they were several."""
+        each, several = listed(clouds)
+        inputs = [
+            cloud if isinstance(cloud, ModelInput) else self.preprocess(cloud, **options)
+            for cloud in each
+        ]
+        return inputs, several
 
     def adapt(
         self,
@@ -280,7 +302,7 @@ class Predictor:
             rotate_points(
                 self.preprocess(cloud, **options).points, names, partial(to_y_up, up_axis=up)
             )
-            for cloud in clouds
+            for cloud in listed(clouds)[0]
         ]
         lengths = torch.tensor([len(points) for points in posed])
         points = pad_sequence(posed, batch_first=True).to(self.device)
@@ -312,6 +334,7 @@ class Predictor:
         min_class_prob: float = 0.0,
         tta_rotations: int = 1,
         remove_outliers: bool = False,
+        columns: str | Sequence[str] | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Label the part of every point of one cloud, or of each cloud of a list.
 
@@ -321,8 +344,8 @@ class Predictor:
         :func:`~ea_pointcloud.inference.segment.label_points`.
 
         Args:
-            clouds: a path, a :class:`~ea_pointcloud.io.Cloud`, an (N, 3) array, or a list of these.
-                Weights trained with normals need them: a file or Cloud that has some.
+            clouds: as of :meth:`classify`. Weights trained with normals or other channels need
+                them. A mesh is labelled at points that are drawn from it.
             up: the axis that is up in them, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``: the one
                 that the classifier finds or, without one, under which the parts are the most
                 certain.
@@ -333,6 +356,7 @@ class Predictor:
             tta_rotations: rotations about the up axis whose probabilities are averaged, >= 1.
             remove_outliers: leave out statistical outliers; they get the label of the nearest
                 point that is left, at confidence 0.
+            columns: see :meth:`classify`.
 
         Raises:
             ValueError: as :meth:`classify`, or if the category is unknown or comes from two places.
@@ -342,11 +366,15 @@ class Predictor:
         check_fraction("min_class_prob", min_class_prob)
         self.check_segment(category=category, classifier=classifier)
         options = {"up": up, "tta_rotations": tta_rotations, "remove_outliers": remove_outliers}
+        each, several = listed(clouds)
+        spec = self.model.data_spec
         results = [
-            self._segment_one(cloud, category, classifier, min_class_prob, **options)
-            for cloud in _listed(clouds)
+            self._segment_one(
+                as_cloud(cloud, spec, columns), category, classifier, min_class_prob, **options
+            )
+            for cloud in each
         ]
-        return results if isinstance(clouds, (list, tuple)) else results[0]
+        return results if several else results[0]
 
     def check_classify(self) -> None:
         """Raise ValueError if the weights are a segmenter's."""
@@ -363,6 +391,24 @@ class Predictor:
             category_index(spec, category, "category")
         elif classifier is not None:
             classifier.check_classify()
+
+    def __call__(self, clouds: Any, **options: Any) -> Any:
+        """:meth:`classify`, or of a segmenter's weights :meth:`segment`."""
+        predict = self.classify if isinstance(self.model, Classifier) else self.segment
+        return predict(clouds, **options)
+
+    def to(self, device: str | torch.device) -> "Predictor":
+        """Move this predictor to a device, as a module; returns it."""
+        self.device = resolve_device(device)
+        self.model.to(self.device)
+        self._fused.to(self.device)
+        self.__dict__.pop("_embedder", None)
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, or parts, in the order of the network's outputs."""
+        return self.model.data_spec.class_names
 
     def __repr__(self) -> str:
         """The network, its classes or parts, and the device."""
@@ -389,7 +435,7 @@ class Predictor:
 
     def _segment_one(
         self,
-        cloud: CloudLike,
+        cloud: Cloud | NDArray[np.floating],
         category: str | None,
         classifier: "Predictor | None",
         min_class_prob: float,
@@ -397,8 +443,6 @@ class Predictor:
         **options: Any,
     ) -> Segmentation:
         model, spec = self._segmenter(), self.model.data_spec
-        if isinstance(cloud, (str, Path)):
-            cloud = read_cloud(cloud)
         index, source, named, other = None, "network", None, None
         if category is not None:
             index, source = category_index(spec, category, "category"), "given"
@@ -429,7 +473,3 @@ class Predictor:
             categories=own,
             category_margin=margin_of(own),
         )
-
-
-def _listed(clouds: Any) -> list[Any]:
-    return list(clouds) if isinstance(clouds, (list, tuple)) else [clouds]

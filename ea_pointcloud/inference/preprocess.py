@@ -1,8 +1,10 @@
 """Preprocessing of a file or array to the points that a network sees; needs no network."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,13 @@ from torch import Tensor
 from ea_pointcloud._checks import check_choice
 from ea_pointcloud.descriptors import DESCRIPTORS
 from ea_pointcloud.descriptors.channels import descriptor_of, file_channels
-from ea_pointcloud.io import Cloud, read_cloud
+from ea_pointcloud.io import Cloud, cloud_from_array, cloud_of, read_cloud
 from ea_pointcloud.models import Classifier, DataSpec, Segmenter
 from ea_pointcloud.ops import farthest_point_sample, gather_points, knn, outermost_point
 from ea_pointcloud.ops.frames import AXES, normalize_unit_sphere
 
-CloudLike = str | Path | Cloud | NDArray[np.floating]
+# Beside these, objects of Open3D, trimesh and PyTorch Geometric.
+CloudLike = str | Path | Cloud | NDArray[np.floating] | Tensor
 
 AUTO = "auto"  # the network decides which axis is up
 OUTLIER_NEIGHBORS = 16
@@ -50,7 +53,7 @@ def preprocess(
     """Centre and scale a cloud and choose the points that a classifier sees.
 
     Args:
-        cloud: a path, a :class:`~ea_pointcloud.io.Cloud` or an (N, 3) array.
+        cloud: see :func:`as_cloud`.
         spec: what the network expects, its ``data_spec``.
         up: the axis that is up in the cloud, ``"x"``, ``"y"`` or ``"z"``, or ``"auto"``.
         remove_outliers: leave out statistical outliers, see :func:`inliers`.
@@ -60,13 +63,45 @@ def preprocess(
         ValueError: if the file or array holds no usable points, or lacks a channel.
     """
     check_choice("up", up, (*AXES, AUTO))
-    if isinstance(cloud, (str, Path)):
-        cloud = read_cloud(cloud)
+    cloud = as_cloud(cloud, spec)
     xyz, features = torch.from_numpy(coordinates(cloud)), channels(cloud, spec)
     if remove_outliers:
         kept = inliers(xyz)
         xyz, features = xyz[kept], None if features is None else features[kept]
     return choose_input(xyz, features, spec, up=up)
+
+
+def listed(clouds: Any) -> tuple[list[Any], bool]:
+    """The clouds that a caller gave, and whether they were several: a list or (B, N, C)."""
+    if hasattr(clouds, "to_data_list"):  # of PyTorch Geometric
+        return clouds.to_data_list(), True
+    array = isinstance(clouds, (np.ndarray, Tensor)) and clouds.ndim == 3
+    return (list(clouds), True) if array or isinstance(clouds, (list, tuple)) else ([clouds], False)
+
+
+def as_cloud(
+    cloud: CloudLike, spec: DataSpec, columns: str | Sequence[str] | None = None
+) -> Cloud | NDArray[np.floating]:
+    """Whatever holds points as a cloud, or as an (N, 3) array.
+
+    Args:
+        cloud: a path, a :class:`~ea_pointcloud.io.Cloud`, an array or a tensor of any device
+            (N, 3), a point cloud or mesh of Open3D or trimesh, or a ``Data`` of PyTorch Geometric.
+            From a mesh 10,000 points are drawn.
+        spec: of the network.
+        columns: what the columns of a file or of an array (N, C) are, see
+            :func:`~ea_pointcloud.read_cloud`.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if isinstance(cloud, (str, Path)):
+        return read_cloud(cloud, columns=columns)
+    if isinstance(cloud, Tensor):
+        cloud = cloud.detach().cpu().double().numpy()
+    if isinstance(cloud, np.ndarray):
+        return cloud if columns is None else cloud_from_array(cloud, columns)
+    return cloud_of(cloud, file_channels(spec.features))
 
 
 def choose_input(
@@ -79,13 +114,14 @@ def choose_input(
     return ModelInput(gather_points(posed, idx)[0], up, chosen)
 
 
-def coordinates(cloud: CloudLike) -> NDArray[np.float64]:
+def coordinates(cloud: Cloud | NDArray[np.floating]) -> NDArray[np.float64]:
     """(N, 3) float64, the precision that large offsets need; raises as :func:`preprocess`."""
-    if isinstance(cloud, (str, Path)):
-        cloud = read_cloud(cloud)
     xyz = cloud.xyz if isinstance(cloud, Cloud) else np.asarray(cloud)
     if xyz.ndim != 2 or xyz.shape[1] != 3 or len(xyz) == 0:
-        raise ValueError(f"a cloud must be an array (N, 3) with N >= 1, got shape {xyz.shape}")
+        more = "; say what its columns are with columns='x,y,z,...'" if xyz.shape[1:] > (3,) else ""
+        raise ValueError(
+            f"a cloud must be an array (N, 3) with N >= 1, got shape {xyz.shape}{more}"
+        )
     xyz = xyz.astype(np.float64)
     if not np.isfinite(xyz).all():
         raise ValueError("a cloud must have finite coordinates; drop rows with NaN or inf first")

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ea_pointcloud.io.cloud import Cloud
+    from ea_pointcloud.io.cloud import Cloud, cloud_from_array, cloud_of
     from ea_pointcloud.io.common import CloudFileError
     from ea_pointcloud.io.read import READABLE, conventional_up, read_cloud
     from ea_pointcloud.io.write import write_cloud, write_mesh
@@ -16,6 +16,8 @@ __all__ = [
     "READABLE",
     "Cloud",
     "CloudFileError",
+    "cloud_from_array",
+    "cloud_of",
     "conventional_up",
     "read_cloud",
     "write_cloud",
@@ -27,6 +29,8 @@ _HOME = {
     "conventional_up": "read",
     "Cloud": "cloud",
     "CloudFileError": "common",
+    "cloud_from_array": "cloud",
+    "cloud_of": "cloud",
     "read_cloud": "read",
     "write_cloud": "write",
     "write_mesh": "write",

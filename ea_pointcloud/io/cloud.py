@@ -1,15 +1,33 @@
-"""A point cloud in numpy, to and from Open3D."""
+"""A point cloud in numpy: of what a reader found, of arrays, and of other libraries' objects."""
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ea_pointcloud.io.common import PARTS, escaped, listing
+from ea_pointcloud.io.columns import check_roles, points_from_columns
+from ea_pointcloud.io.common import (
+    LONGEST_MESSAGE,
+    PARTS,
+    SOURCE,
+    CloudFileError,
+    Mesh,
+    Points,
+    escaped,
+    is_compressed,
+    listing,
+)
+from ea_pointcloud.io.meshes import check_mesh, sample_mesh
+from ea_pointcloud.io.objects import content_of
+from ea_pointcloud.io.values import unit_colors, unit_normals, whole_labels
 
+logger = logging.getLogger(__name__)
+_said: set[str] = set()  # notes without their numbers
 FEATURE_PARTS = tuple(part for part in PARTS if part != "labels")  # a network may read them
-_DTYPES = {"labels": np.int64}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,50 +133,13 @@ class Cloud:
                 setattr(cloud, name, open3d.utility.Vector3dVector(values.astype(np.float64)))
         return cloud
 
-    @classmethod
-    def from_open3d(cls, cloud: Any, name: str = "") -> "Cloud":
-        """The cloud of an ``open3d.geometry.PointCloud`` or ``open3d.t.geometry.PointCloud``.
+    @staticmethod
+    def from_open3d(geometry: Any, *, num_points: int = 10_000, seed: int = 0) -> "Cloud":
+        """The cloud of an Open3D ``PointCloud``, also of its tensors with all their attributes.
 
-        Of the latter every attribute is taken: labels, intensity, and others as extras.
+        Of a ``TriangleMesh`` ``num_points`` are drawn from the surface by area.
         """
-        found = {"xyz": cloud.points, "normals": cloud.normals, "colors": cloud.colors}
-        if hasattr(cloud, "point"):  # of tensors
-            found = {key: value.cpu().numpy() for key, value in cloud.point.items()}
-            found["xyz"] = found.pop("positions")
-        return cls.from_arrays({key: np.asarray(value) for key, value in found.items()}, name)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], name: str = "") -> "Cloud":
-        """A cloud of ``xyz`` (N, 3) of any precision, parts and extras by their names.
-
-        Arrays without rows are left out; integer colours are 0..255, labels and extras (N,) or
-        (N, 1).
-
-        Raises:
-            ValueError: if a shape is wrong, or coordinates are not finite.
-        """
-        given = {key: value for key, value in arrays.items() if len(value)}
-        xyz = np.asarray(given.pop("xyz", np.empty((0, 3))), np.float64)
-        if xyz.ndim != 2 or xyz.shape[1] != 3 or not len(xyz) or not np.isfinite(xyz).all():
-            raise ValueError(f"a cloud must have finite coordinates (N, 3), got shape {xyz.shape}")
-        center = xyz.min(0) / 2 + xyz.max(0) / 2
-        parts: dict[str, Any] = {}
-        for part in PARTS:
-            if part not in given:
-                continue
-            values = given.pop(part)
-            if part in ("normals", "colors"):
-                scale = 255 if part == "colors" and values.dtype.kind in "iu" else 1
-                parts[part] = (values / scale).astype(np.float32)
-            else:
-                parts[part] = values.reshape(-1).astype(_DTYPES.get(part, np.float32))
-        extras = {key: value.reshape(len(xyz), -1) for key, value in given.items()}
-        columns = {
-            key if value.shape[1] == 1 else f"{key}_{column}": value[:, column]
-            for key, value in extras.items()
-            for column in range(value.shape[1])
-        }
-        return cls((xyz - center).astype(np.float32), center, **parts, extras=columns, name=name)
+        return cloud_of(geometry, num_points=num_points, seed=seed)
 
     def _carried(self) -> list[str]:
         return [*(part for part in PARTS if getattr(self, part) is not None), *self.extras]
@@ -179,3 +160,126 @@ def _check_array(name: str, array: np.ndarray | None, shape: tuple[int, ...], dt
             f"{name} must be {np.dtype(dtype)}, got {array.dtype}; convert with "
             f"{name}.astype(np.{np.dtype(dtype)})"
         )
+
+
+def cloud_from_array(array: np.ndarray, columns: str | Sequence[str]) -> Cloud:
+    """The cloud of an (N, C) array.
+
+    Args:
+        array: one row for each point.
+        columns: a role for each column, see :func:`~ea_pointcloud.read_cloud`.
+
+    Raises:
+        ValueError: if the roles do not fit, or there are no finite coordinates.
+    """
+    if array.ndim != 2:
+        raise ValueError(f"columns= is for an array (N, C), got shape {array.shape}")
+    named = {f"column {index}": values for index, values in enumerate(array.T)}
+    path = Path("array")
+    points = points_from_columns(path, named, check_roles(columns))
+    return replace(to_cloud(path, None, points, drop_invalid=False), name="")
+
+
+def cloud_of(
+    value: Any, channels: Sequence[str] = (), *, num_points: int = 10_000, seed: int = 0
+) -> Cloud:
+    """The cloud of an object of another library; of a mesh, points drawn from its surface by area.
+
+    Args:
+        value: a point cloud or triangle mesh of Open3D (also of its tensors) or trimesh, or a
+            ``Data`` of PyTorch Geometric with ``pos``.
+        channels: names of the columns of ``x`` of a ``Data``, where there are as many.
+        num_points: to draw, of meshes only.
+        seed: of that drawing.
+
+    Raises:
+        TypeError: if ``value`` is something else.
+        ValueError: if it holds no usable points.
+    """
+    if isinstance(value, Cloud):
+        return value
+    content, path = content_of(value, channels), Path(type(value).__name__)
+    if isinstance(content, Mesh):
+        mesh = check_mesh(path, content, drop_invalid=False)
+        content = sample_mesh(path, mesh, num_points, seed)
+    return replace(to_cloud(path, None, content, drop_invalid=False), name="")
+
+
+def to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bool) -> Cloud:
+    """The checked cloud of what a reader found in a file."""
+    count = len(points.xyz)
+    if count == 0:
+        raise CloudFileError(f"{path.name}: holds no points; {SOURCE}")
+    for part in PARTS:
+        values = getattr(points, part)
+        if values is not None and len(values) != count:
+            raise CloudFileError(
+                f"{path.name}: has {count} points but {len(values)} {part}; save one for each"
+            )
+    xyz, notes = points.xyz, list(points.notes)
+    low, high = _bounds(xyz)
+    if not (np.isfinite(low) & np.isfinite(high)).all():
+        valid = np.all(np.isfinite(xyz), axis=1)
+        if not drop_invalid or not valid.any():
+            remedy = (
+                "leave them out with --drop-invalid (drop_invalid=True in Python)"
+                if valid.any()
+                else "scan again"
+            )
+            raise CloudFileError(
+                f"{path.name}: {count - int(valid.sum())} of {count} points have a coordinate "
+                f"that is not finite (first: point {int(valid.argmin())}); {remedy}"
+            )
+        xyz = xyz[valid]
+        notes.append(f"{count - len(xyz)} of {count} points are not finite and are left out")
+        points = points.select(valid)
+        low, high = _bounds(xyz)
+    center = low / 2 + high / 2
+    if (high - center).max() > np.finfo(np.float32).max:
+        reach = max(-low.min(), high.max())
+        raise CloudFileError(
+            f"{path.name}: coordinates reach {reach:.3g}, too far for float32; correct or remove "
+            "such points"
+        )
+    # In float64, a buffer at a time: a copy of all points would double the memory.
+    centred = np.subtract(xyz, center, out=np.empty(xyz.shape, np.float32), casting="unsafe")
+    normals = None
+    if points.normals is not None:
+        normals, note = unit_normals(points.normals)
+        notes += [note] if note else []
+    for note in notes:
+        _say(path, note)
+    return Cloud(
+        xyz=centred,
+        center=center,
+        normals=normals,
+        colors=None if points.colors is None else unit_colors(path, points.colors),
+        labels=None if points.labels is None else whole_labels(path, points.labels),
+        confidence=None if points.confidence is None else points.confidence.astype(np.float32),
+        intensity=None if points.intensity is None else points.intensity.astype(np.float32),
+        extras={name: _own(values) for name, values in points.extras.items()},
+        name=_stem(path) if index is None else f"{_stem(path)}-{index}",
+        label_names=dict(points.label_names),
+        up=points.up,
+    )
+
+
+def _bounds(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) float64 least and greatest coordinates; NaN where one is."""
+    return xyz.min(0).astype(np.float64), xyz.max(0).astype(np.float64)
+
+
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if is_compressed(path) else path.stem
+
+
+def _own(values: np.ndarray) -> np.ndarray:
+    """A copy in the machine's byte order, so that the file's whole content can go."""
+    return values.astype(values.dtype.newbyteorder("="))
+
+
+def _say(path: Path, note: str) -> None:
+    kind = re.sub(r"\d+", "#", note)
+    level = logging.INFO if kind in _said else logging.WARNING
+    _said.add(kind)
+    logger.log(level, "%s", escaped(f"{path.name}: {note}")[:LONGEST_MESSAGE])

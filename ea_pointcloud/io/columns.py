@@ -46,6 +46,21 @@ MAP_NAMES = (  # of coordinates on a map, in the order of x, y, z
 DEGREES = {"lon", "lat", "longitude", "latitude", "long"}
 
 
+def check_roles(columns: str | Sequence[str]) -> list[str]:
+    """The roles of columns, one by one; ValueError where they cannot be meant."""
+    roles = columns.split(",") if isinstance(columns, str) else list(columns)
+    roles = [role.strip() for role in roles]
+    names = [role.rpartition("=")[2] for role in roles]
+    named = [name for name in names if name not in SKIPPED]
+    renamed = sum("=" in role for role in roles)
+    if len(set(named)) < len(named) or renamed not in (0, len(roles)) or not named:
+        raise ValueError(
+            f"columns must be different roles in order, as x,y,z,_,label, or NAME=ROLE for each, "
+            f"got {','.join(roles)!r}"
+        )
+    return roles
+
+
 def points_from_columns(
     path: Path,
     columns: Mapping[str, np.ndarray],

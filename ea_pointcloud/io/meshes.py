@@ -255,7 +255,8 @@ def sample_mesh(path: Path, mesh: Mesh, num_points: int, seed: int) -> Points:
     if mesh.colors is not None:
         try:
             colors = unit_colors(path, mesh.colors)[corners]  # (n, 3 corners, 3)
-            points = points._replace(colors=(colors * weights[..., None]).sum(1))
+            mixed = (colors * weights[..., None]).sum(1).clip(0, 1)  # 1 + 1e-7 would mean 0..255
+            points = points._replace(colors=mixed)
         except CloudFileError:  # the surface is fine
             points = points._replace(notes=(*points.notes, "colours of vertices are left out"))
     if mesh.labels is not None:

@@ -1,8 +1,6 @@
 """Reading of point clouds and meshes from files; no dataset layouts, no normalisation."""
 
-import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,18 +9,14 @@ import numpy as np
 
 from ea_pointcloud._checks import check_count
 from ea_pointcloud.io.arrays import read_npy, read_npz
-from ea_pointcloud.io.cloud import Cloud
-from ea_pointcloud.io.columns import SKIPPED
+from ea_pointcloud.io.cloud import Cloud, to_cloud
+from ea_pointcloud.io.columns import check_roles
 from ea_pointcloud.io.common import (
-    LONGEST_MESSAGE,
-    PARTS,
     SOURCE,
     CloudFileError,
     Mesh,
     Options,
     Points,
-    escaped,
-    is_compressed,
     read_bytes,
     suffix_of,
     whole_number,
@@ -34,10 +28,6 @@ from ea_pointcloud.io.pcd import read_pcd
 from ea_pointcloud.io.ply import read_ply
 from ea_pointcloud.io.stl import read_stl
 from ea_pointcloud.io.tables import read_text
-from ea_pointcloud.io.values import unit_colors, unit_normals, whole_labels
-
-logger = logging.getLogger(__name__)
-_said: set[str] = set()  # notes without their numbers
 
 
 def read_cloud(
@@ -82,7 +72,7 @@ def read_cloud(
         ValueError: if an argument is impossible.
     """
     check_count("num_points", num_points)
-    roles = None if columns is None else _check_roles(columns)
+    roles = None if columns is None else check_roles(columns)
     path, index = _split_index(Path(path))
     suffix = _check_file(path)
     if roles is not None and suffix in MESHES:
@@ -95,7 +85,7 @@ def read_cloud(
             if isinstance(content, Mesh):
                 mesh = check_mesh(path, content, drop_invalid=drops)
                 content = sample_mesh(path, mesh, num_points, seed)
-            return _to_cloud(path, index, content, drop_invalid=drops)
+            return to_cloud(path, index, content, drop_invalid=drops)
     except MemoryError as error:
         raise CloudFileError(
             f"{path.name}: takes more memory than there is ({str(error)[:60]}); split it, if its "
@@ -120,20 +110,6 @@ def _check_file(path: Path) -> str:
     return suffix
 
 
-def _check_roles(columns: str | Sequence[str]) -> list[str]:
-    roles = columns.split(",") if isinstance(columns, str) else list(columns)
-    roles = [role.strip() for role in roles]
-    names = [role.rpartition("=")[2] for role in roles]
-    named = [name for name in names if name not in SKIPPED]
-    renamed = sum("=" in role for role in roles)
-    if len(set(named)) < len(named) or renamed not in (0, len(roles)) or not named:
-        raise ValueError(
-            f"columns must be different roles in order, as x,y,z,_,label, or NAME=ROLE for each, "
-            f"got {','.join(roles)!r}"
-        )
-    return roles
-
-
 def _split_index(path: Path) -> tuple[Path, int | None]:
     """Take the number off ``file.h5#12``, unless there is a file of that very name."""
     file, _, number = path.name.rpartition("#")
@@ -141,85 +117,6 @@ def _split_index(path: Path) -> tuple[Path, int | None]:
     if index is None or Path(file).suffix.lower() not in SEVERAL or path.exists():
         return path, None
     return path.with_name(file), index
-
-
-def _to_cloud(path: Path, index: int | None, points: Points, *, drop_invalid: bool) -> Cloud:
-    count = len(points.xyz)
-    if count == 0:
-        raise CloudFileError(f"{path.name}: holds no points; {SOURCE}")
-    for part in PARTS:
-        values = getattr(points, part)
-        if values is not None and len(values) != count:
-            raise CloudFileError(
-                f"{path.name}: has {count} points but {len(values)} {part}; save one for each"
-            )
-    xyz, notes = points.xyz, list(points.notes)
-    low, high = _bounds(xyz)
-    if not (np.isfinite(low) & np.isfinite(high)).all():
-        valid = np.all(np.isfinite(xyz), axis=1)
-        if not drop_invalid or not valid.any():
-            remedy = (
-                "leave them out with --drop-invalid (drop_invalid=True in Python)"
-                if valid.any()
-                else "scan again"
-            )
-            raise CloudFileError(
-                f"{path.name}: {count - int(valid.sum())} of {count} points have a coordinate "
-                f"that is not finite (first: point {int(valid.argmin())}); {remedy}"
-            )
-        xyz = xyz[valid]
-        notes.append(f"{count - len(xyz)} of {count} points are not finite and are left out")
-        points = points.select(valid)
-        low, high = _bounds(xyz)
-    center = low / 2 + high / 2
-    if (high - center).max() > np.finfo(np.float32).max:
-        reach = max(-low.min(), high.max())
-        raise CloudFileError(
-            f"{path.name}: coordinates reach {reach:.3g}, too far for float32; correct or remove "
-            "such points"
-        )
-    # In float64, a buffer at a time: a copy of all points would double the memory.
-    centred = np.subtract(xyz, center, out=np.empty(xyz.shape, np.float32), casting="unsafe")
-    normals = None
-    if points.normals is not None:
-        normals, note = unit_normals(points.normals)
-        notes += [note] if note else []
-    for note in notes:
-        _say(path, note)
-    return Cloud(
-        xyz=centred,
-        center=center,
-        normals=normals,
-        colors=None if points.colors is None else unit_colors(path, points.colors),
-        labels=None if points.labels is None else whole_labels(path, points.labels),
-        confidence=None if points.confidence is None else points.confidence.astype(np.float32),
-        intensity=None if points.intensity is None else points.intensity.astype(np.float32),
-        extras={name: _own(values) for name, values in points.extras.items()},
-        name=_stem(path) if index is None else f"{_stem(path)}-{index}",
-        label_names=dict(points.label_names),
-        up=points.up,
-    )
-
-
-def _bounds(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(3,) float64 least and greatest coordinates; NaN where one is."""
-    return xyz.min(0).astype(np.float64), xyz.max(0).astype(np.float64)
-
-
-def _stem(path: Path) -> str:
-    return Path(path.stem).stem if is_compressed(path) else path.stem
-
-
-def _own(values: np.ndarray) -> np.ndarray:
-    """A copy in the machine's byte order, so that the file's whole content can go."""
-    return values.astype(values.dtype.newbyteorder("="))
-
-
-def _say(path: Path, note: str) -> None:
-    kind = re.sub(r"\d+", "#", note)
-    level = logging.INFO if kind in _said else logging.WARNING
-    _said.add(kind)
-    logger.log(level, "%s", escaped(f"{path.name}: {note}")[:LONGEST_MESSAGE])
 
 
 def _read_scene(path: Path, options: Options) -> Points | Mesh:

@@ -7,16 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ea_pointcloud._checks import check_choice, check_count, check_mask
-from ea_pointcloud._device import tf32_allowed
-from ea_pointcloud.ops import _backend
+from ea_pointcloud.ops._attention_kernels import attend_in_kernels
 
 NORMS = ("double", "softmax")
 MAPS = (*NORMS, "points")
-# Where the kernels gain: beyond, each program would read a tile of points more than four times, and
-# without tensor cores the products alone take longer than all the memory traffic that is saved.
-_KERNEL_SLOTS = 256
-_KERNEL_VALUES = 32768  # of a memory, 64 x 512
-_KERNEL_EXACT_CHANNELS = 128
 
 
 class SlotState(NamedTuple):
@@ -72,10 +66,8 @@ def external_attention(
     ``dynamic`` the slots read the cloud: the values become ``V + P^T F`` with ``P``, the softmax of
     ``L`` over the points. That is what is learned, and what each slot attends to in this cloud.
 
-    On CUDA from compute capability 8.0, and for memories of up to 32,768 values and 256 slots in
-    one dtype up to float32 (of 128 channels at most, where it may not take TF32), kernels read the
-    features twice and write once, and never store the (N, M) weights; ``chunk`` then has nothing
-    to bound. They have no second derivative. With ``dynamic`` it is plain PyTorch on every device.
+    On CUDA kernels serve it where ``ops._attention_kernels`` says so; ``chunk`` then has nothing to
+    bound, and there is no second derivative.
 
     Args:
         features: (B, N, C), or (B, N, H, C) for heads that share the memories.
@@ -104,29 +96,20 @@ def external_attention(
     check_norm(norm, dynamic=dynamic)
     if dynamic and state is not None and state.content is None:
         raise ValueError("state must have content with dynamic=True; give slot_state() it too")
-    in_kernels = not dynamic and not torch.compiler.is_exporting()
-    if in_kernels and _backend.has_attention(features.device):
+    if not dynamic:
         lse = None if state is None else state.lse
-        dtype = _common_dtype(features, key_memory, value_memory, key_bias)
-        if dtype is not None and _kernels_serve(key_memory, dtype) and features.numel():
-            return _in_kernels(features, key_memory, value_memory, mask, norm, key_bias, lse, dtype)
+        found = attend_in_kernels(features, key_memory, value_memory, mask, norm, key_bias, lse)
+        if found is not None:
+            return found
     size = None if chunk is None or chunk >= features.shape[1] else chunk
     if norm == "double" and state is None and size is not None:
         state = slot_state(
             features, key_memory, mask=mask, chunk=size, key_bias=key_bias, dynamic=dynamic
         )
-    outputs = []
-    for part, padding in _parts(features, mask, size):
-        logits, values = _logits(part, key_memory, key_bias), value_memory
-        if norm == "double":  # of one part the logits serve both sums
-            total = _logsumexp(logits, padding) if state is None else state.lse
-            # What nothing is derived from is overwritten: a fresh map costs the CPU as much again.
-            logits = logits - total if logits.requires_grad else logits.sub_(total)
-        if dynamic:
-            content = _content(logits, part, padding) if state is None else state.content
-            assert content is not None
-            values = value_memory + content
-        outputs.append(_attend(logits, values, padding).to(features.dtype))
+    outputs = [
+        _attend_part(part, padding, key_memory, value_memory, norm, key_bias, dynamic, state)
+        for part, padding in _parts(features, mask, size)
+    ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
@@ -205,51 +188,6 @@ def slot_state(
     return total
 
 
-def _common_dtype(features: Tensor, *memories: Tensor | None) -> torch.dtype | None:
-    """What the products run in, or None where plain PyTorch has to report the mismatch."""
-    dtypes = {tensor.dtype for tensor in (features, *memories) if tensor is not None}
-    device = features.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in dtypes:
-        return torch.get_autocast_dtype(device)
-    return features.dtype if len(dtypes) == 1 else None
-
-
-def _kernels_serve(key_memory: Tensor, dtype: torch.dtype) -> bool:
-    slots, channels = key_memory.shape
-    if dtype == torch.float32:
-        fits = channels <= _KERNEL_EXACT_CHANNELS or tf32_allowed()
-    else:
-        fits = dtype in (torch.float16, torch.bfloat16)
-    return fits and 0 < slots <= _KERNEL_SLOTS and 0 < slots * channels <= _KERNEL_VALUES
-
-
-def _in_kernels(
-    features: Tensor,
-    key_memory: Tensor,
-    value_memory: Tensor,
-    mask: Tensor | None,
-    norm: str,
-    key_bias: Tensor | None,
-    lse: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    by_head = features if features.ndim == 4 else features[:, :, None]  # (B, N, H, C)
-    shape = (len(features), by_head.shape[2], len(key_memory))
-    if norm == "softmax":  # the double normalisation that subtracts nothing
-        lse = features.new_zeros(shape, dtype=torch.float32)
-    elif lse is not None:
-        lse = lse.float().expand(len(features), *lse.shape[1:]).reshape(shape)
-    out, _ = torch.ops.ea_pointcloud.attend(
-        by_head.to(dtype),
-        key_memory.to(dtype),
-        value_memory.to(dtype),
-        None if key_bias is None else key_bias.to(dtype),
-        mask,
-        lse,
-    )
-    return out.reshape(features.shape).to(features.dtype)
-
-
 def _check(
     features: Tensor,
     key_memory: Tensor,
@@ -320,6 +258,29 @@ def _content(logits: Tensor, features: Tensor, padding: Tensor | None) -> Tensor
     if features.ndim == 4:
         return weights.permute(0, 2, 3, 1).contiguous() @ features.transpose(1, 2).contiguous()
     return weights.transpose(1, 2) @ features
+
+
+def _attend_part(
+    part: Tensor,
+    padding: Tensor | None,
+    key_memory: Tensor,
+    value_memory: Tensor,
+    norm: str,
+    key_bias: Tensor | None,
+    dynamic: bool,
+    state: SlotState | None,
+) -> Tensor:
+    """The attention of some points; of the whole cloud where there is no state."""
+    logits, values = _logits(part, key_memory, key_bias), value_memory
+    if norm == "double":  # of one part the logits serve both sums
+        total = _logsumexp(logits, padding) if state is None else state.lse
+        # What nothing is derived from is overwritten: a fresh map costs the CPU as much again.
+        logits = logits - total if logits.requires_grad else logits.sub_(total)
+    if dynamic:
+        content = _content(logits, part, padding) if state is None else state.content
+        assert content is not None
+        values = value_memory + content
+    return _attend(logits, values, padding).to(part.dtype)
 
 
 def _over_slots(logits: Tensor, padding: Tensor | None) -> Tensor:

@@ -89,10 +89,6 @@ class CorruptionReport:
         """Corruption -> overall accuracy, mean over the severities."""
         return {name: mean(values) for name, values in self.accuracy.items()}
 
-    def as_reference(self, name: str) -> Reference:
-        """These figures as the reference of another network."""
-        return Reference(name, self.clean_accuracy, self.mean_accuracy())
-
 
 def evaluate_corruptions(
     model: Classifier,

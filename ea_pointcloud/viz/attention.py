@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ea_pointcloud.viz.style import ViewOptions
+_BAR = 10  # lines that the scale of the colours is long
 
 
 def scalar_grid(
@@ -190,8 +191,7 @@ def usage_heatmap(
     left = round(max(font.getlength(name) for name in (*rows, "fair shares"))) + line
     # The digits of a slot's number stand one under another, to be as narrow as an entry.
     digits = len(str(usage.shape[1] - 1)) * line * 2 // 3
-    bar = 10 * line
-    width = left + max(block.shape[1], bar, round(font.getlength(title)) - left) + 2 * line
+    width = left + max(block.shape[1], _BAR * line, round(font.getlength(title)) - left) + 2 * line
     sheet = Image.new("RGB", (width, line + len(block) + digits + 3 * line), "white")
     _text(sheet, width / 2, line / 2, title, line)
     sheet.paste(Image.fromarray(block), (left, line))
@@ -202,13 +202,7 @@ def usage_heatmap(
             middle = line + len(block) + (digit + 0.5) * line * 2 / 3
             _text(sheet, left + (column + 0.5) * cell, middle, character, line * 5 // 6)
 
-    below = line + len(block) + digits + line // 2
-    _text(sheet, left - line / 3, below + line / 2, "fair shares", line, anchor="rm")
-    steps = Image.fromarray(_bytes(scalar_colors(np.linspace(*limits, bar), limits))[None])
-    sheet.paste(steps.resize((bar, line // 2)), (left, below + line // 4))
-    for mark in (limits[0], 0.0, limits[1]):
-        middle = left + bar * (mark - limits[0]) / (limits[1] - limits[0])
-        _text(sheet, middle, below + 1.3 * line, f"{2**mark:.2g}", line)
+    _scale_of_shares(sheet, limits, left, line + len(block) + digits + line // 2, line)
     picture = np.asarray(sheet)
     if path is not None:
         save_picture(Path(path), [picture])
@@ -244,3 +238,18 @@ def _text(sheet: Any, x: float, y: float, text: str, line: float, *, anchor: str
 
     font = ImageFont.load_default(size=0.6 * line)
     ImageDraw.Draw(sheet).text((x, y), text, fill="black", font=font, anchor=anchor)
+
+
+def _scale_of_shares(
+    sheet: Any, limits: tuple[float, float], left: int, below: int, line: int
+) -> None:
+    """Draw what the colours of :func:`usage_heatmap` mean, ``below`` the top of a picture."""
+    from PIL import Image
+
+    bar = _BAR * line
+    _text(sheet, left - line / 3, below + line / 2, "fair shares", line, anchor="rm")
+    steps = Image.fromarray(_bytes(scalar_colors(np.linspace(*limits, bar), limits))[None])
+    sheet.paste(steps.resize((bar, line // 2)), (left, below + line // 4))
+    for mark in (limits[0], 0.0, limits[1]):
+        middle = left + bar * (mark - limits[0]) / (limits[1] - limits[0])
+        _text(sheet, middle, below + 1.3 * line, f"{2**mark:.2g}", line)

@@ -60,7 +60,6 @@ def figure(
     shown = drawn_points(count, max_points)
     # Large enough to close surfaces, so that the front hides the back.
     size = chosen.point_size or float(np.clip(360 / np.sqrt(len(shown)), 2.5, 10.0))
-    paper, ink = BACKGROUNDS[chosen.background]
     xyz = _z_up(colored.unit_sphere())
     made = graph_objects.Figure()
     if colored.group is None:
@@ -75,21 +74,26 @@ def figure(
     title = escape(chosen.title or colored.cloud.name)
     if len(shown) < count:
         title += f"<br><sup>{len(shown):,} of {count:,} points are drawn</sup>"
-    camera = chosen.camera
-    made.update_layout(
-        title={"text": title, "x": 0.5},
-        paper_bgcolor=_css(paper),
-        font_color=ink,
-        legend={"itemsizing": "constant"},
-        margin={"l": 0, "r": 0, "t": 60 if title else 36, "b": 0},
-        scene={
+    made.update_layout(**_layout(chosen, title))
+    return made
+
+
+def _layout(style: Style, title: str) -> dict[str, Any]:
+    """Around the points of a figure: its title, colours, and where one looks from."""
+    (paper, ink), camera = BACKGROUNDS[style.background], style.camera
+    return {
+        "title": {"text": title, "x": 0.5},
+        "paper_bgcolor": _css(paper),
+        "font_color": ink,
+        "legend": {"itemsizing": "constant"},
+        "margin": {"l": 0, "r": 0, "t": 60 if title else 36, "b": 0},
+        "scene": {
             "aspectmode": "cube",
             "dragmode": "turntable",
             "camera": {"eye": _xyz(_z_up(camera.axes[2:])[0] * _EYE_DISTANCE / camera.zoom)},
             **{f"{axis}axis": {"visible": False, "range": [-1, 1]} for axis in "xyz"},
         },
-    )
-    return made
+    }
 
 
 def show_notebook(

@@ -116,16 +116,7 @@ def compare(
             f"there must be one title a cloud and at least one cloud, got {count} clouds and "
             f"{len(titles)} titles"
         )
-    entries: dict[str, list[Any]] = {
-        "labels": list(labels or [None] * count),
-        "truth": list(truth or [None] * count),
-        "color_by": [color_by] * count if isinstance(color_by, str) else list(color_by),
-        "up": [up] * count if isinstance(up, str) else list(up),
-        "title": list(titles),
-    }
-    for name, given in entries.items():
-        if len(given) != count:
-            raise ValueError(f"{name} must have an entry a cloud, {count}, got {len(given)}")
+    entries = _entries(count, labels=labels, truth=truth, color_by=color_by, up=up, title=titles)
     check_count("columns", columns)
     width, height = _edges(size)
     drawings = []
@@ -133,15 +124,34 @@ def compare(
         options: dict[str, Any] = dict(zip(entries, own, strict=True))
         style = Style(**options, names=names, limits=limits, **view)
         drawings.append(_Drawing.of(cloud, style, size, backend))
+    sheet = _sheet(drawings, min(columns, count), width, height)
+    if path is not None:
+        save_picture(Path(path), [sheet])
+    return sheet
+
+
+def _entries(count: int, **given: Any) -> dict[str, list[Any]]:
+    """A list with an entry a cloud for each argument; one word, or None, is that of all."""
+    entries = {
+        name: [value] * count if value is None or isinstance(value, str) else list(value)
+        for name, value in given.items()
+    }
+    for name, values in entries.items():
+        if len(values) != count:
+            raise ValueError(f"{name} must have an entry a cloud, {count}, got {len(values)}")
+    return entries
+
+
+def _sheet(
+    drawings: Sequence[_Drawing], columns: int, width: int, height: int
+) -> NDArray[np.uint8]:
+    """Drawings in tiles of one size, in rows of ``columns``."""
     above = min(drawing.height for drawing in drawings)
-    columns = min(columns, count)
-    sheet = _blank(columns * width, -(-count // columns) * height, drawings[0].style)
+    sheet = _blank(columns * width, -(-len(drawings) // columns) * height, drawings[0].style)
     for index, drawing in enumerate(drawings):
         top, left = index // columns * height, index % columns * width
         tile = replace(drawing, height=above)(drawing.style.camera)
         sheet[top : top + len(tile), left : left + width] = tile
-    if path is not None:
-        save_picture(Path(path), [sheet])
     return sheet
 
 

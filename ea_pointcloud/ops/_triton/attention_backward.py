@@ -17,6 +17,8 @@ gathered on the way, one part a program, and added in a fixed order at the end.
 # Triton types a kernel as the function it decorates, which has no launch options.
 # pyright: reportCallIssue=false
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -64,19 +66,7 @@ def attend_backward(
     with torch.cuda.device_of(features):
         sums = torch.zeros_like(total)  # (B, H, M) of dS over the points
         if coupled or to_total:
-            tiles = share_out(features, points)
-            parts = total.new_empty(batch, heads, tiles.splits, slots)
-            sum_scores[(batch * tiles.splits * heads,)](
-                grad,
-                features,
-                parts_ptr=parts,
-                splits=tiles.splits,
-                per_split=tiles.per_split,
-                **shared,
-                num_warps=4,
-                num_stages=2,
-            )
-            sums = parts.sum(2)
+            sums = _score_sums(grad, features, total, points, shared)
         # Each program takes enough tiles for all parts together to be smaller than features.
         tiles = batch * heads * parts_of(num_points, points)
         programs = min(_PROGRAMS, parts_of(tiles * points, 4 * width))
@@ -106,6 +96,26 @@ def attend_backward(
             to_bias.sum(0).to(key_memory.dtype),
             -sums,
         )
+
+
+def _score_sums(
+    grad: Tensor, features: Tensor, total: Tensor, points: int, shared: dict[str, Any]
+) -> Tensor:
+    """(B, H, M) the gradients of the scores, summed over the points."""
+    batch, _, heads, _ = features.shape
+    tiles = share_out(features, points)
+    parts = total.new_empty(batch, heads, tiles.splits, total.shape[-1])
+    sum_scores[(batch * tiles.splits * heads,)](
+        grad,
+        features,
+        parts_ptr=parts,
+        splits=tiles.splits,
+        per_split=tiles.per_split,
+        **shared,
+        num_warps=4,
+        num_stages=2,
+    )
+    return parts.sum(2)
 
 
 @triton.jit
