@@ -23,7 +23,6 @@ from torch import Tensor
 
 import ea_pointcloud
 from ea_pointcloud.augment.corruption import random_partial_view
-from ea_pointcloud.augment.transforms import normalize_unit_sphere
 from ea_pointcloud.datasets import ModelNet, open_dataset
 from ea_pointcloud.inference.classify import embed_clouds
 from ea_pointcloud.inference.few_shot import few_shot_network, fit_head, stored_embedding
@@ -31,6 +30,7 @@ from ea_pointcloud.inference.preprocess import preprocess, turns_about_y
 from ea_pointcloud.models import Classifier, load_model
 from ea_pointcloud.nn import UnitEmbedding
 from ea_pointcloud.nn.fuse_bn import fuse_batch_norm
+from ea_pointcloud.ops.frames import normalize_unit_sphere
 from scripts.publish.embedding import fit_embedding
 
 PRETRAINED, EARLIER = "eagraph-tiny-modelnet40", "eagraph-tiny-modelnet10"
