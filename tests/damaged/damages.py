@@ -96,9 +96,7 @@ def damage_value(value: Any, draw: random.Random) -> Any:
     """``value`` with one change somewhere inside."""
     inside: Any = value if isinstance(value, dict | list) and value else None
     if inside is None or draw.random() < 0.15:
-        return deepcopy(
-            draw.choice((*STRANGE, [value], {"value": value}))
-        )
+        return deepcopy(draw.choice((*STRANGE, [value], {"value": value})))
     key = draw.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
     what = draw.random()
     if what < 0.1:
