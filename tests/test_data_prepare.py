@@ -182,12 +182,12 @@ def test_what_an_interruption_left_is_not_mixed_with_other_settings(
     monkeypatch.setattr(prepare, "SHAPES_PER_FILE", 1)
     folder = write_classes(tmp_path / "set", {"a": f"OFF\n{TETRAHEDRON}"})
 
-    def stop(done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        prepare_folder(folder, tmp_path / "out", Preparation(points=64), progress=stop)
+    with pytest.raises(KeyboardInterrupt), listening(stop):
+        prepare_folder(folder, tmp_path / "out", Preparation(points=64))
     changed = folder / "cup" / "train" / "cup_a.off"
     changed.write_text(MALFORMED["polygons"])
     prepare_folder(folder, tmp_path / "out", Preparation(points=64))
@@ -212,11 +212,10 @@ def test_bad_files_are_listed_and_may_be_left_out(
         in str(caught.value)
     )
     assert not target.exists()
-    seen: list[tuple[int, int]] = []
-    manifest = prepare_folder(
-        folder, target, Preparation(points=64), skip_bad=True, progress=lambda *at: seen.append(at)
-    )
-    assert seen == [(8, 8)]  # only the bad one is read again
+    seen: list[tuple[str, int, int]] = []
+    with listening(lambda *at: seen.append(at)):
+        manifest = prepare_folder(folder, target, Preparation(points=64), skip_bad=True)
+    assert [at[1:] for at in seen] == [(0, 8), (7, 8), (8, 8)]  # only the bad one is read again
     assert manifest["left_out"] == ["lamp/train/lamp_b.off"]
     assert manifest["counts"]["train"] == {"cup": 2, "lamp": 1}
     assert "lamp_b.off" in caplog.text

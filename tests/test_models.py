@@ -665,7 +665,9 @@ def test_loading_from_the_hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert EAClassifier.from_pretrained("user/name", revision="v1").data_spec == SPEC
-    files = ["calibration.safetensors", "config.json", "model.safetensors"]
+    files = [
+        "calibration.safetensors", "config.json", "embedding.safetensors", "model.safetensors"
+    ]  # fmt: skip
     assert asked == [("user/name", "v1", files)]
 
 

@@ -34,6 +34,7 @@ from ea_pointcloud.nn import (
     PointwiseResidual,
     SelfAttention,
     TransformNet,
+    UnitEmbedding,
 )
 from ea_pointcloud.nn.blocks import ATTENTION
 from ea_pointcloud.ops import build_pyramid
@@ -198,6 +199,7 @@ CASES = [
         transformed,
         half=True,
     ),
+    Case("UnitEmbedding", lambda: UnitEmbedding(CHANNELS, 3), plain, masked=False),
 ]
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_masked = pytest.mark.parametrize(
@@ -280,7 +282,8 @@ def test_gradients_reach_every_parameter(case: Case) -> None:
     module = made(case).double()
     features = drawn(case, torch.float64).requires_grad_()
     mask = MASK if case.masked else None
-    case.call(module, features, mask).square().sum().backward()
+    out = case.call(module, features, mask)
+    (out.square() * torch.linspace(1, 2, out.shape[-1])).sum().backward()  # also of unit vectors
     for name, parameter in [*module.named_parameters(), ("features", features)]:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ea_pointcloud import ops
 from ea_pointcloud._device import generator_for
+from ea_pointcloud.descriptors.channels import feature_channels
 from ea_pointcloud.models import DataSpec, create_model
 from ea_pointcloud.nn.norm import PointBatchNorm
 from ea_pointcloud.training.batches import BatchIndices
 from ea_pointcloud.training.module import RecipeModule
 from ea_pointcloud.training.recipe import list_recipes, load_recipe
-from ea_pointcloud.training.recipe_keys import FEATURES, Recipe
+from ea_pointcloud.training.recipe_keys import Recipe
 from ea_pointcloud.training.tasks import task_of
 from tests.oracles import cloud, seeded
 from tests.pretend_cuda import CUDA, move_module, pretended, to_device
@@ -109,15 +110,15 @@ def stored_batches(recipe: Recipe, spec: DataSpec) -> dict[str, Tensor]:
     category = torch.arange(12) % len(spec.category_names)
     stored |= {"category": category, "mask": mask}
     stored["part_label"] = (torch.arange(160) % 2 + 2 * category[:, None]).masked_fill(~mask, -1)
-    if FEATURES[recipe.data.features]:
-        stored["features"] = torch.randn(12, 160, FEATURES[recipe.data.features])
+    if channels := feature_channels(spec.features):
+        stored["features"] = torch.randn(12, 160, channels)
     return stored
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_recipes())
 def test_no_recipe_waits_in_a_step(name: str) -> None:
-    needs_root = "folder" in name
+    needs_root = name in ("folder", "parts")
     overrides = ["data.num_points=128", *(["data.root=somewhere"] if needs_root else [])]
     recipe = load_recipe(name, overrides)
     assert recipe.trainer.device == "auto"

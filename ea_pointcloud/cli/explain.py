@@ -77,7 +77,7 @@ def _measure(
     from ea_pointcloud.models import Classifier, Segmenter, load_model
     from ea_pointcloud.training.evaluation_data import (
         EvaluationOptions,
-        finished_recipe,
+        moved_recipe,
         open_for_weights,
         open_of_run,
     )
@@ -89,7 +89,7 @@ def _measure(
     check_range("--layer", layer, -depth, depth - 1)
     chosen, spec = EvaluationOptions(**options), model.data_spec
     if data is None and (weights / opt.RECIPE_FILE).is_file():
-        recipe = chosen.applied_to(finished_recipe(weights, data_root))
+        recipe = chosen.applied_to(moved_recipe(weights, data_root))
         dataset = open_of_run(recipe, split, chosen)
     else:
         dataset, _ = open_for_weights(weights, model, split, data, data_root, chosen)

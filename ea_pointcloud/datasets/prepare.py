@@ -26,6 +26,7 @@ from ea_pointcloud.datasets._sampling import (
 from ea_pointcloud.datasets.axes import find_mirroring
 from ea_pointcloud.datasets.layouts import recognize, resampled_files
 from ea_pointcloud.datasets.writing import package_version, write_lists
+from ea_pointcloud.descriptors.channels import channel_width
 from ea_pointcloud.io import CloudFileError
 from ea_pointcloud.io.pool import WorkerDied, map_ahead, progress
 
@@ -219,7 +220,8 @@ class _Work:
         with whole_file(self.place / part.name) as partial, h5py.File(partial, "w") as file:
             # Random points do not pack, and files that are not packed can be mapped into memory.
             for key, values in columns.items():
-                file[key] = np.array(values, np.float32).reshape(*shape, -1)
+                width = 3 if key in ("data", "normal") else channel_width(key)
+                file[key] = np.array(values, np.float32).reshape(*shape, width)
             file["label"] = np.array(label, dtype).reshape(-1, 1)
             file.attrs["recipe"] = self._recipe(part)
             file["file"] = [os.fsencode(path) for path, _ in rows]

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +64,9 @@ class Options(NamedTuple):
     columns: Sequence[str] | None = None  # a role each, or NAME=ROLE
 
 
+_NOTHING: Mapping[Any, Any] = {}  # never changed; a MappingProxyType cannot be pickled
+
+
 class Points(NamedTuple):
     """Points as the file has them: any numeric dtype, colours and labels not yet interpreted."""
 
@@ -74,9 +76,9 @@ class Points(NamedTuple):
     labels: np.ndarray | None = None  # (N,), whole numbers of any dtype
     confidence: np.ndarray | None = None  # (N,)
     intensity: np.ndarray | None = None  # (N,)
-    extras: Mapping[str, np.ndarray] = MappingProxyType({})  # (N,) each
+    extras: Mapping[str, np.ndarray] = _NOTHING  # (N,) each
     notes: tuple[str, ...] = ()  # what the user should hear about the file
-    label_names: Mapping[int, str] = MappingProxyType({})
+    label_names: Mapping[int, str] = _NOTHING
     up: str | None = None
 
     def select(self, which: np.ndarray) -> "Points":

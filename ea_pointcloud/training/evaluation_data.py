@@ -58,18 +58,24 @@ USUAL = EvaluationOptions()
 
 
 def finished_recipe(run: str | Path, data_root: str | Path | None) -> Recipe:
-    """The recipe of a run with weights, and the root of its data as it is now.
-
-    Raises:
-        FileNotFoundError: if ``run`` is not a run folder, or has no weights yet.
-    """
-    recipe = load_run_recipe(run)
+    """As :func:`moved_recipe`, of a run that has both weights, or FileNotFoundError."""
+    recipe = moved_recipe(run, data_root)
     for folder in ("best", "last"):
         if not (Path(run) / folder / CONFIG_FILE).is_file():
             raise FileNotFoundError(
                 f"{run} holds no {folder} weights: it stopped before its first epoch was complete; "
                 f"continue it with --resume {run}"
             )
+    return recipe
+
+
+def moved_recipe(run: str | Path, data_root: str | Path | None) -> Recipe:
+    """The recipe of a run, and the root of its data as it is now.
+
+    Raises:
+        FileNotFoundError: if ``run`` is not a run folder, or its data are elsewhere now.
+    """
+    recipe = load_run_recipe(run)
     root = recipe.data.root
     if data_root is None:
         if root is not None and recipe.data.dataset != "procedural" and not Path(root).exists():

@@ -73,7 +73,7 @@ def measure(run: Path, options: InferenceOptions, arguments: argparse.Namespace)
         resolve_device(arguments.device),
         limit=arguments.limit,
         options=options,
-        progress=lambda line: print(f"{run}: {line}", file=sys.stderr),  # noqa: T201
+        say=lambda line: print(f"{run}: {line}", file=sys.stderr),  # noqa: T201
     )
     return figures_of(asdict(recipe), [asdict(each) for each in found], arguments.split)
 
