@@ -84,9 +84,9 @@ def test_a_run_folder_is_measured(
 ) -> None:
     asked = []
 
-    def measured(*given: Any, progress: Any, **options: Any) -> list[CorruptionReport]:
+    def measured(*given: Any, say: Any, **options: Any) -> list[CorruptionReport]:
         asked.append((*given[2:4], options["limit"]))
-        progress("a line")
+        say("a line")
         return [report(0.5, options["options"])]
 
     monkeypatch.setattr(evaluate_corruptions, "evaluate_run_corruptions", measured)
