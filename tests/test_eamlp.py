@@ -83,7 +83,7 @@ def close(one: Tensor, other: Tensor, atol: float = 1e-5) -> None:
 
 
 def some_mask(counts: list[int], num_points: int) -> Tensor:
-    """So many real points of each cloud, anywhere."""
+    """That number of real points of each cloud, anywhere."""
     rows = [torch.randperm(num_points, generator=seeded(seed)) for seed in range(len(counts))]
     return torch.stack([row < count for row, count in zip(rows, counts, strict=True)])
 

@@ -23,7 +23,30 @@ from ea_pointcloud.ops.frames import AXES
 logger = logging.getLogger(__name__)
 
 
-class FolderDataset(PaddedClouds):
+class FolderClouds(PaddedClouds):
+    """Clouds and meshes in a folder of one's own."""
+
+    def _open(
+        self,
+        root: str | Path,
+        split: str,
+        num_points: int,
+        sampling: str,
+        val_fraction: float,
+        up: str,
+        stored_points: int,
+    ) -> None:
+        """Check what both kinds of folders take, and say which one this is."""
+        check_opening(split, num_points, sampling, val_fraction)
+        check_count("stored_points", stored_points)
+        check_range("num_points", num_points, 0, stored_points, "stored_points")
+        check_choice("up", up, AXES)
+        self.folder = Path(root).expanduser()
+        self.name = self.folder.resolve().name
+        self.split = split
+
+
+class FolderDataset(FolderClouds):
     """Clouds and meshes in class folders, held in memory.
 
     The layout is recognised: ``train/CLASS/file`` with ``test/CLASS/file`` and perhaps
@@ -92,13 +115,7 @@ class FolderDataset(PaddedClouds):
         features: str | Sequence[str] = (),
         columns: str | None = None,
     ) -> None:
-        check_opening(split, num_points, sampling, val_fraction)
-        check_count("stored_points", stored_points)
-        check_range("num_points", num_points, 0, stored_points, "stored_points")
-        check_choice("up", up, AXES)
-        self.folder = Path(root).expanduser()
-        self.name = self.folder.resolve().name
-        self.split = split
+        self._open(root, split, num_points, sampling, val_fraction, up, stored_points)
         names = parse_features("features", features)
         listing = _list_files(self.folder, val_fraction)
         self.mirroring = find_mirroring(self.folder, mirrored)

@@ -8,21 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ea_pointcloud._checks import check_choice, check_count, check_range
 from ea_pointcloud.datasets._files import read_json
 from ea_pointcloud.datasets._folder_cache import Reading
 from ea_pointcloud.datasets._folder_files import list_labelled_folder
-from ea_pointcloud.datasets._padded import PaddedClouds, pad
+from ea_pointcloud.datasets._padded import pad
 from ea_pointcloud.datasets._part_files import UNLABELLED
-from ea_pointcloud.datasets._splits import check_opening
-from ea_pointcloud.datasets.folder import read_splits, readable_samples
+from ea_pointcloud.datasets.folder import FolderClouds, read_splits, readable_samples
 from ea_pointcloud.descriptors.channels import parse_features
-from ea_pointcloud.ops.frames import AXES
 
 NAMES_FILE = "part_names.json"
 
 
-class PartFolderDataset(PaddedClouds):
+class PartFolderDataset(FolderClouds):
     """Clouds with a label for each point, with or without category folders, held in memory.
 
     The layout is recognised: ``train/file`` with ``test/file`` and perhaps ``val/file``, or
@@ -78,13 +75,7 @@ class PartFolderDataset(PaddedClouds):
         features: str | Sequence[str] = (),
         columns: str | None = None,
     ) -> None:
-        check_opening(split, num_points, sampling, val_fraction)
-        check_count("stored_points", stored_points)
-        check_range("num_points", num_points, 0, stored_points, "stored_points")
-        check_choice("up", up, AXES)
-        self.folder = Path(root).expanduser()
-        self.name = self.folder.resolve().name
-        self.split = split
+        self._open(root, split, num_points, sampling, val_fraction, up, stored_points)
         names = parse_features("features", features)
         listing, has_categories = list_labelled_folder(self.folder, val_fraction)
         reading = Reading(stored_points, drop_invalid, names, columns, labels=True)
